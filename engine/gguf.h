@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gguf.h - reading a GGUF v3 file. It is untrusted input: every length, count, offset and type is
+ * checked before use, and an error names the field and the value.
+ *
+ * threads  a struct kve_gguf is read-only after open; any number of threads may read it
+ * memory   the file is mapped read-only; strings, arrays and tensor data point into the map and
+ * live until kve_gguf_close(). The index (keys, tensors) is allocated in open time     none source
+ * research of the format: ggml's gguf.md; the checks are those that ggml makes, and bounds
+ */
+#ifndef KVE_GGUF_H
+#define KVE_GGUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../kvwire/err.h"
+
+#define KVE_WHY_BYTES 320
+
+/* ggml's numbers. Only these are read; any other type of a tensor is an error that names it. */
+typedef enum kve_type {
+    KVE_TYPE_F32 = 0,
+    KVE_TYPE_F16 = 1,
+    KVE_TYPE_Q4_0 = 2,
+    KVE_TYPE_Q4_1 = 3,
+    KVE_TYPE_Q5_0 = 6,
+    KVE_TYPE_Q5_1 = 7,
+    KVE_TYPE_Q8_0 = 8,
+    KVE_TYPE_Q4_K = 12,
+    KVE_TYPE_Q5_K = 13,
+    KVE_TYPE_Q6_K = 14,
+    KVE_TYPE_BF16 = 30,
+} kve_type;
+
+struct kve_type_info {
+    const char *name;      /* "Q4_1"; NULL: not a type we read */
+    uint32_t block_values; /* values per block: 1, 32 or 256 */
+    uint32_t block_bytes;
+};
+
+/* Never NULL; .name is NULL for a type we don't read. */
+const struct kve_type_info *kve_type_info(uint32_t type);
+
+/* A string inside the map; not NUL-terminated. */
+struct kve_str {
+    const char *at;
+    uint64_t bytes;
+};
+
+#define KVE_DIMS_MAX 4
+
+struct kve_tensor {
+    struct kve_str name;
+    uint32_t dims; /* 1 .. KVE_DIMS_MAX */
+    uint64_t
+        ne[KVE_DIMS_MAX]; /* fastest first: ne[0] = row length (inputs), ne[1] = rows (outputs) */
+    kve_type type;
+    const void *at; /* the first block, aligned as general.alignment says */
+    uint64_t bytes;
+};
+
+struct kve_gguf; /* opaque */
+
+/*
+ * Map and check a file.
+ *   KVW_E_IO      it can't be opened or mapped
+ *   KVW_E_FORMAT  it isn't a whole, sound GGUF v2/v3 file
+ *   KVW_E_NOMEM
+ * why gets one sentence that names the file, the field and the value. *g is untouched on an error.
+ */
+KVW_NODISCARD kvw_err kve_gguf_open(struct kve_gguf **g, const char *path, char why[KVE_WHY_BYTES]);
+
+/* The same over bytes in memory (tests, fuzzing); they stay the caller's and must outlive *g. */
+KVW_NODISCARD kvw_err kve_gguf_open_bytes(struct kve_gguf **g, const void *bytes, size_t n,
+                                          char why[KVE_WHY_BYTES]);
+void kve_gguf_close(struct kve_gguf *g); /* takes NULL */
+
+/* The mapped file, for fingerprints. */
+const void *kve_gguf_bytes(const struct kve_gguf *g, uint64_t *bytes);
+
+/*
+ * Metadata by key. Each returns KVW_E_NOTFOUND if there is no such key and KVW_E_FORMAT if its type
+ * can't be read as asked (integers of any width and sign are taken if the value fits), leaving *v.
+ */
+kvw_err kve_gguf_u64(const struct kve_gguf *g, const char *key, uint64_t *v);
+kvw_err kve_gguf_f32(const struct kve_gguf *g, const char *key, float *v);
+kvw_err kve_gguf_bool(const struct kve_gguf *g, const char *key, bool *v);
+kvw_err kve_gguf_str(const struct kve_gguf *g, const char *key, struct kve_str *v);
+
+/* Arrays: count first, then one by one; index < count. The i-th string is O(1) (an index is built).
+ */
+kvw_err kve_gguf_array_count(const struct kve_gguf *g, const char *key, uint64_t *count);
+kvw_err kve_gguf_array_str(const struct kve_gguf *g, const char *key, uint64_t i,
+                           struct kve_str *v);
+kvw_err kve_gguf_array_i64(const struct kve_gguf *g, const char *key, uint64_t i, int64_t *v);
+kvw_err kve_gguf_array_f32(const struct kve_gguf *g, const char *key, uint64_t i, float *v);
+
+/* Tensors. by_name returns NULL if there is none. */
+uint64_t kve_gguf_tensor_count(const struct kve_gguf *g);
+const struct kve_tensor *kve_gguf_tensor(const struct kve_gguf *g, uint64_t i);
+const struct kve_tensor *kve_gguf_tensor_by_name(const struct kve_gguf *g, const char *name);
+
+#endif

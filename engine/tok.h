@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tok.h - text to token ids and back: GGUF's "gpt2" byte-level BPE, as llama.cpp does it, and the
+ * chat format of the model.
+ *
+ * threads  a struct kve_tok is read-only after open; encode and decode may be called by many
+ * threads memory   tables are allocated in open and own copies of what they need: the gguf may be
+ * closed time     none; encode is O(n log n) in the text
+ */
+#ifndef KVE_TOK_H
+#define KVE_TOK_H
+
+#include "gguf.h"
+
+struct kve_tok; /* opaque */
+
+/* KVW_E_FORMAT or KVW_E_UNSUPPORTED (another tokenizer model or pre kind), with a sentence in why.
+ */
+KVW_NODISCARD kvw_err kve_tok_open(struct kve_tok **t, const struct kve_gguf *g,
+                                   char why[KVE_WHY_BYTES]);
+void kve_tok_close(struct kve_tok *t); /* takes NULL */
+
+uint32_t kve_tok_vocab(const struct kve_tok *t);
+
+/*
+ * Encode text (any bytes, NULs too; valid UTF-8 or not). parse_special: texts of control tokens
+ * such as
+ * <|im_start|> become those tokens; without it they are plain text. BOS is added only if the
+ * model's metadata says so and add_bos is true. *ids is malloc'ed (free() it), *count its length.
+ *   KVW_E_NOMEM; outputs untouched
+ */
+KVW_NODISCARD kvw_err kve_tok_encode(const struct kve_tok *t, const char *text, size_t bytes,
+                                     bool parse_special, bool add_bos, uint32_t **ids,
+                                     size_t *count);
+
+/* The bytes of one token, raw (a piece of a UTF-8 character, perhaps); special tokens give their
+ * text. Empty for an id out of range. Valid until close. */
+struct kve_str kve_tok_piece(const struct kve_tok *t, uint32_t id);
+/* A control token (not to be shown to users). */
+bool kve_tok_is_control(const struct kve_tok *t, uint32_t id);
+/* End of generation: eos, eot, eom and the texts that llama.cpp treats so. */
+bool kve_tok_is_end(const struct kve_tok *t, uint32_t id);
+
+struct kve_chat_message {
+    const char *role; /* "system", "user", "assistant" */
+    const char *content;
+};
+/*
+ * The prompt text for these messages, ending where the assistant's answer begins; to be encoded
+ * with parse_special. chatml, with SmolLM2's default system turn when the first message isn't
+ * "system". *text is malloc'ed. KVW_E_UNSUPPORTED: the model's template isn't one we know; why says
+ * so.
+ */
+KVW_NODISCARD kvw_err kve_tok_chat(const struct kve_tok *t, const struct kve_chat_message *messages,
+                                   size_t count, char **text, char why[KVE_WHY_BYTES]);
+
+#endif

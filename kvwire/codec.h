@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * codec.h - what a codec is. compress/ implements it for host memory, gpu/ for VRAM.
+ *
+ * A codec turns one chunk, read through a view of the paged pool, into a self-contained stream, and
+ * back: gather + encode is one pass over memory, decode + scatter is the other. It feeds the raw
+ * bytes, in the view's canonical order [token][head][dim], to the digest on the way.
+ *
+ * threads  ops are const and shared; a codec keeps no state between calls, so any number of threads
+ * may call it at the same time, each on its own view and buffer memory   nothing is allocated;
+ * scratch is the caller's, scratch_bytes() long, 64-byte aligned time     no clock is read
+ */
+#ifndef KVW_CODEC_H
+#define KVW_CODEC_H
+
+#include "digest.h"
+#include "mem.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* On the wire in every chunk. 0 is never a codec. Numbers are pinned in SPEC.md. */
+typedef enum kvw_codec_id {
+    KVW_CODEC_RAW = 1,
+    KVW_CODEC_LZ4 = 2,
+    KVW_CODEC_ZSTD = 3,
+} kvw_codec_id;
+
+#define KVW_CODEC_LOSSY 1u /* flags: the decoded values may differ from the encoded ones */
+
+struct kvw_codec_ops {
+    const char *name;   /* as on the command line: "raw" */
+    uint8_t id;         /* kvw_codec_id */
+    uint8_t flags;      /* KVW_CODEC_LOSSY */
+    uint16_t mem_kinds; /* bit (1 << kvw_mem_kind) for each kind of memory a view may lie in */
+
+    /* The longest stream that encode can make of raw_bytes. Never more than raw + 0.2 % + 64. */
+    uint64_t (*bound)(uint64_t raw_bytes);
+
+    /* Scratch that encode and decode want for raw_bytes; may be 0. */
+    uint64_t (*scratch_bytes)(uint64_t raw_bytes);
+
+    /*
+     * Read the view, write its stream to dst, feed the raw bytes to *digest.
+     * KVW_OK           *bytes is the stream's length, <= bound(raw)
+     * KVW_E_INVALID    dst_bytes < bound(raw), or a dtype that this codec can't take
+     * On any error *bytes is untouched and dst holds rubbish. The view is never written.
+     */
+    KVW_NODISCARD kvw_err (*encode)(const struct kvw_view *src, void *dst, uint64_t dst_bytes,
+                                    uint64_t *bytes, struct kvw_digest *digest, void *scratch);
+
+    /*
+     * The way back. src is from the wire: every length in it is checked before use.
+     * For a lossless codec *digest has then seen the raw bytes; the caller compares. For a lossy
+     * one it has seen the bytes as decoded, and the sender's digest is of the same (SPEC.md,
+     * DIGEST). KVW_OK           the view holds the chunk KVW_E_CODEC      the stream is damaged, or
+     * is not exactly as long as the view's chunk On an error the view may be partly written, but
+     * only inside its own token and head range.
+     */
+    KVW_NODISCARD kvw_err (*decode)(const void *src, uint64_t src_bytes, const struct kvw_view *dst,
+                                    struct kvw_digest *digest, void *scratch);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

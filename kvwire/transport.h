@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * transport.h - what kvwire/ asks of a network: connections that carry small ordered messages, and
+ * one-sided puts that place bytes in memory the peer has registered. net/ implements it (loop, the
+ * packet protocol over its ports, verbs); the conformance suite in tests/conformance is the judge.
+ *
+ * threads  a transport belongs to one thread, the one that opened it; every call comes from there.
+ *          Two transports share nothing (the two ends of `loop` excepted, which lock)
+ * memory   taken when it is opened, given back in close(); nothing in between
+ * time     now_ns is the caller's monotonic clock; a transport reads no clock outside wait()
+ *
+ * The contract, by number; the conformance suite cites it:
+ *  1. Messages of a connection arrive once, whole, in order. Puts arrive once, whole, in any order,
+ * also relative to messages.
+ *  2. send() and put() never block: full is KVW_E_AGAIN, and nothing was taken.
+ *  3. What put() borrows (iov memory) stays borrowed until its PUT_DONE. A message is copied in
+ * send().
+ *  4. Every accepted put ends in exactly one PUT_DONE: KVW_OK once the peer's memory holds all of
+ * it (and its PUT_LANDED is due there), an error once it never will. Puts in flight when a
+ * connection goes down complete with KVW_E_PEER_LOST before CONN_DOWN is seen.
+ *  5. A put outside a registered region, or outside the range that the receiver's gate allows,
+ * never touches memory: the connection ends with KVW_E_PROTOCOL on both sides.
+ *  6. After region_remove() returns, no byte of that region is written any more.
+ *  7. Each connection ends in exactly one CONN_DOWN, unless this side called disconnect() itself.
+ * After it the id is dead; ids aren't reused within a transport's life.
+ *  8. A peer that vanishes is noticed within the transport's dead_ns (KVW_PEER_DEAD_NS) of poll()
+ * calls.
+ *  9. wait() sleeps without burning a core, and returns early for input, wake_fd or the deadline.
+ */
+#ifndef KVW_TRANSPORT_H
+#define KVW_TRANSPORT_H
+
+#include <stdbool.h>
+
+#include "mem.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvw_transport_ops;
+
+/* Every implementation's object starts with this. */
+struct kvw_transport {
+    const struct kvw_transport_ops *ops;
+};
+
+/* Never 0 for a live connection. */
+typedef struct kvw_conn_id {
+    uint32_t value;
+} kvw_conn_id;
+
+/*
+ * How a peer names this side's region; travels in HELLO as opaque bytes (SPEC.md, REGION). For
+ * packets a region number, for verbs address + rkey.
+ */
+#define KVW_REGION_KEY_BYTES 32
+struct kvw_region_key {
+    uint8_t bytes[KVW_REGION_KEY_BYTES];
+};
+
+struct kvw_iov {
+    const void *base;
+    uint32_t bytes;
+};
+
+#define KVW_PUT_IOV_MAX 4
+
+/* One chunk on its way. Everything but the iov memory is copied by put(). */
+struct kvw_put {
+    struct kvw_region_key key; /* the peer's, from its HELLO */
+    uint64_t offset;           /* in that region */
+    struct kvw_iov
+        iov[KVW_PUT_IOV_MAX]; /* gathered in order; 1 .. KVW_PUT_BYTES_MAX bytes in all */
+    uint32_t iov_count;
+    uint32_t imm;    /* delivered with PUT_LANDED; the chunk reference */
+    uint64_t cookie; /* given back with PUT_DONE */
+};
+
+/*
+ * Asked before the first byte of a put is placed (packet transports; verbs can't ask and relies on
+ * rkeys): may the peer write [offset, offset + bytes) now? Must not call back into the transport.
+ */
+typedef bool (*kvw_put_gate)(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t bytes,
+                             uint32_t imm);
+
+typedef enum kvw_transport_event_kind {
+    KVW_TEV_CONN_UP = 1, /* either side; incoming tells which */
+    KVW_TEV_CONN_DOWN,   /* err says why, text in a sentence */
+    KVW_TEV_MESSAGE,     /* msg/bytes, valid until the next poll() */
+    KVW_TEV_PUT_DONE,    /* cookie, err */
+    KVW_TEV_PUT_LANDED,  /* offset, bytes, imm: the bytes are visible to this CPU */
+} kvw_transport_event_kind;
+
+struct kvw_transport_event {
+    kvw_transport_event_kind kind;
+    kvw_conn_id conn;
+    kvw_err err;
+    bool incoming;
+    const void *msg;
+    uint32_t bytes;
+    uint32_t imm;
+    uint64_t offset;
+    uint64_t cookie;
+    const char *text; /* static or valid until the next poll(); never NULL for CONN_DOWN */
+};
+
+/* All counters only grow; rates are the reader's. Zero where a transport has no such thing. */
+struct kvw_transport_stats {
+    uint64_t packets_sent, packets_received;
+    uint64_t bytes_sent, bytes_received;         /* on the wire, UDP payload */
+    uint64_t put_bytes_sent, put_bytes_received; /* payload, first copies only */
+    uint64_t packets_retransmitted;
+    uint64_t packets_lost;      /* declared lost by the sender */
+    uint64_t packets_duplicate; /* received again */
+    uint64_t packets_rejected;  /* bad digest, unknown connection, malformed */
+    uint64_t tx_full;           /* the port took fewer packets than offered */
+    uint64_t srtt_ns;           /* a gauge */
+};
+
+struct kvw_transport_ops {
+    const char *name;
+
+    /*
+     * Accept connections from now on. KVW_OK; KVW_E_INVALID if already listening.
+     */
+    KVW_NODISCARD kvw_err (*listen)(struct kvw_transport *t);
+
+    /*
+     * Begin a connection. peer: address as the transport's config wants it; NULL: the link's only
+     * peer. On KVW_OK *conn is set and exactly one of CONN_UP, CONN_DOWN follows; there is no other
+     * side effect on an error. KVW_E_AGAIN    the connection table is full KVW_E_ADDRESS  peer
+     * can't be parsed
+     */
+    KVW_NODISCARD kvw_err (*connect)(struct kvw_transport *t, const char *peer, uint64_t now_ns,
+                                     kvw_conn_id *conn);
+
+    /* Tell the peer (best effort) and forget. Puts in flight complete first; no CONN_DOWN here. */
+    void (*disconnect)(struct kvw_transport *t, kvw_conn_id conn, uint64_t now_ns);
+
+    /*
+     * Let peers put into mem. gate may be NULL (all of mem is open). *key is what a peer puts to.
+     *   KVW_E_NOMEM        KVW_REGIONS_MAX are registered
+     *   KVW_E_UNSUPPORTED  this kind of memory can't be reached
+     */
+    KVW_NODISCARD kvw_err (*region_add)(struct kvw_transport *t, const struct kvw_mem *mem,
+                                        kvw_put_gate gate, void *gate_arg,
+                                        struct kvw_region_key *key);
+    /* KVW_E_NOTFOUND: no such region. */
+    KVW_NODISCARD kvw_err (*region_remove)(struct kvw_transport *t,
+                                           const struct kvw_region_key *key);
+
+    /*
+     * Queue a message of 1 .. KVW_MSG_BYTES_MAX bytes. Copied.
+     *   KVW_E_AGAIN      the queue is full
+     *   KVW_E_INVALID    length out of range
+     *   KVW_E_NOTFOUND   no such connection
+     */
+    KVW_NODISCARD kvw_err (*send)(struct kvw_transport *t, kvw_conn_id conn, const void *msg,
+                                  uint32_t bytes);
+
+    /* Queue a put. Errors as send's. */
+    KVW_NODISCARD kvw_err (*put)(struct kvw_transport *t, kvw_conn_id conn,
+                                 const struct kvw_put *put);
+
+    /*
+     * Receive, run timers, transmit; fill up to max events and return how many (0 .. max). Call
+     * again until it returns less than max. Pointers in events die at the next poll().
+     */
+    uint32_t (*poll)(struct kvw_transport *t, uint64_t now_ns, struct kvw_transport_event *events,
+                     uint32_t max);
+
+    /* When poll() must run again even if nothing arrives; UINT64_MAX: never. */
+    uint64_t (*deadline_ns)(const struct kvw_transport *t);
+
+    /*
+     * Sleep until there may be work: input, wake_fd readable (-1: none; it isn't read), or until_ns
+     * on CLOCK_MONOTONIC. May return early without cause. The only call that blocks.
+     */
+    void (*wait)(struct kvw_transport *t, uint64_t until_ns, int wake_fd);
+
+    void (*stats)(const struct kvw_transport *t, struct kvw_transport_stats *stats);
+
+    /* Tell every peer, complete nothing more, give everything back. Takes NULL. */
+    void (*close)(struct kvw_transport *t);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wire.h - every message number, length and limit of the KV protocol, on one page. SPEC.md is the
+ * text that goes with it; the packet protocol has its own page, net/packet/wire.h.
+ */
+#ifndef KVW_WIRE_H
+#define KVW_WIRE_H
+
+#include <stdint.h>
+
+/* SPEC.md 2: a HELLO of another version is answered by REJECT, nothing else is read. */
+#define KVW_WIRE_MAGIC   0x4557564bu /* "KVWE", little-endian */
+#define KVW_WIRE_VERSION 1
+
+/* SPEC.md 3: the first byte of a message. */
+enum kvw_msg_type {
+    KVW_MSG_HELLO = 1,  /* both ways, first */
+    KVW_MSG_REJECT = 2, /* last: the HELLO can't be lived with */
+    KVW_MSG_OFFER = 3,  /* receiver -> sender: blocks are waiting */
+    KVW_MSG_GRANT = 4,  /* receiver -> sender: landing slots, absolute */
+    KVW_MSG_RENEW = 5,  /* sender -> receiver: the stream is alive, don't let the lease run out */
+    KVW_MSG_COMMIT = 6, /* sender -> receiver: this many chunks are all */
+    KVW_MSG_DONE = 7,   /* receiver -> sender: every byte is in place */
+    KVW_MSG_ABORT = 8,  /* both ways: the transfer ends */
+};
+
+/* Limits. A peer that exceeds one is in breach of SPEC.md; a caller gets KVW_E_INVALID. */
+#define KVW_MSG_BYTES_MAX    (64u * 1024)
+#define KVW_PUT_BYTES_MAX    (1024u * 1024)
+#define KVW_TEXT_BYTES_MAX   256u /* reasons in REJECT and ABORT */
+#define KVW_COMMIT_NOTE_MAX  512u /* the caller's bytes that ride on COMMIT */
+#define KVW_LAYERS_MAX       512u
+#define KVW_HEADS_MAX        1024u
+#define KVW_HEAD_DIM_MAX     1024u
+#define KVW_BLOCK_TOKENS_MAX 1024u
+#define KVW_POOL_BLOCKS_MAX  (1u << 24)
+#define KVW_XFER_TOKENS_MAX  (1u << 22)
+#define KVW_XFER_BLOCKS_MAX  65536u /* of one transfer */
+#define KVW_XFER_RUNS_MAX    7680u  /* runs in one OFFER: 8 B each, fits a message */
+#define KVW_XFERS_MAX        64u    /* open at once in a session */
+#define KVW_SLOTS_MAX        256u   /* landing slots of a session */
+#define KVW_REGIONS_MAX      64u    /* regions of a transport */
+#define KVW_CONNS_MAX        64u    /* connections of a transport */
+#define KVW_CODECS_MAX       16u
+
+/* A chunk: header, then stream, in one landing slot. SPEC.md 5. */
+#define KVW_CHUNK_HDR_BYTES 64u
+#define KVW_CHUNK_RAW_MIN   (4u * 1024)
+#define KVW_CHUNK_RAW_MAX   (512u * 1024) /* one token's K or V of one layer must fit */
+#define KVW_CHUNK_RAW_AIM   (256u * 1024) /* default target */
+
+/* Times. */
+#define KVW_LEASE_NS_DEFAULT (2000ull * 1000 * 1000)
+#define KVW_LEASE_NS_MIN     (10ull * 1000 * 1000)
+#define KVW_LEASE_NS_MAX     (600ull * 1000 * 1000 * 1000)
+#define KVW_HELLO_TIMEOUT_NS (2000ull * 1000 * 1000)
+#define KVW_PEER_DEAD_NS     (1000ull * 1000 * 1000) /* silence after which a peer is lost */
+
+#ifndef __cplusplus
+_Static_assert(KVW_CHUNK_RAW_MAX + KVW_CHUNK_RAW_MAX / 500 + 64 + KVW_CHUNK_HDR_BYTES <=
+                   KVW_PUT_BYTES_MAX,
+               "the longest stream of the longest chunk fits one put");
+_Static_assert(64 + 8 * KVW_XFER_RUNS_MAX <= KVW_MSG_BYTES_MAX, "an OFFER fits one message");
+#endif
+
+#endif

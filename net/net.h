@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * net.h - the transports by name, and how one is opened.
+ *
+ * threads  kvn_open() and every later call on the transport come from the thread that will own it
+ * memory   the config is read during kvn_open() only; close gives everything back
+ * time     kvn_open() blocks until cfg->open_by_ns (CLOCK_MONOTONIC) at most
+ */
+#ifndef KVN_NET_H
+#define KVN_NET_H
+
+#include "../kvwire/transport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvn_config {
+    /*
+     * Where this side is.
+     *   loop  a name; the two ends in one process that use the same name are joined
+     *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders)
+     *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust
+     * domain
+     */
+    const char *local;
+    const char *peer;    /* default for connect(NULL): udp "ADDR:PORT"; ignored by loop and dpdk */
+    bool listener;       /* this side will listen(): decode. dpdk: virtio-user server; else vhost */
+    const char *fault;   /* NULL, or faults to inject below the protocol, for tests:
+                            "loss=0.05,reorder=0.05,dup=0.01,corrupt=0.001,seed=7" */
+    uint64_t open_by_ns; /* 0: 10 s from the call */
+};
+
+#define KVN_WHY_BYTES 256
+
+struct kvn_transport_entry {
+    const char *name;
+    const char *what; /* one line for --help */
+    /* On an error: *t untouched, nothing kept, a sentence in why naming the address or device. */
+    kvw_err (*open)(struct kvw_transport **t, const struct kvn_config *cfg,
+                    char why[KVN_WHY_BYTES]);
+};
+
+/* What was built, ended by an entry whose name is NULL. Filled by meson (transports.c.in). */
+extern const struct kvn_transport_entry kvn_transports[];
+
+/*
+ * Open by name.
+ *   KVW_E_UNSUPPORTED  no such name in this build; why lists those there are
+ *   KVW_E_ADDRESS      local or peer can't be parsed, or is in use
+ *   KVW_E_DEVICE       the device can't be started (DPDK's own reason in why)
+ *   KVW_E_DEADLINE     it didn't start in time
+ *   KVW_E_INVALID      fault can't be parsed
+ *   KVW_E_NOMEM
+ */
+KVW_NODISCARD kvw_err kvn_open(struct kvw_transport **t, const char *net,
+                               const struct kvn_config *cfg, char why[KVN_WHY_BYTES]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

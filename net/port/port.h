@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * port.h - where the packet protocol's packets come from and go to: bursts of UDP payloads with an
+ * address. A port knows nothing of connections; the protocol core (../packet/) does no I/O.
+ * Implemented by udp.c (sockets), dpdk_port.c (any DPDK device), sim.c (virtual network) and
+ * fault.c (wraps another port and loses, reorders, repeats and corrupts).
+ *
+ * threads  one thread owns a port
+ * memory   taken at open; nothing between open and close
+ * time     now_ns is the caller's; only wait() reads a clock and blocks
+ */
+#ifndef KVN_PORT_H
+#define KVN_PORT_H
+
+#include "../../kvwire/transport.h"
+
+/* An IPv4 (family 4, ip[0..3]) or IPv6 (family 6) address and UDP port. Compared with
+ * kvn_addr_equal. */
+struct kvn_addr {
+    uint8_t family; /* 4 or 6; 0: none */
+    uint8_t ip[16]; /* network order */
+    uint16_t port;  /* host order */
+};
+
+bool kvn_addr_equal(const struct kvn_addr *a, const struct kvn_addr *b);
+
+#define KVN_ADDR_TEXT_BYTES 64
+/* "1.2.3.4:5" or "[::1]:5"; returns buf. */
+const char *kvn_addr_format(const struct kvn_addr *a, char buf[KVN_ADDR_TEXT_BYTES]);
+/* The same backwards, no name look-up. KVW_E_ADDRESS; *a untouched. */
+KVW_NODISCARD kvw_err kvn_addr_parse(struct kvn_addr *a, const char *text);
+
+/* A received UDP payload. bytes are the port's until the next rx(). */
+struct kvn_rx_packet {
+    const uint8_t *bytes;
+    uint32_t len;
+    struct kvn_addr from;
+};
+
+/* A UDP payload to send: head then body, gathered in order. All borrowed until tx() returns. */
+struct kvn_tx_packet {
+    struct kvn_addr to;
+    const uint8_t *head;
+    uint32_t head_bytes;
+    struct kvw_iov body[2];
+    uint32_t body_count; /* 0 .. 2 */
+};
+
+#define KVN_BURST 32
+
+struct kvn_port;
+
+struct kvn_port_ops {
+    const char *name;
+    /* Up to max (<= KVN_BURST) packets, never blocks. */
+    uint32_t (*rx)(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
+                   uint32_t max);
+    /* Takes the first n' <= count packets (<= KVN_BURST) and returns n'; fewer: the device is full
+     * now. A packet that can never be sent is counted in tx_errors and taken. Never blocks. */
+    uint32_t (*tx)(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_packet *packets,
+                   uint32_t count);
+    /* As kvw_transport_ops.wait. */
+    void (*wait)(struct kvn_port *port, uint64_t until_ns, int wake_fd);
+    /* When rx() must run even without input (delayed packets of sim and fault); UINT64_MAX: never.
+     */
+    uint64_t (*deadline_ns)(const struct kvn_port *port);
+    void (*close)(struct kvn_port *port);
+};
+
+/* Every implementation's object starts with this. */
+struct kvn_port {
+    const struct kvn_port_ops *ops;
+    uint32_t payload_max;         /* longest UDP payload that fits one packet, >= 1200 */
+    struct kvn_addr local;        /* family 0: unknown */
+    struct kvn_addr default_peer; /* of a link with one peer; family 0: none */
+    uint64_t tx_errors;
+};
+
+#endif
