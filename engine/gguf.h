@@ -5,8 +5,10 @@
  *
  * threads  a struct kve_gguf is read-only after open; any number of threads may read it
  * memory   the file is mapped read-only; strings, arrays and tensor data point into the map and
- * live until kve_gguf_close(). The index (keys, tensors) is allocated in open time     none source
- * research of the format: ggml's gguf.md; the checks are those that ggml makes, and bounds
+ *          live until kve_gguf_close(). The index (keys, tensors) is allocated in open and is
+ *          never larger than a small multiple of the file's own header
+ * time     none
+ * source   ggml's gguf.md; the checks are those that ggml makes, and bounds
  */
 #ifndef KVE_GGUF_H
 #define KVE_GGUF_H
@@ -43,6 +45,9 @@ struct kve_type_info {
 /* Never NULL; .name is NULL for a type we don't read. */
 const struct kve_type_info *kve_type_info(uint32_t type);
 
+/* ggml's name for any type number it has had, ours or not ("IQ4_NL"); NULL for an unknown one. */
+const char *kve_type_name(uint32_t type);
+
 /* A string inside the map; not NUL-terminated. */
 struct kve_str {
     const char *at;
@@ -54,10 +59,10 @@ struct kve_str {
 struct kve_tensor {
     struct kve_str name;
     uint32_t dims; /* 1 .. KVE_DIMS_MAX */
-    uint64_t
-        ne[KVE_DIMS_MAX]; /* fastest first: ne[0] = row length (inputs), ne[1] = rows (outputs) */
+    /* Fastest first: ne[0] = row length (inputs), ne[1] = rows (outputs); 1 beyond dims. */
+    uint64_t ne[KVE_DIMS_MAX];
     kve_type type;
-    const void *at; /* the first block, aligned as general.alignment says */
+    const void *at; /* the first block, 8-byte aligned at least */
     uint64_t bytes;
 };
 
@@ -72,7 +77,10 @@ struct kve_gguf; /* opaque */
  */
 KVW_NODISCARD kvw_err kve_gguf_open(struct kve_gguf **g, const char *path, char why[KVE_WHY_BYTES]);
 
-/* The same over bytes in memory (tests, fuzzing); they stay the caller's and must outlive *g. */
+/*
+ * The same over bytes in memory (tests, fuzzing); they stay the caller's and must outlive *g.
+ * KVW_E_INVALID: bytes isn't a multiple of 8, as malloc's memory is.
+ */
 KVW_NODISCARD kvw_err kve_gguf_open_bytes(struct kve_gguf **g, const void *bytes, size_t n,
                                           char why[KVE_WHY_BYTES]);
 void kve_gguf_close(struct kve_gguf *g); /* takes NULL */
@@ -89,8 +97,7 @@ kvw_err kve_gguf_f32(const struct kve_gguf *g, const char *key, float *v);
 kvw_err kve_gguf_bool(const struct kve_gguf *g, const char *key, bool *v);
 kvw_err kve_gguf_str(const struct kve_gguf *g, const char *key, struct kve_str *v);
 
-/* Arrays: count first, then one by one; index < count. The i-th string is O(1) (an index is built).
- */
+/* Arrays: count first, then one by one, each O(1). KVW_E_INVALID: i is not below the count. */
 kvw_err kve_gguf_array_count(const struct kve_gguf *g, const char *key, uint64_t *count);
 kvw_err kve_gguf_array_str(const struct kve_gguf *g, const char *key, uint64_t i,
                            struct kve_str *v);
