@@ -135,7 +135,11 @@ struct kvw_transport_ops {
     KVW_NODISCARD kvw_err (*connect)(struct kvw_transport *t, const char *peer, uint64_t now_ns,
                                      kvw_conn_id *conn);
 
-    /* Tell the peer (best effort) and forget. Puts in flight complete first; no CONN_DOWN here. */
+    /*
+     * Tell the peer (best effort) and forget; no CONN_DOWN here. When it returns, nothing that
+     * puts of this connection borrowed is read any more; the next poll() hands out their PUT_DONE
+     * (KVW_E_PEER_LOST), and nothing else of this connection.
+     */
     void (*disconnect)(struct kvw_transport *t, kvw_conn_id conn, uint64_t now_ns);
 
     /*

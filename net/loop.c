@@ -1,0 +1,842 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * loop.c - the reference transport: ends in one process that meet under a name. Read it to see what
+ * transport.h means; nothing here is hidden by a network.
+ *
+ * One end listens under a name (kvn_config.listener), any others connect to it, each from its own
+ * thread if they like. A name is a `hub`; its one mutex covers every end of it. That is the price
+ * of being readable: a put is copied by the end that receives it, in its poll(), with the lock
+ * held.
+ *
+ * What is queued for an end lies in that end's own memory, taken at open: per connection a ring of
+ * messages, a table of puts that wait to be placed, and a ring of its own puts' outcomes. A fault
+ * of reorder=P holds each put back with probability P for one to eight polls of its receiver, so
+ * that later puts and messages overtake it.
+ */
+#include "open.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../kvwire/wire.h"
+
+#define LOOP_CONNS    8u            /* connections of one end */
+#define LOOP_PUTS     256u          /* puts of one connection in flight, each way */
+#define LOOP_RING     (256u * 1024) /* bytes of messages waiting at one end of a connection */
+#define LOOP_NAME_MAX 63u
+#define LOOP_HOLD_MAX 8u /* polls that a reordered put is held back */
+
+enum conn_state {
+    CONN_FREE = 0,
+    CONN_REFUSED, /* connect() found nobody; leaves with CONN_DOWN */
+    CONN_LIVE,    /* joined; leaves by the peer's or this side's disconnect, close, or a breach */
+    CONN_BROKEN,  /* the peer is gone: what it sent before is still delivered, then CONN_DOWN */
+    CONN_LEFT,    /* this side disconnected: only the outcomes of its puts still come out */
+    CONN_SPENT,   /* over; events of this poll may point into its ring, so free at the next one */
+};
+
+struct put_in {
+    struct kvw_put put;
+    uint64_t stamp; /* arrival order among this connection's messages and puts */
+    uint32_t hold;  /* polls to wait before it may be placed */
+};
+
+struct put_out {
+    uint64_t cookie;
+    kvw_err err;
+};
+
+struct loop_end;
+
+struct loop_conn {
+    enum conn_state state;
+    bool up_due; /* CONN_UP not yet reported */
+    bool incoming;
+    kvw_conn_id id;
+    kvw_err down_err;
+    const char *down_text; /* static */
+    struct loop_end *peer; /* while LIVE */
+    struct loop_conn *other;
+
+    uint64_t next_stamp;
+    unsigned char *ring; /* [u64 stamp][u32 bytes][message], padded to 8; wraps as a whole */
+    uint32_t ring_head, ring_tail, ring_used;
+    uint32_t ring_reported; /* bytes reported as events, given back by the next poll */
+
+    struct put_in puts[LOOP_PUTS]; /* order[0 .. put_count-1] wait, the rest are free */
+    uint16_t order[LOOP_PUTS];
+    uint32_t put_count;
+
+    struct put_out done[LOOP_PUTS];
+    uint32_t done_head, done_count;
+    uint32_t in_flight; /* own puts accepted, outcome not yet reported; <= LOOP_PUTS */
+};
+
+struct loop_region {
+    bool used;
+    uint32_t serial;
+    struct kvw_mem mem;
+    kvw_put_gate gate;
+    void *gate_arg;
+};
+
+struct loop_hub {
+    struct loop_hub *next;
+    char name[LOOP_NAME_MAX + 1];
+    uint32_t ends;
+    struct loop_end *listener;
+    pthread_mutex_t lock;
+};
+
+struct loop_end {
+    struct kvw_transport transport;
+    struct loop_hub *hub;
+    bool may_listen, listening, asleep;
+    int wake_fd; /* written by peers while asleep */
+    uint32_t next_id, next_serial;
+    uint32_t turn; /* connection that poll() starts with */
+    uint64_t rng;
+    uint32_t reorder_2_32; /* probability, of 2^32 */
+    struct kvw_transport_stats stats;
+    struct loop_region regions[KVW_REGIONS_MAX];
+    struct loop_conn conns[LOOP_CONNS];
+    unsigned char *rings;
+};
+
+/* Names that are open now. Lock order: hubs_lock, then a hub's own. */
+static pthread_mutex_t hubs_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct loop_hub *hubs;
+
+static struct loop_end *end_of(struct kvw_transport *t)
+{
+    return (struct loop_end *)(void *)t;
+}
+
+static void end_wake(struct loop_end *e)
+{
+    const uint64_t one = 1;
+
+    /* A full eventfd is as good as a write: it is readable. */
+    if (e->asleep && write(e->wake_fd, &one, sizeof(one)) < 0)
+        return;
+}
+
+static uint32_t end_random(struct loop_end *e)
+{
+    /* splitmix64: enough to shuffle, and the same everywhere for a seed. */
+    uint64_t z = (e->rng += 0x9e3779b97f4a7c15ull);
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return (uint32_t)((z ^ (z >> 31)) >> 32);
+}
+
+static struct loop_conn *conn_find(struct loop_end *e, kvw_conn_id id)
+{
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
+        struct loop_conn *c = &e->conns[i];
+
+        if (c->state != CONN_FREE && c->state != CONN_LEFT && c->state != CONN_SPENT &&
+            c->id.value == id.value)
+            return c;
+    }
+    return NULL;
+}
+
+/* A free connection, emptied and with an id of its own; NULL: all are taken. */
+static struct loop_conn *conn_take(struct loop_end *e)
+{
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
+        struct loop_conn *c = &e->conns[i];
+
+        if (c->state != CONN_FREE)
+            continue;
+        c->id.value = ++e->next_id;
+        c->up_due = c->incoming = false;
+        c->peer = NULL;
+        c->other = NULL;
+        c->next_stamp = 0;
+        c->ring_head = c->ring_tail = c->ring_used = c->ring_reported = 0;
+        c->put_count = c->done_head = c->done_count = c->in_flight = 0;
+        for (uint32_t k = 0; k < LOOP_PUTS; ++k)
+            c->order[k] = (uint16_t)k;
+        return c;
+    }
+    return NULL;
+}
+
+static void conn_push_done(struct loop_conn *c, uint64_t cookie, kvw_err err)
+{
+    c->done[(c->done_head + c->done_count) % LOOP_PUTS] = (struct put_out){cookie, err};
+    ++c->done_count;
+}
+
+/* Take the waiting put at position k out of the order. Its record stays valid until the next put.
+ */
+static struct put_in *conn_pop_put(struct loop_conn *c, uint32_t k)
+{
+    const uint16_t i = c->order[k];
+
+    --c->put_count;
+    memmove(&c->order[k], &c->order[k + 1], (c->put_count - k) * sizeof(c->order[0]));
+    c->order[c->put_count] = i;
+    return &c->puts[i];
+}
+
+/* Puts that wait at c never land any more; their owner learns it. */
+static void conn_fail_puts(struct loop_conn *c)
+{
+    while (c->put_count > 0) {
+        const struct put_in *p = conn_pop_put(c, 0);
+
+        conn_push_done(c->other, p->put.cookie, KVW_E_PEER_LOST);
+    }
+}
+
+/* Part the two ends of a live connection. Each is left in its own state; both may still drain. */
+static void conn_part(struct loop_conn *c, kvw_err err, const char *text)
+{
+    struct loop_conn *both[2] = {c, c->other};
+    struct loop_end *peer = c->peer;
+
+    conn_fail_puts(both[0]);
+    conn_fail_puts(both[1]);
+    for (int i = 0; i < 2; ++i) {
+        both[i]->state = CONN_BROKEN;
+        both[i]->down_err = err;
+        both[i]->down_text = text;
+        both[i]->peer = NULL;
+    }
+    both[0]->other = both[1]->other = NULL;
+    end_wake(peer);
+}
+
+/* --- messages: a ring of whole records ------------------------------------------------------- */
+
+struct msg_head {
+    uint64_t stamp;
+    uint32_t bytes; /* UINT32_MAX: nothing more before the ring's end */
+    uint32_t zero;
+};
+
+static uint32_t msg_room(uint32_t bytes)
+{
+    return (uint32_t)sizeof(struct msg_head) + (bytes + 15u) / 16u * 16u;
+}
+
+static bool ring_push(struct loop_conn *c, const void *msg, uint32_t bytes)
+{
+    const uint32_t want = msg_room(bytes);
+    const uint32_t to_end = LOOP_RING - c->ring_tail;
+    const uint32_t skip = to_end < want ? to_end : 0;
+    struct msg_head h = {.stamp = c->next_stamp, .bytes = bytes};
+
+    if (LOOP_RING - c->ring_used < want + skip)
+        return false;
+    if (skip > 0) { /* a multiple of 16, so a head always fits */
+        const struct msg_head gap = {.bytes = UINT32_MAX};
+
+        memcpy(c->ring + c->ring_tail, &gap, sizeof(gap));
+        c->ring_used += skip;
+        c->ring_tail = 0;
+    }
+    memcpy(c->ring + c->ring_tail, &h, sizeof(h));
+    memcpy(c->ring + c->ring_tail + sizeof(h), msg, bytes);
+    c->ring_tail = (c->ring_tail + want) % LOOP_RING;
+    c->ring_used += want;
+    ++c->next_stamp;
+    return true;
+}
+
+/* The next message, or NULL. Steps over a gap at the ring's end. */
+static const unsigned char *ring_peek(struct loop_conn *c, struct msg_head *h)
+{
+    if (c->ring_used == c->ring_reported)
+        return NULL;
+    memcpy(h, c->ring + c->ring_head, sizeof(*h));
+    if (h->bytes == UINT32_MAX) {
+        c->ring_reported += LOOP_RING - c->ring_head;
+        c->ring_head = 0;
+        memcpy(h, c->ring, sizeof(*h));
+    }
+    return c->ring + c->ring_head + sizeof(*h);
+}
+
+static void ring_pop(struct loop_conn *c, const struct msg_head *h)
+{
+    c->ring_head = (c->ring_head + msg_room(h->bytes)) % LOOP_RING;
+    c->ring_reported += msg_room(h->bytes);
+}
+
+/* --- the operations -------------------------------------------------------------------------- */
+
+static kvw_err loop_listen(struct kvw_transport *t)
+{
+    struct loop_end *e = end_of(t);
+    kvw_err err = KVW_OK;
+
+    pthread_mutex_lock(&e->hub->lock);
+    if (!e->may_listen || e->listening)
+        err = KVW_E_INVALID;
+    else
+        e->listening = true;
+    pthread_mutex_unlock(&e->hub->lock);
+    return err;
+}
+
+static kvw_err loop_connect(struct kvw_transport *t, const char *peer, uint64_t now_ns,
+                            kvw_conn_id *conn)
+{
+    struct loop_end *e = end_of(t);
+    struct loop_conn *mine, *theirs = NULL;
+    struct loop_end *far;
+
+    (void)peer; /* the hub's listener is the only one there is */
+    (void)now_ns;
+    pthread_mutex_lock(&e->hub->lock);
+    mine = conn_take(e);
+    if (mine == NULL) {
+        pthread_mutex_unlock(&e->hub->lock);
+        return KVW_E_AGAIN;
+    }
+    far = e->hub->listener;
+    if (far != NULL && far != e && far->listening)
+        theirs = conn_take(far);
+    if (theirs == NULL) {
+        mine->state = CONN_REFUSED;
+        mine->down_err = KVW_E_PEER_LOST;
+        mine->down_text = far != NULL && far->listening ? "the listener's connection table is full"
+                                                        : "nobody listens under this name";
+    } else {
+        mine->state = theirs->state = CONN_LIVE;
+        mine->up_due = theirs->up_due = true;
+        theirs->incoming = true;
+        mine->peer = far;
+        mine->other = theirs;
+        theirs->peer = e;
+        theirs->other = mine;
+        end_wake(far);
+    }
+    *conn = mine->id;
+    pthread_mutex_unlock(&e->hub->lock);
+    return KVW_OK;
+}
+
+static void loop_disconnect(struct kvw_transport *t, kvw_conn_id id, uint64_t now_ns)
+{
+    struct loop_end *e = end_of(t);
+    struct loop_conn *c;
+
+    (void)now_ns;
+    pthread_mutex_lock(&e->hub->lock);
+    if ((c = conn_find(e, id)) != NULL) {
+        if (c->state == CONN_LIVE)
+            conn_part(c, KVW_E_PEER_LOST, "the peer disconnected");
+        c->state = CONN_LEFT;
+    }
+    pthread_mutex_unlock(&e->hub->lock);
+}
+
+static kvw_err loop_region_add(struct kvw_transport *t, const struct kvw_mem *mem,
+                               kvw_put_gate gate, void *gate_arg, struct kvw_region_key *key)
+{
+    struct loop_end *e = end_of(t);
+    kvw_err err = KVW_E_NOMEM;
+
+    if (mem->kind != KVW_MEM_HOST)
+        return KVW_E_UNSUPPORTED;
+    pthread_mutex_lock(&e->hub->lock);
+    for (uint32_t i = 0; i < KVW_REGIONS_MAX; ++i) {
+        struct loop_region *r = &e->regions[i];
+        uint32_t name[2];
+
+        if (r->used)
+            continue;
+        *r = (struct loop_region){.used = true,
+                                  .serial = ++e->next_serial,
+                                  .mem = *mem,
+                                  .gate = gate,
+                                  .gate_arg = gate_arg};
+        name[0] = i;
+        name[1] = r->serial;
+        memset(key, 0, sizeof(*key));
+        memcpy(key->bytes, name, sizeof(name));
+        err = KVW_OK;
+        break;
+    }
+    pthread_mutex_unlock(&e->hub->lock);
+    return err;
+}
+
+static struct loop_region *region_find(struct loop_end *e, const struct kvw_region_key *key)
+{
+    uint32_t name[2];
+
+    memcpy(name, key->bytes, sizeof(name));
+    if (name[0] >= KVW_REGIONS_MAX || !e->regions[name[0]].used ||
+        e->regions[name[0]].serial != name[1])
+        return NULL;
+    return &e->regions[name[0]];
+}
+
+static kvw_err loop_region_remove(struct kvw_transport *t, const struct kvw_region_key *key)
+{
+    struct loop_end *e = end_of(t);
+    struct loop_region *r;
+
+    pthread_mutex_lock(&e->hub->lock);
+    if ((r = region_find(e, key)) != NULL)
+        r->used = false;
+    pthread_mutex_unlock(&e->hub->lock);
+    return r != NULL ? KVW_OK : KVW_E_NOTFOUND;
+}
+
+static kvw_err loop_send(struct kvw_transport *t, kvw_conn_id id, const void *msg, uint32_t bytes)
+{
+    struct loop_end *e = end_of(t);
+    struct loop_conn *c;
+    kvw_err err = KVW_OK;
+
+    if (bytes == 0 || bytes > KVW_MSG_BYTES_MAX)
+        return KVW_E_INVALID;
+    pthread_mutex_lock(&e->hub->lock);
+    c = conn_find(e, id);
+    if (c == NULL) {
+        err = KVW_E_NOTFOUND;
+    } else if (c->state != CONN_LIVE) {
+        err = KVW_E_NOTFOUND; /* its CONN_DOWN is on the way */
+    } else if (!ring_push(c->other, msg, bytes)) {
+        err = KVW_E_AGAIN;
+    } else {
+        ++e->stats.packets_sent;
+        e->stats.bytes_sent += bytes;
+        end_wake(c->peer);
+    }
+    pthread_mutex_unlock(&e->hub->lock);
+    return err;
+}
+
+static bool put_sound(const struct kvw_put *put, uint32_t *bytes)
+{
+    uint64_t sum = 0;
+
+    if (put->iov_count == 0 || put->iov_count > KVW_PUT_IOV_MAX)
+        return false;
+    for (uint32_t i = 0; i < put->iov_count; ++i)
+        sum += put->iov[i].bytes;
+    *bytes = (uint32_t)sum;
+    return sum > 0 && sum <= KVW_PUT_BYTES_MAX;
+}
+
+static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put)
+{
+    struct loop_end *e = end_of(t);
+    struct loop_conn *c;
+    uint32_t bytes;
+    kvw_err err = KVW_OK;
+
+    if (!put_sound(put, &bytes))
+        return KVW_E_INVALID;
+    pthread_mutex_lock(&e->hub->lock);
+    c = conn_find(e, id);
+    if (c == NULL || c->state != CONN_LIVE) {
+        err = KVW_E_NOTFOUND;
+    } else if (c->in_flight == LOOP_PUTS) {
+        err = KVW_E_AGAIN;
+    } else {
+        struct loop_conn *to = c->other;
+        struct put_in *p = &to->puts[to->order[to->put_count]];
+
+        p->put = *put;
+        p->stamp = to->next_stamp++;
+        p->hold = end_random(e) < e->reorder_2_32 ? 1 + end_random(e) % LOOP_HOLD_MAX : 0;
+        ++to->put_count;
+        ++c->in_flight;
+        ++e->stats.packets_sent;
+        e->stats.bytes_sent += bytes;
+        e->stats.put_bytes_sent += bytes;
+        end_wake(c->peer);
+    }
+    pthread_mutex_unlock(&e->hub->lock);
+    return err;
+}
+
+/* Copy one put into this end's memory, or end the connection over it (rule 5). */
+static bool place(struct loop_end *e, struct loop_conn *c, const struct kvw_put *put,
+                  struct kvw_transport_event *ev)
+{
+    struct loop_region *r = region_find(e, &put->key);
+    unsigned char *to;
+    uint32_t bytes = 0;
+
+    for (uint32_t i = 0; i < put->iov_count; ++i)
+        bytes += put->iov[i].bytes;
+    if (r == NULL || put->offset > r->mem.bytes || bytes > r->mem.bytes - put->offset ||
+        (r->gate != NULL && !r->gate(r->gate_arg, c->id, put->offset, bytes, put->imm))) {
+        conn_push_done(c->other, put->cookie, KVW_E_PROTOCOL);
+        conn_part(c, KVW_E_PROTOCOL, "a put lay outside of what the receiver allows");
+        ++e->stats.packets_rejected;
+        return false;
+    }
+    to = (unsigned char *)r->mem.base + put->offset;
+    for (uint32_t i = 0; i < put->iov_count; ++i) {
+        memcpy(to, put->iov[i].base, put->iov[i].bytes);
+        to += put->iov[i].bytes;
+    }
+    conn_push_done(c->other, put->cookie, KVW_OK);
+    end_wake(c->peer);
+    ++e->stats.packets_received;
+    e->stats.bytes_received += bytes;
+    e->stats.put_bytes_received += bytes;
+    *ev = (struct kvw_transport_event){.kind = KVW_TEV_PUT_LANDED,
+                                       .conn = c->id,
+                                       .incoming = c->incoming,
+                                       .offset = put->offset,
+                                       .bytes = bytes,
+                                       .imm = put->imm};
+    return true;
+}
+
+/* One event about c, or false when there is none now. */
+static bool conn_next(struct loop_end *e, struct loop_conn *c, struct kvw_transport_event *ev)
+{
+    struct msg_head h;
+    const unsigned char *msg;
+    uint32_t k = 0;
+
+    *ev = (struct kvw_transport_event){.conn = c->id, .incoming = c->incoming};
+    if (c->up_due && c->state != CONN_LEFT) {
+        c->up_due = false;
+        ev->kind = KVW_TEV_CONN_UP;
+        return true;
+    }
+    if (c->done_count > 0) {
+        ev->kind = KVW_TEV_PUT_DONE;
+        ev->cookie = c->done[c->done_head].cookie;
+        ev->err = c->done[c->done_head].err;
+        c->done_head = (c->done_head + 1) % LOOP_PUTS;
+        --c->done_count;
+        --c->in_flight;
+        return true;
+    }
+    if (c->state == CONN_LEFT || c->state == CONN_SPENT) {
+        c->state = CONN_SPENT;
+        return false;
+    }
+    msg = ring_peek(c, &h);
+    while (k < c->put_count && c->puts[c->order[k]].hold > 0)
+        ++k;
+    if (k < c->put_count && (msg == NULL || c->puts[c->order[k]].stamp < h.stamp)) {
+        const struct put_in *p = conn_pop_put(c, k);
+
+        if (place(e, c, &p->put, ev))
+            return true;
+        return conn_next(e, c, ev); /* broken now: outcomes first, CONN_DOWN last */
+    }
+    if (msg != NULL) {
+        ring_pop(c, &h);
+        ++e->stats.packets_received;
+        e->stats.bytes_received += h.bytes;
+        ev->kind = KVW_TEV_MESSAGE;
+        ev->msg = msg;
+        ev->bytes = h.bytes;
+        return true;
+    }
+    if (c->state != CONN_REFUSED && c->state != CONN_BROKEN)
+        return false;
+    c->state = CONN_SPENT;
+    ev->kind = KVW_TEV_CONN_DOWN;
+    ev->err = c->down_err;
+    ev->text = c->down_text;
+    return true;
+}
+
+/* A new poll: what the last one reported is the ring's again, and held puts come a poll nearer. */
+static void conn_new_poll(struct loop_conn *c)
+{
+    if (c->state == CONN_SPENT)
+        c->state = CONN_FREE;
+    c->ring_used -= c->ring_reported;
+    c->ring_reported = 0;
+    for (uint32_t k = 0; k < c->put_count; ++k)
+        if (c->puts[c->order[k]].hold > 0)
+            --c->puts[c->order[k]].hold;
+}
+
+static uint32_t loop_poll(struct kvw_transport *t, uint64_t now_ns,
+                          struct kvw_transport_event *events, uint32_t max)
+{
+    struct loop_end *e = end_of(t);
+    uint32_t n = 0;
+
+    (void)now_ns;
+    pthread_mutex_lock(&e->hub->lock);
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i)
+        if (e->conns[i].state != CONN_FREE)
+            conn_new_poll(&e->conns[i]);
+    for (uint32_t i = 0; i < LOOP_CONNS && n < max; ++i) {
+        struct loop_conn *c = &e->conns[(e->turn + i) % LOOP_CONNS];
+
+        while (n < max && c->state != CONN_FREE && conn_next(e, c, &events[n]))
+            ++n;
+    }
+    e->turn = (e->turn + 1) % LOOP_CONNS;
+    pthread_mutex_unlock(&e->hub->lock);
+    return n;
+}
+
+/* Whether a poll now would report something, or bring a held put nearer. */
+static bool end_has_work(const struct loop_end *e)
+{
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
+        const struct loop_conn *c = &e->conns[i];
+
+        if (c->state != CONN_FREE && (c->up_due || c->done_count > 0 || c->put_count > 0 ||
+                                      c->ring_used > c->ring_reported || c->state != CONN_LIVE))
+            return true;
+    }
+    return false;
+}
+
+static uint64_t loop_deadline_ns(const struct kvw_transport *t)
+{
+    struct loop_end *e = end_of((struct kvw_transport *)(uintptr_t)t);
+    bool work;
+
+    pthread_mutex_lock(&e->hub->lock);
+    work = end_has_work(e);
+    pthread_mutex_unlock(&e->hub->lock);
+    return work ? 0 : UINT64_MAX;
+}
+
+static void loop_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
+{
+    struct loop_end *e = end_of(t);
+    struct pollfd fds[2] = {{.fd = e->wake_fd, .events = POLLIN},
+                            {.fd = wake_fd, .events = POLLIN}};
+    struct timespec now, left;
+    uint64_t now_ns, left_ns, count;
+    bool work;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    now_ns = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+    left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    if (left_ns > 3600ull * 1000000000ull) /* ppoll's time must not overflow; early is allowed */
+        left_ns = 3600ull * 1000000000ull;
+    left = (struct timespec){(time_t)(left_ns / 1000000000ull), (long)(left_ns % 1000000000ull)};
+
+    pthread_mutex_lock(&e->hub->lock);
+    work = end_has_work(e);
+    e->asleep = !work;
+    pthread_mutex_unlock(&e->hub->lock);
+    if (work)
+        return;
+    if (ppoll(fds, wake_fd >= 0 ? 2 : 1, &left, NULL) < 0 && errno != EINTR)
+        return; /* early return is always allowed */
+    pthread_mutex_lock(&e->hub->lock);
+    e->asleep = false;
+    /* Empty it under the lock, so that no wake written after this is lost. */
+    if ((fds[0].revents & POLLIN) != 0 && read(e->wake_fd, &count, sizeof(count)) < 0)
+        count = 0;
+    pthread_mutex_unlock(&e->hub->lock);
+}
+
+static void loop_stats(const struct kvw_transport *t, struct kvw_transport_stats *stats)
+{
+    struct loop_end *e = end_of((struct kvw_transport *)(uintptr_t)t);
+
+    pthread_mutex_lock(&e->hub->lock);
+    *stats = e->stats;
+    pthread_mutex_unlock(&e->hub->lock);
+}
+
+/* --- names: open and close ------------------------------------------------------------------- */
+
+/* The hub of that name, made if need be, with one more end. NULL: no memory. */
+static struct loop_hub *hub_get(const char *name)
+{
+    struct loop_hub *h;
+
+    for (h = hubs; h != NULL; h = h->next)
+        if (strcmp(h->name, name) == 0)
+            break;
+    if (h == NULL) {
+        h = calloc(1, sizeof(*h));
+        if (h == NULL)
+            return NULL;
+        snprintf(h->name, sizeof(h->name), "%s", name);
+        pthread_mutex_init(&h->lock, NULL);
+        h->next = hubs;
+        hubs = h;
+    }
+    ++h->ends;
+    return h;
+}
+
+static void hub_put(struct loop_hub *hub)
+{
+    if (--hub->ends > 0)
+        return;
+    for (struct loop_hub **h = &hubs; *h != NULL; h = &(*h)->next) {
+        if (*h == hub) {
+            *h = hub->next;
+            break;
+        }
+    }
+    pthread_mutex_destroy(&hub->lock);
+    free(hub);
+}
+
+static void loop_close(struct kvw_transport *t)
+{
+    struct loop_end *e;
+
+    if (t == NULL)
+        return;
+    e = end_of(t);
+    pthread_mutex_lock(&hubs_lock);
+    pthread_mutex_lock(&e->hub->lock);
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i)
+        if (e->conns[i].state == CONN_LIVE)
+            conn_part(&e->conns[i], KVW_E_PEER_LOST, "the peer closed its end");
+    if (e->hub->listener == e)
+        e->hub->listener = NULL;
+    pthread_mutex_unlock(&e->hub->lock);
+    hub_put(e->hub);
+    pthread_mutex_unlock(&hubs_lock);
+    close(e->wake_fd);
+    free(e->rings);
+    free(e);
+}
+
+static const struct kvw_transport_ops loop_ops = {
+    .name = "loop",
+    .listen = loop_listen,
+    .connect = loop_connect,
+    .disconnect = loop_disconnect,
+    .region_add = loop_region_add,
+    .region_remove = loop_region_remove,
+    .send = loop_send,
+    .put = loop_put,
+    .poll = loop_poll,
+    .deadline_ns = loop_deadline_ns,
+    .wait = loop_wait,
+    .stats = loop_stats,
+    .close = loop_close,
+};
+
+/* "reorder=0.1,seed=7". Nothing else can go wrong in one process's memory, and none is pretended.
+ */
+static kvw_err fault_parse(const char *fault, struct loop_end *e, char why[KVN_WHY_BYTES])
+{
+    const char *at = fault;
+
+    while (at != NULL && *at != '\0') {
+        const char *eq = strchr(at, '=');
+        char *end = NULL;
+        const double value = eq != NULL ? strtod(eq + 1, &end) : 0;
+
+        if (eq == NULL || end == eq + 1 || (*end != '\0' && *end != ',') || !(value >= 0)) {
+            snprintf(why, KVN_WHY_BYTES, "loop: fault '%.80s' is not KEY=NUMBER[,...]", at);
+            return KVW_E_INVALID;
+        }
+        if (eq - at == 7 && strncmp(at, "reorder", 7) == 0 && value <= 1) {
+            e->reorder_2_32 = (uint32_t)(value * 4294967295.0);
+        } else if (eq - at == 4 && strncmp(at, "seed", 4) == 0 && value < 1.8e19) {
+            e->rng = (uint64_t)value;
+        } else {
+            snprintf(why, KVN_WHY_BYTES,
+                     "loop: fault '%.80s': only reorder=0..1 and seed=N exist here, memory neither "
+                     "loses nor damages (udp and dpdk do)",
+                     at);
+            return KVW_E_INVALID;
+        }
+        at = *end == ',' ? end + 1 : end;
+    }
+    return KVW_OK;
+}
+
+static kvw_err end_new(struct loop_end **end, const struct kvn_config *cfg, char why[KVN_WHY_BYTES])
+{
+    struct loop_end *e = calloc(1, sizeof(*e));
+    kvw_err err = KVW_E_NOMEM;
+
+    snprintf(why, KVN_WHY_BYTES, "loop %s: out of memory", cfg->local);
+    if (e == NULL)
+        return KVW_E_NOMEM;
+    e->transport.ops = &loop_ops;
+    e->may_listen = cfg->listener;
+    if ((err = fault_parse(cfg->fault, e, why)) != KVW_OK)
+        goto free_end;
+    err = KVW_E_NOMEM;
+    if ((e->rings = malloc((size_t)LOOP_CONNS * LOOP_RING)) == NULL)
+        goto free_end;
+    for (uint32_t i = 0; i < LOOP_CONNS; ++i)
+        e->conns[i].ring = e->rings + (size_t)i * LOOP_RING;
+    if ((e->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
+        snprintf(why, KVN_WHY_BYTES, "loop %s: eventfd: %s", cfg->local, strerror(errno));
+        err = KVW_E_IO;
+        goto free_rings;
+    }
+    *end = e;
+    return KVW_OK;
+
+free_rings:
+    free(e->rings);
+free_end:
+    free(e);
+    return err;
+}
+
+KVN_OPEN_DECLARE(loop);
+
+kvw_err kvn_open_loop(struct kvw_transport **t, const struct kvn_config *cfg,
+                      char why[KVN_WHY_BYTES])
+{
+    struct loop_end *e;
+    kvw_err err;
+
+    if (cfg->local == NULL || cfg->local[0] == '\0' || strlen(cfg->local) > LOOP_NAME_MAX) {
+        snprintf(why, KVN_WHY_BYTES, "loop: the local address is a name of 1 to %u bytes",
+                 LOOP_NAME_MAX);
+        return KVW_E_ADDRESS;
+    }
+    if ((err = end_new(&e, cfg, why)) != KVW_OK)
+        return err;
+
+    pthread_mutex_lock(&hubs_lock);
+    if ((e->hub = hub_get(cfg->local)) == NULL) {
+        err = KVW_E_NOMEM;
+        goto free_end;
+    }
+    if (cfg->listener && e->hub->listener != NULL) {
+        snprintf(why, KVN_WHY_BYTES, "loop: the name '%s' already has a listener", cfg->local);
+        err = KVW_E_ADDRESS;
+        goto put_hub;
+    }
+    if (cfg->listener) {
+        pthread_mutex_lock(&e->hub->lock);
+        e->hub->listener = e;
+        pthread_mutex_unlock(&e->hub->lock);
+    }
+    pthread_mutex_unlock(&hubs_lock);
+    why[0] = '\0';
+    *t = &e->transport;
+    return KVW_OK;
+
+put_hub:
+    hub_put(e->hub);
+free_end:
+    pthread_mutex_unlock(&hubs_lock);
+    close(e->wake_fd);
+    free(e->rings);
+    free(e);
+    return err;
+}
