@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * compress.h - the codecs by name. What a codec is: ../kvwire/codec.h.
+ *
+ * threads  any; everything here is const
+ * memory   static
+ * time     none
+ */
+#ifndef KVC_COMPRESS_H
+#define KVC_COMPRESS_H
+
+#include "../kvwire/codec.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The stream is the raw bytes themselves, in canonical order. Always built. */
+extern const struct kvw_codec_ops kvc_codec_raw;
+
+/* What was built, best first, raw last, ended by NULL: what kvw_session_config.codecs wants. Filled
+ * by meson (codecs_table.c.in). */
+extern const struct kvw_codec_ops *const kvc_codecs[];
+
+/* The codec of that name, or NULL if this build has none. */
+const struct kvw_codec_ops *kvc_codec_by_name(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
