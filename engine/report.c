@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "report.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void kve_report_free(struct kve_report *r)
+{
+    free(r->ids);
+    free(r->text);
+    r->ids = NULL;
+    r->text = NULL;
+}
+
+static uint64_t max_of(const uint64_t *v, uint32_t n)
+{
+    uint64_t max = 0;
+
+    for (uint32_t i = 0; i < n; ++i)
+        if (v[i] > max)
+            max = v[i];
+    return max;
+}
+
+static double ms_between(uint64_t from_us, uint64_t to_us)
+{
+    return ((double)to_us - (double)from_us) / 1000;
+}
+
+double kve_report_exposed_ms(const struct kve_report *r)
+{
+    const double ms =
+        ms_between(max_of(r->computed_us, r->layers), max_of(r->landed_us, r->layers));
+
+    return r->transferred && ms > 0 ? ms : 0;
+}
+
+double kve_report_prefill_tok_s(const struct kve_report *r)
+{
+    const double ms = ms_between(r->start_us, r->prefill_end_us);
+
+    return ms > 0 ? r->prompt_tokens * 1000.0 / ms : 0;
+}
+
+double kve_report_decode_tok_s(const struct kve_report *r)
+{
+    const double ms = ms_between(r->first_us, r->end_us);
+
+    return ms > 0 && r->id_count > 1 ? (r->id_count - 1) * 1000.0 / ms : 0;
+}
+
+static void add_layers(cJSON *obj, const struct kve_report *r)
+{
+    cJSON *list = cJSON_AddArrayToObject(obj, "layers");
+
+    for (uint32_t l = 0; l < r->layers; ++l) {
+        cJSON *layer = cJSON_CreateObject();
+
+        cJSON_AddNumberToObject(layer, "computed_ms", ms_between(r->start_us, r->computed_us[l]));
+        if (r->transferred) {
+            cJSON_AddNumberToObject(layer, "sent_ms", ms_between(r->start_us, r->sent_us[l]));
+            cJSON_AddNumberToObject(layer, "landed_ms", ms_between(r->start_us, r->landed_us[l]));
+        }
+        cJSON_AddItemToArray(list, layer);
+    }
+}
+
+cJSON *kve_report_json(const struct kve_report *r)
+{
+    cJSON *obj = cJSON_CreateObject();
+
+    cJSON_AddNumberToObject(obj, "schema", 1);
+    cJSON_AddStringToObject(obj, "model", r->model);
+    cJSON_AddStringToObject(obj, "net", r->net);
+    cJSON_AddNumberToObject(obj, "prompt_tokens", r->prompt_tokens);
+    cJSON *ids = cJSON_AddArrayToObject(obj, "output_tokens");
+    for (uint32_t i = 0; i < r->id_count; ++i)
+        cJSON_AddItemToArray(ids, cJSON_CreateNumber(r->ids[i]));
+    cJSON_AddStringToObject(obj, "text", r->text != NULL ? r->text : "");
+    cJSON_AddStringToObject(obj, "finish_reason", r->finish_reason);
+    cJSON_AddNumberToObject(obj, "prefill_tok_s", kve_report_prefill_tok_s(r));
+    cJSON_AddNumberToObject(obj, "decode_tok_s", kve_report_decode_tok_s(r));
+    cJSON_AddNumberToObject(obj, "ttft_ms", ms_between(r->sent_at_us, r->first_us));
+    cJSON_AddNumberToObject(obj, "kv_bytes", (double)r->kv_bytes);
+    cJSON_AddNumberToObject(obj, "wire_bytes", (double)r->wire_bytes);
+    cJSON_AddNumberToObject(obj, "chunks", r->chunks);
+    if (r->transferred)
+        cJSON_AddNumberToObject(obj, "exposed_ms", kve_report_exposed_ms(r));
+    else
+        cJSON_AddNullToObject(obj, "exposed_ms");
+    if (r->exposed_after_ms >= 0)
+        cJSON_AddNumberToObject(obj, "exposed_after_prefill_ms", r->exposed_after_ms);
+    else
+        cJSON_AddNullToObject(obj, "exposed_after_prefill_ms");
+    add_layers(obj, r);
+    return obj;
+}
+
+/* One line per layer: when its last token range was computed (c), and landed (L), from the first
+ * layer's computed to the last layer's landed. Most of a long prefill lies before this window. */
+static void print_timeline(FILE *out, const struct kve_report *r, int width)
+{
+    const uint64_t from = r->computed_us[0];
+    const uint64_t to = max_of(r->landed_us, r->layers);
+    const int room = width - 46 < 20 ? 20 : width - 46;
+    const double scale = to > from ? (room - 1) / (double)(to - from) : 0;
+
+    fprintf(out,
+            "\nlast prefill chunk, %.1f ms across: '-' computing, 'c' computed, '=' in flight, "
+            "'L' landed\n",
+            ms_between(from, to));
+    for (uint32_t l = 0; l < r->layers; ++l) {
+        const int c = (int)((double)(r->computed_us[l] - from) * scale);
+        int landed = (int)((double)(r->landed_us[l] - from) * scale);
+        const int before = l > 0 ? (int)((double)(r->computed_us[l - 1] - from) * scale) : 0;
+
+        if (landed <= c)
+            landed = c + 1;
+        fprintf(out, "layer %3u |", l);
+        for (int i = 0; i <= room; ++i)
+            fputc(i == landed            ? 'L'
+                  : i == c               ? 'c'
+                  : i > c && i < landed  ? '='
+                  : i >= before && i < c ? '-'
+                                         : ' ',
+                  out);
+        fprintf(out, "| %9.2f ms  landed +%.2f ms\n", ms_between(r->start_us, r->computed_us[l]),
+                ms_between(r->computed_us[l], r->landed_us[l]));
+    }
+}
+
+void kve_report_print(FILE *out, const struct kve_report *r, int width)
+{
+    fprintf(out, "prompt %u tokens, answer %u tokens (%s)\n", r->prompt_tokens, r->id_count,
+            r->finish_reason);
+    fprintf(out, "prefill %8.1f tokens/s   decode %8.1f tokens/s   first token after %.1f ms\n",
+            kve_report_prefill_tok_s(r), kve_report_decode_tok_s(r),
+            ms_between(r->sent_at_us, r->first_us));
+    if (!r->transferred) {
+        fprintf(out, "one process: nothing was transferred\n");
+        return;
+    }
+    fprintf(out,
+            "KV %.2f MB in %u chunks over %s (%.2f MB with headers), every byte's digest checked\n",
+            (double)r->kv_bytes / 1e6, r->chunks, r->net, (double)r->wire_bytes / 1e6);
+    print_timeline(out, r, width);
+    fprintf(out, "\nexposed hand-over: %.2f ms with layers streamed during prefill",
+            kve_report_exposed_ms(r));
+    if (r->exposed_after_ms >= 0)
+        fprintf(out, ", %.2f ms when sent after it", r->exposed_after_ms);
+    fprintf(out, "\n");
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * request.h - one generation request as it comes over a control channel, checked field by field.
+ *
+ * threads  plain data    memory  tokens is malloc'ed, kve_request_free gives it back    time  none
+ */
+#ifndef KVE_REQUEST_H
+#define KVE_REQUEST_H
+
+#include <cjson/cJSON.h>
+
+#include "../kvwire/kvwire.h"
+#include "sample.h"
+
+struct kve_request {
+    kvw_xfer_id id;
+    uint32_t *tokens; /* the prompt, count ids */
+    uint32_t count;
+    uint32_t max_tokens; /* of the answer, the first included; >= 1 */
+    bool after_prefill;  /* push nothing before the whole prefill is done: the yardstick */
+    bool ignore_end;     /* go on past end-of-generation tokens (benchmarks) */
+    uint64_t timeout_ns;
+    struct kve_sample_config sample;
+};
+
+/*
+ * From {"op":"generate","id":N,"tokens":[...],"max_tokens":N, ...}. context: the longest sequence.
+ * KVW_E_INVALID with a sentence in why (KVE_WHY_BYTES) naming the field; KVW_E_NOMEM.
+ */
+KVW_NODISCARD kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t vocab,
+                                        uint32_t context, char *why);
+/* The same object back; NULL when out of memory. */
+cJSON *kve_request_print(const struct kve_request *r);
+void kve_request_free(struct kve_request *r);
+
+#endif

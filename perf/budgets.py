@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Run rows of budgets.csv; called by run.sh, which says how."""
+import csv
+import datetime
+import os
+import platform
+import subprocess
+import sys
+
+FILE = os.path.join(os.path.dirname(__file__), "budgets.csv")
+
+
+def cpu():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return "%d x %s" % (os.cpu_count(), line.split(":", 1)[1].strip())
+    return "%d x %s" % (os.cpu_count(), platform.machine())
+
+
+def holds(value, target):
+    op, bound = target.split()
+    return {">=": value >= float(bound), "<=": value <= float(bound), "<": value < float(bound), ">": value > float(bound)}[op]
+
+
+def measure(row):
+    out = subprocess.run(["bash", "-c", row["command"]], capture_output=True, text=True, timeout=1800)
+    for line in reversed(out.stdout.splitlines()):
+        if line.startswith("RESULT "):
+            words = line.split()
+            return float(words[1]), words[2] if len(words) > 2 else row["limit"]
+    print("%s: no RESULT line (exit %d): %s" % (row["name"], out.returncode, (out.stderr or out.stdout).strip()[-300:]))
+    return None, row["limit"]
+
+
+def main(argv):
+    record = "--record" in argv
+    names = [a for a in argv if not a.startswith("--")]
+    rows = list(csv.DictReader(open(FILE, newline="")))
+    if "--list" in argv:
+        for r in rows:
+            print("%-34s %s %s" % (r["name"], r["target"], r["unit"]))
+        return 0
+    unknown = set(names) - {r["name"] for r in rows}
+    if unknown:
+        print("no such row: %s" % ", ".join(sorted(unknown)))
+        return 2
+    short = 0
+    print("%-34s %12s %12s %12s  %s" % ("row", "measured", "target", "limit", "unit"))
+    for r in rows:
+        if names and r["name"] not in names:
+            continue
+        value, limit = measure(r)
+        ok = value is not None and holds(value, r["target"])
+        short += not ok
+        print("%-34s %12s %12s %12s  %s%s" % (r["name"], "-" if value is None else "%.4g" % value, r["target"], limit or "-", r["unit"], "" if ok else "   FALLS SHORT"), flush=True)
+        if record and value is not None:
+            r.update(last="%.4g" % value, limit=limit, date=datetime.date.today().isoformat(), machine=cpu())
+    if record:
+        with open(FILE, "w", newline="") as f:
+            w = csv.DictWriter(f, rows[0].keys(), lineterminator="\n")
+            w.writeheader()
+            w.writerows(rows)
+    return 1 if short else 0
+
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# perf/run.sh [--record] [--list] [ROW...] - measure rows of budgets.csv and hold them against their targets.
+# Prints measured next to target and limit; exit 1 where one falls short. --record writes the results back.
+# A row's command prints a line "RESULT value [limit]", the limit in the same unit, last one counts.
+set -euo pipefail
+. "$(dirname "$0")/../examples/setup.sh"
+if [ "${1:-}" != --list ]; then
+    # shellcheck disable=SC2086
+    kvw_need $kvw_packages_build
+    kvw_get_model
+    kvw_build build -Dtests=auto
+fi
+cd "$kvw_root"
+exec python3 perf/budgets.py "$@"

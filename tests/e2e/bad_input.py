@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input ends in one clear sentence that names what was wrong, a non-zero exit, and nothing hung."""
+import os
+import random
+import resource
+import shutil
+import socket
+import struct
+import time
+
+import kvs
+
+HELLO = ["--prompt", "Hello", "--max-tokens", "4", "--no-compare"]
+
+
+def refused(name, args, words, timeout=60, exits=(1, 2), **kw):
+    """kvserve ARGS ends by itself, in time, with one line that has all of the words."""
+    t0 = time.monotonic()
+    try:
+        out = kvs.run(args, timeout=timeout, **kw)
+    except Exception as e:  # a hang
+        kvs.check(False, name, str(e)[:200])
+        return
+    lines = [line for line in out.stderr.splitlines() if line.strip()]
+    ok = out.returncode in exits and len(lines) == 1 and all(w in lines[0] for w in words)
+    kvs.check(ok, name, "%.1f s, exit %d: %s" % (time.monotonic() - t0, out.returncode, " | ".join(lines)[:240]))
+
+
+def hostile_files(folder):
+    """(name, path, words the sentence must have)"""
+    good = open(kvs.MODEL, "rb").read()
+    head = bytearray(good[:64])
+
+    def write(name, data):
+        path = os.path.join(folder, name + ".gguf")
+        with open(path, "wb") as f:
+            f.write(data)
+        return path
+
+    yield "empty", write("empty", b""), ["empty.gguf"]
+    yield "truncated header", write("cut20", good[:20]), ["cut20.gguf"]
+    yield "truncated metadata", write("cut100k", good[:100000]), ["cut100k.gguf"]
+    yield "truncated tensors", write("cuthalf", good[: len(good) // 2]), ["cuthalf.gguf"]
+    yield "one byte short", write("cut1", good[:-1]), ["cut1.gguf"]
+    yield "no GGUF at all", write("text", b"this is a text file, not a model\n" * 10), ["text.gguf", "magic"]
+    yield "version 9", write("v9", good[:4] + struct.pack("<I", 9) + good[8:4096]), ["v9.gguf", "version", "9"]
+    yield "2^60 tensors", write("many", bytes(head[:8]) + struct.pack("<Q", 2**60) + good[16:4096]), ["many.gguf"]
+    yield "2^60 keys", write("keys", bytes(head[:16]) + struct.pack("<Q", 2**60) + good[24:4096]), ["keys.gguf"]
+    yield "a key of 2^50 bytes", write("long", bytes(head[:24]) + struct.pack("<Q", 2**50) + good[32:4096]), ["long.gguf"]
+
+
+def bit_flips(folder, count=40):
+    """A flip in the first 2 MB may hit a name, a count, a token: either it runs or it ends in a sentence."""
+    rng = random.Random(7)
+    good = bytearray(open(kvs.MODEL, "rb").read())
+    path = os.path.join(folder, "flip.gguf")
+    bad, refusals = [], 0
+    for i in range(count):
+        at, bit = rng.randrange(2000 if i % 2 else 2000000), rng.randrange(8)
+        with open(path, "wb") as f:
+            good[at] ^= 1 << bit
+            f.write(good)
+            good[at] ^= 1 << bit
+        out = kvs.run(["run", "--model", path, "--net", "none", "--prompt", "Hi", "--max-tokens", "2"], timeout=60)
+        lines = [line for line in out.stderr.splitlines() if line.strip()]
+        refusals += out.returncode == 1
+        if not (out.returncode == 0 or (out.returncode == 1 and len(lines) == 1)):
+            bad.append((at, bit, out.returncode, lines[:2]))
+    kvs.check(not bad, "%d files with one flipped bit" % count, "%d refused, %d ran, wrong: %s" % (refusals, count - refusals, bad))
+
+
+def files(folder):
+    for name, path, words in hostile_files(folder):
+        refused("GGUF: " + name, ["run", "--model", path, "--net", "none"] + HELLO, words)
+    refused("GGUF: absent", ["run", "--model", os.path.join(folder, "absent.gguf")] + HELLO, ["absent.gguf", "No such file"])
+    bit_flips(folder)
+
+
+def wrong_model(folder):
+    other = os.path.join(folder, "other.gguf")
+    shutil.copy(kvs.MODEL, other)
+    with open(other, "r+b") as f:  # still sound, but not the same weights
+        f.seek(-1, 2)
+        last = f.read(1)[0]
+        f.seek(-1, 2)
+        f.write(bytes([last ^ 1]))
+    for net in kvs.nets():
+        refused("another model on the decode side, " + net,
+                ["run", "--model", kvs.MODEL, "--decode-model", other, "--net", net] + HELLO, ["fingerprint"])
+
+
+def other_version(folder):
+    """A kvserve built with the next protocol version talks to this one."""
+    newer = os.path.join(kvs.BUILD, "tests", "e2e", "kvserve_next_version")
+    if not kvs.check(os.path.exists(newer), "the build of the next protocol version is there", newer):
+        return
+    for net in [n for n in kvs.nets() if n != "loop"]:
+        decode_link, prefill_link, peer = kvs.link_addresses(net, folder)
+        decode = kvs.Worker("decode", net, decode_link, folder).connect()
+        import subprocess
+        args = [newer, "prefill", "--model", kvs.MODEL, "--net", net, "--link", prefill_link, "--quiet", "--threads", "1",
+                "--control", os.path.join(folder, "newer.ctl")] + (["--peer", peer] if peer else [])
+        t0 = time.monotonic()
+        out = subprocess.run(args, capture_output=True, text=True, timeout=60)
+        lines = [line for line in out.stderr.splitlines() if line.strip()]
+        kvs.check(out.returncode == 1 and len(lines) == 1 and "version" in lines[0],
+                  "a peer of another protocol version, " + net, "%.1f s, exit %d: %s" % (time.monotonic() - t0, out.returncode, lines[:2]))
+        prefill = kvs.Worker("prefill", net, prefill_link, folder, peer=peer).connect()
+        prefill.wait_up()
+        decode.wait_up()
+        kvs.check(True, "and a fitting peer is served after it, " + net)
+        prefill.kill()
+        decode.kill()
+
+
+def requests(folder):
+    long_text = os.path.join(folder, "long.txt")
+    with open(long_text, "w") as f:
+        f.write("one two three four " * 3000)
+    refused("a prompt longer than the context", ["run", "--model", kvs.MODEL, "--prompt-file", long_text], ["context", "8192"])
+    for net in ["none"] + kvs.nets():
+        refused("no free blocks, " + net, ["run", "--model", kvs.MODEL, "--net", net, "--kv-tokens", "32", "--prompt", "word " * 100],
+                ["no free KV blocks"])
+    refused("an empty prompt", ["run", "--model", kvs.MODEL, "--raw", "--prompt", ""], ["empty"])
+    refused("an unknown transport", ["run", "--model", kvs.MODEL, "--net", "pigeon"] + HELLO, ["pigeon"])
+    refused("a wrong number", ["run", "--model", kvs.MODEL, "--threads", "many"] + HELLO, ["threads", "many"])
+    refused("a broken fault spec", ["run", "--model", kvs.MODEL, "--net", "udp", "--fault", "loss=two"] + HELLO, ["loss"])
+
+
+def addresses(folder):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("127.0.0.1", 0))
+    taken = "127.0.0.1:%d" % s.getsockname()[1]
+    worker = ["--model", kvs.MODEL, "--quiet", "--threads", "1", "--control", os.path.join(folder, "c.ctl")]
+    refused("a UDP port in use", ["decode", "--net", "udp", "--link", taken] + worker, [taken, "in use"])
+    s.close()
+    refused("an address that is none", ["decode", "--net", "udp", "--link", "somewhere"] + worker, ["somewhere"])
+    d, p, peer = kvs.link_addresses("udp", folder)
+    decode = kvs.Worker("decode", "udp", d, folder).connect()
+    refused("a control socket in use", ["decode", "--net", "udp", "--link", "127.0.0.1:0"] + worker[:-1] + [decode.sock_path],
+            [decode.sock_path, "in use"])
+    decode.kill()
+    refused("no peer comes, udp", ["run", "--model", kvs.MODEL, "--prefill-at", "/nonexistent", "--decode-at", "/nonexistent"] + HELLO,
+            ["/nonexistent"])
+
+
+def dpdk(folder):
+    worker = ["--model", kvs.MODEL, "--net", "dpdk", "--quiet", "--threads", "1", "--control", os.path.join(folder, "c.ctl")]
+    refused("DPDK: no such directory", ["decode", "--link", os.path.join(folder, "no", "link.sock")] + worker, ["link.sock"])
+    refused("DPDK: a path too long", ["decode", "--link", os.path.join(folder, "x" * 120)] + worker, ["xxx"])
+    refused("DPDK: no peer comes", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "2"] + worker, ["link.sock", "peer"])
+    refused("DPDK: no memory", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "5"] + worker, ["dpdk"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20)))
+    path = os.path.join(folder, "busy.sock")
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(path)
+    s.listen(1)
+    refused("DPDK: a socket in use", ["decode", "--link", path, "--wait-peer", "5"] + worker, ["busy.sock", "in use"])
+    s.close()
+
+
+def main():
+    with kvs.Folder() as folder:
+        requests(folder)
+        addresses(folder)
+        files(folder)
+        wrong_model(folder)
+        other_version(folder)
+        if "dpdk" in kvs.nets():
+            dpdk(folder)
+    kvs.finish()
+
+
+main()
