@@ -91,7 +91,8 @@ kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t t
     r->m = m;
     r->kernels = kve_kernels();
     r->seq_tokens_max = seq_tokens_max;
-    r->prefill_tokens = least(prefill_tokens == 0 ? PREFILL_TOKENS : prefill_tokens, seq_tokens_max);
+    r->prefill_tokens =
+        least(prefill_tokens == 0 ? PREFILL_TOKENS : prefill_tokens, seq_tokens_max);
     r->query_tokens = most(KVE_QUERY_ROWS / (c->heads / c->kv_heads), 1);
     r->scratch = calloc(threads, sizeof(*r->scratch));
     if (r->scratch == NULL)

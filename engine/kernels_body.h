@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kernels_body.h - every kernel in plain vector C. A kernels_*.c sets KVE_VL, includes this, puts
+ * its own faster versions in place where it has them, and fills a struct kve_kernels.
+ */
+#ifndef KVE_KERNELS_BODY_H
+#define KVE_KERNELS_BODY_H
+
+#include <math.h>
+
+#include "kernels.h"
+#include "quant_body.h"
+#include "vec.h"
+
+/* Values that are dequantised at a time: whole blocks of every type, and little enough for L1. */
+#define BODY_PIECE 256u
+
+static inline float body_dot(const float *a, const float *b, uint32_t n)
+{
+    vf acc[4] = {{0}, {0}, {0}, {0}};
+    uint32_t i = 0;
+    float sum;
+
+    for (; i + 4 * KVE_VL <= n; i += 4 * KVE_VL) {
+        for (uint32_t j = 0; j < 4; ++j)
+            acc[j] += vf_load(a + i + j * KVE_VL) * vf_load(b + i + j * KVE_VL);
+    }
+    for (; i + KVE_VL <= n; i += KVE_VL)
+        acc[0] += vf_load(a + i) * vf_load(b + i);
+    sum = vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    for (; i < n; ++i)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static inline void body_dequantise(kve_type type, const void *blocks, float *values, size_t count)
+{
+    quant_values(type, blocks, values, count);
+}
+
+static inline void body_matvec(const struct kve_matrix *w, uint32_t first, uint32_t rows,
+                               const float *x, float *y)
+{
+    const uint64_t piece_bytes = w->row_bytes * BODY_PIECE / w->cols;
+    float piece[BODY_PIECE];
+
+    for (uint32_t r = 0; r < rows; ++r) {
+        const unsigned char *p = kve_matrix_row(w, first + r);
+        float sum = 0;
+
+        for (uint32_t c = 0; c < w->cols; c += BODY_PIECE, p += piece_bytes) {
+            const uint32_t n = w->cols - c < BODY_PIECE ? w->cols - c : BODY_PIECE;
+
+            quant_values(w->type, p, piece, n);
+            sum += body_dot(piece, x + c, n);
+        }
+        y[r] = sum;
+    }
+}
+
+static inline void body_rmsnorm(float *y, const float *x, const float *w, uint32_t n, float eps)
+{
+    const float scale = 1.0f / sqrtf(body_dot(x, x, n) / (float)n + eps);
+
+    for (uint32_t i = 0; i < n; ++i)
+        y[i] = x[i] * scale * w[i];
+}
+
+static inline void body_silu_mul(float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + KVE_VL <= n; i += KVE_VL) {
+        const vf g = vf_load(gate + i);
+
+        vf_store(gate + i, g / (1.0f + vf_exp(-g)) * vf_load(up + i));
+    }
+    for (; i < n; ++i)
+        gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+static inline void body_to_bf16(uint16_t *to, const float *from, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + KVE_VL <= n; i += KVE_VL)
+        vf_store_bf16(to + i, vf_load(from + i));
+    for (; i < n; ++i)
+        to[i] = kve_f32_to_bf16(from[i]);
+}
+
+static inline void body_from_bf16(float *to, const uint16_t *from, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + KVE_VL <= n; i += KVE_VL)
+        vf_store(to + i, vf_load_bf16(from + i));
+    for (; i < n; ++i)
+        to[i] = kve_bf16_to_f32(from[i]);
+}
+
+static inline float body_max(const float *s, uint32_t n)
+{
+    float max = -INFINITY;
+    uint32_t i = 0;
+
+    if (n >= KVE_VL) {
+        vf m = vf_load(s);
+
+        for (i = KVE_VL; i + KVE_VL <= n; i += KVE_VL)
+            m = vf_max(m, vf_load(s + i));
+        for (int j = 0; j < KVE_VL; ++j)
+            max = m[j] > max ? m[j] : max;
+    }
+    for (; i < n; ++i)
+        max = s[i] > max ? s[i] : max;
+    return max;
+}
+
+/* s = exp(s - max); returns the sum. */
+static inline float body_exp_sum(float *s, uint32_t n, float max)
+{
+    vf sums = {0};
+    uint32_t i = 0;
+    float sum;
+
+    for (; i + KVE_VL <= n; i += KVE_VL) {
+        const vf e = vf_exp(vf_load(s + i) - max);
+
+        vf_store(s + i, e);
+        sums += e;
+    }
+    sum = vf_sum(sums);
+    for (; i < n; ++i) {
+        s[i] = expf(s[i] - max);
+        sum += s[i];
+    }
+    return sum;
+}
+
+static inline float body_softmax_part(float *s, uint32_t n, uint32_t valid, float *max, float *sum)
+{
+    const float part_max = body_max(s, valid);
+    const float new_max = part_max > *max ? part_max : *max;
+    const float keep = valid == 0 ? 1.0f : expf(*max - new_max);
+
+    if (valid > 0) {
+        *sum = *sum * keep + body_exp_sum(s, valid, new_max);
+        *max = new_max;
+    }
+    memset(s + valid, 0, (n - valid) * sizeof(*s));
+    return keep;
+}
+
+/* y += a x */
+static inline void body_add_scaled(float *y, const float *x, float a, uint32_t n)
+{
+    uint32_t i = 0;
+
+    for (; i + KVE_VL <= n; i += KVE_VL)
+        vf_store(y + i, vf_load(y + i) + vf_load(x + i) * a);
+    for (; i < n; ++i)
+        y[i] += x[i] * a;
+}
+
+static inline void body_attend(const struct kve_attend *a)
+{
+    const uint32_t n = a->last - a->first, dim = a->head_dim;
+
+    for (uint32_t i = 0; i < n; ++i) {
+        const uint32_t p = a->first + i;
+        const uint64_t at = a->blocks[p / a->block_tokens] * a->block_stride +
+                            p % a->block_tokens * a->token_stride;
+
+        body_from_bf16(a->row, (const uint16_t *)(const void *)(a->k + at), dim);
+        for (uint32_t g = 0; g < a->group; ++g)
+            a->scores[g * n + i] = body_dot(a->q + g * dim, a->row, dim);
+    }
+    for (uint32_t g = 0; g < a->group; ++g) {
+        a->max[g] = body_max(a->scores + g * n, n);
+        a->sum[g] = body_exp_sum(a->scores + g * n, n, a->max[g]);
+    }
+    memset(a->out, 0, (size_t)a->group * dim * sizeof(*a->out));
+    for (uint32_t i = 0; i < n; ++i) {
+        const uint32_t p = a->first + i;
+        const uint64_t at = a->blocks[p / a->block_tokens] * a->block_stride +
+                            p % a->block_tokens * a->token_stride;
+
+        body_from_bf16(a->row, (const uint16_t *)(const void *)(a->v + at), dim);
+        for (uint32_t g = 0; g < a->group; ++g)
+            body_add_scaled(a->out + g * dim, a->row, a->scores[g * n + i], dim);
+    }
+}
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run_impl.h - the scratch of one forward pass and its steps; for run.c, forward.c, attention.c.
+ *
+ * threads  one pass at a time; workers touch their own scratch and their own items' outputs
+ * memory   one arena, taken in kve_run_open()
+ * time     none
+ */
+#ifndef KVE_RUN_IMPL_H
+#define KVE_RUN_IMPL_H
+
+#include <stdatomic.h>
+
+#include "matmul.h"
+#include "model_impl.h"
+#include "ops.h"
+#include "threads.h"
+
+/* Prefill attention: a tile of queries (times the heads that share K and V) against a tile of keys.
+ * Decode attention: one query against segments of keys. All fixed, so that results don't depend on
+ * the number of threads. */
+#define KVE_QUERY_ROWS  192u /* queries x heads of a group in a tile, about */
+#define KVE_KEY_TILE    256u
+#define KVE_KEY_SEGMENT 64u
+
+/* One worker's own memory. */
+struct kve_scratch {
+    float *panel;       /* [KVE_PANEL_ROWS][widest input] */
+    float *up;          /* [prefill_tokens][KVE_PANEL_ROWS] */
+    float *query, *out; /* [query_rows][head_dim] */
+    float *scores;      /* [query_rows][KVE_KEY_TILE]; decode: [heads][KVE_KEY_SEGMENT] */
+    float *k, *v;       /* [KVE_KEY_TILE][head_dim] */
+    float *max, *sum;   /* [query_rows] */
+};
+
+struct kve_run {
+    const struct kve_model *m;
+    const struct kve_kernels *kernels;
+    struct kve_pool *pool;
+    uint32_t prefill_tokens, seq_tokens_max;
+    uint32_t query_tokens; /* queries in a tile */
+    float *arena;
+    /* [prefill_tokens][...], a token a row */
+    float *x;    /* [hidden], the residual stream */
+    float *norm; /* [hidden] */
+    float *q;    /* [heads * head_dim]; attention leaves its output here */
+    float *k;    /* [kv_heads * head_dim] */
+    float *v;    /* [kv_heads * head_dim] */
+    float *ffn;  /* [ffn] */
+    float *turn; /* [rope_dims], cos and sin */
+    /* decode: each segment's part of the attention, [segments][heads] and [..][head_dim] */
+    float *part_max, *part_sum, *part_out;
+    struct kve_scratch *scratch; /* [threads] */
+    atomic_bool failed;          /* a step's item ran out of memory */
+};
+
+/* One chunk of a prefill, or one token of decode, on its way through the layers. */
+struct kve_pass {
+    struct kve_run *r;
+    const struct kvw_pool *kv;
+    const uint32_t *blocks;
+    const uint32_t *tokens;
+    uint32_t count; /* tokens in this chunk */
+    uint32_t base;  /* position of the first */
+    uint32_t layer;
+};
+
+/* Attention of all of the chunk's queries, from r->q into r->q. K and V of positions up to the
+ * chunk's end are in the cache. */
+void kve_attend_chunk(struct kve_pass *p);
+/* The same for one query at position, q[heads * head_dim] in place. */
+void kve_attend_one(struct kve_pass *p, float *q, uint32_t position);
+
+#endif
