@@ -4,8 +4,9 @@
  * chat format of the model.
  *
  * threads  a struct kve_tok is read-only after open; encode and decode may be called by many
- * threads memory   tables are allocated in open and own copies of what they need: the gguf may be
- * closed time     none; encode is O(n log n) in the text
+ *          threads
+ * memory   tables are allocated in open and own copies of what they need: the gguf may be closed
+ * time     none; encode is O(n log n) in the text
  */
 #ifndef KVE_TOK_H
 #define KVE_TOK_H
@@ -14,8 +15,11 @@
 
 struct kve_tok; /* opaque */
 
-/* KVW_E_FORMAT or KVW_E_UNSUPPORTED (another tokenizer model or pre kind), with a sentence in why.
- */
+/* The longest text that is encoded at once. */
+#define KVE_TEXT_BYTES_MAX (UINT64_C(1) << 30)
+
+/* KVW_E_FORMAT, KVW_E_UNSUPPORTED (another tokenizer model or pre kind) or KVW_E_NOMEM, with a
+ * sentence in why. *t is untouched on an error. */
 KVW_NODISCARD kvw_err kve_tok_open(struct kve_tok **t, const struct kve_gguf *g,
                                    char why[KVE_WHY_BYTES]);
 void kve_tok_close(struct kve_tok *t); /* takes NULL */
@@ -24,10 +28,12 @@ uint32_t kve_tok_vocab(const struct kve_tok *t);
 
 /*
  * Encode text (any bytes, NULs too; valid UTF-8 or not). parse_special: texts of control tokens
- * such as
- * <|im_start|> become those tokens; without it they are plain text. BOS is added only if the
- * model's metadata says so and add_bos is true. *ids is malloc'ed (free() it), *count its length.
- *   KVW_E_NOMEM; outputs untouched
+ * such as <|im_start|> become those tokens; without it they are plain text. BOS is added only if
+ * the model's metadata says so and add_bos is true. *ids is malloc'ed (free() it), *count its
+ * length.
+ *   KVW_E_INVALID  bytes is more than KVE_TEXT_BYTES_MAX
+ *   KVW_E_NOMEM
+ * On an error the outputs are untouched.
  */
 KVW_NODISCARD kvw_err kve_tok_encode(const struct kve_tok *t, const char *text, size_t bytes,
                                      bool parse_special, bool add_bos, uint32_t **ids,
@@ -47,9 +53,11 @@ struct kve_chat_message {
 };
 /*
  * The prompt text for these messages, ending where the assistant's answer begins; to be encoded
- * with parse_special. chatml, with SmolLM2's default system turn when the first message isn't
- * "system". *text is malloc'ed. KVW_E_UNSUPPORTED: the model's template isn't one we know; why says
- * so.
+ * with parse_special: what a message's content says is encoded that way too. chatml, with the
+ * template's own default system turn (SmolLM2 has one) when the first message isn't "system".
+ * *text is malloc'ed.
+ *   KVW_E_UNSUPPORTED  the model's template isn't one we know; why says so
+ *   KVW_E_NOMEM
  */
 KVW_NODISCARD kvw_err kve_tok_chat(const struct kve_tok *t, const struct kve_chat_message *messages,
                                    size_t count, char **text, char why[KVE_WHY_BYTES]);

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/gguf.h"
+#include "../../engine/gguf.h"
 
 struct gb_buf {
     uint8_t *at;
