@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "run_impl.h"
+#include "run_scratch.h"
 
 static float scale_of(const struct kve_model_config *c)
 {

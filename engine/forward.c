@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "run_impl.h"
+#include "run_scratch.h"
 
 /* Weight bytes in one item of a matrix-vector step: some microseconds of reading. */
 #define ITEM_BYTES 32768u

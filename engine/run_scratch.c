@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* run.c - opening and closing a kve_run: its workers and its arena. */
+/* run_scratch.c - opening and closing a kve_run: its workers and its arena. */
 #include <stdlib.h>
 
-#include "run_impl.h"
+#include "run_scratch.h"
 
 #define PREFILL_TOKENS     512u   /* the default; longer chunks gain nothing here */
 #define PREFILL_TOKENS_MAX 65536u /* scratch grows with it */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * run_impl.h - the scratch of one forward pass and its steps; for run.c, forward.c, attention.c.
+ * run_scratch.h - the scratch of one forward pass and its steps; for run_scratch.c, forward.c, attention.c.
  *
  * threads  one pass at a time; workers touch their own scratch and their own items' outputs
  * memory   one arena, taken in kve_run_open()
  * time     none
  */
-#ifndef KVE_RUN_IMPL_H
-#define KVE_RUN_IMPL_H
+#ifndef KVE_RUN_SCRATCH_H
+#define KVE_RUN_SCRATCH_H
 
 #include <stdatomic.h>
 
