@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvserve.c - the program: options only; worker.c and run.c do the work. */
+/* kvserve.c - the program: options only; worker.c and router.c do the work. */
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "run.h"
+#include "router.h"
 
 #define EXIT_USAGE 2
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * run.h - `kvserve run`: a router for one request at a time. It starts (or finds) a prefill and a
- * decode worker, hands each request to both at once under one transfer id, and gathers what they
+ * router.h - `kvserve run`: a router for one request at a time. It starts (or finds) a prefill and
+ * a decode worker, hands each request to both at once under one transfer id, and gathers what they
  * say.
  *
  * threads  one    memory  all given back before it returns    time  every wait has a deadline
  */
-#ifndef KVE_RUN_H
-#define KVE_RUN_H
+#ifndef KVE_ROUTER_H
+#define KVE_ROUTER_H
 
 #include "spawn.h"
 
