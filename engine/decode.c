@@ -100,7 +100,7 @@ static kvw_err receive(struct kve_worker *w, const struct kve_request *r, struct
         snprintf(why, KVE_WHY_BYTES, "%s", x->text);
         return x->err;
     }
-    *token = x->note_bytes == 4 ? load_le32(x->note) : UINT32_MAX;
+    *token = x->note_bytes == 4 ? kvw_load_le32(x->note) : UINT32_MAX;
     if (*token >= w->mc->vocab) {
         snprintf(why, KVE_WHY_BYTES, "the prefill's first token %u (%u bytes of note) is none",
                  *token, x->note_bytes);

@@ -146,7 +146,7 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
 
         for (uint32_t l = 0; r->after_prefill && l < w->mc->layers; ++l)
             kve_link_push(w->link, &x, l, r->count);
-        store_le32(note, p.first_token);
+        kvw_store_le32(note, p.first_token);
         kve_link_commit(w->link, &x, note, sizeof(note));
     } else {
         kve_link_abort(w->link, &x, "the prefill did not finish");
