@@ -116,7 +116,7 @@ void kve_serve_decode(struct kve_worker *w, const struct kve_request *r)
     struct kve_xfer x = {.id = r->id};
     struct answer a = {0};
     char why[KVE_WHY_BYTES] = "";
-    uint32_t token;
+    uint32_t token = 0;
     kvw_err err = kve_worker_link_ready(w, why);
 
     if (err == KVW_OK)

@@ -48,7 +48,7 @@ struct router {
 static void fail(struct router *r, const char *who, const char *text)
 {
     if (!r->failed)
-        snprintf(r->why, sizeof(r->why), "%s: %s", who, text);
+        snprintf(r->why, sizeof(r->why), "%.16s: %.290s", who, text);
     r->failed = true;
 }
 
