@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * conn.h - one connection: its handshake, what it sends, what it takes, how it ends. Split over
+ * conn.c (life and events), conn_rx.c (a packet came) and conn_tx.c (what leaves next).
+ *
+ * threads  one
+ * memory   struct kvn_conn_memory is the endpoint's, kept from connection to connection
+ * time     env->now_ns
+ */
+#ifndef KVN_PACKET_CONN_H
+#define KVN_PACKET_CONN_H
+
+#include "../port/port.h"
+#include "cc.h"
+#include "endpoint.h"
+#include "frame.h"
+#include "inflight.h"
+#include "loss.h"
+#include "putin.h"
+#include "putout.h"
+#include "regions.h"
+#include "stream.h"
+#include "timers.h"
+
+enum kvn_conn_state {
+    KVN_CONN_FREE,       /* connect() leads to CONNECTING, a HELLO to ACCEPTING */
+    KVN_CONN_CONNECTING, /* HELLO_ACK leads to UP; time, RESET or disconnect() to ENDED */
+    KVN_CONN_ACCEPTING,  /* the client's next packet leads to UP; anything else to FREE */
+    KVN_CONN_UP,         /* silence, GOODBYE, RESET, a breach or disconnect() lead to ENDED */
+    KVN_CONN_ENDED,      /* events taken and linger over: FREE */
+};
+
+/* What the endpoint's connections share. */
+struct kvn_env {
+    struct kvn_packet_config cfg; /* no field is 0 */
+    struct kvn_regions regions;
+    struct kvw_transport_stats stats;
+    uint64_t now_ns;
+    uint64_t random;      /* state of kvn_env_random() */
+    uint32_t payload_max; /* the port's, now */
+};
+
+/* Not 0. */
+uint32_t kvn_env_random(struct kvn_env *env);
+
+struct kvn_conn_memory {
+    struct kvn_sent sent[KVN_SENT_MAX];
+    struct kvn_put_out puts_out[KVN_PUTS_MAX];
+    struct kvn_put_in puts_in[KVN_PUTS_MAX];
+    uint8_t stream_out[KVN_STREAM_BYTES];
+    uint8_t stream_in[KVN_STREAM_BYTES];
+    uint8_t wrap[KVW_MSG_BYTES_MAX];
+};
+
+/* Which packet numbers came, and what the next ACK says. */
+struct kvn_seen {
+    struct kvn_ranges ranges;
+    uint64_t floor; /* numbers below count as seen, whether they were or not */
+    uint64_t largest;
+    uint64_t largest_ns;
+    uint32_t largest_stamp;
+    uint32_t unacked; /* packets that ask for an ACK, since the last one left */
+    bool due;         /* an ACK should leave now */
+};
+
+struct kvn_conn {
+    enum kvn_conn_state state;
+    struct kvn_conn_memory *mem;
+    uint32_t api_id; /* struct kvw_conn_id's value */
+    uint32_t local_id, peer_id;
+    struct kvn_addr peer;
+    bool incoming;
+    bool up_due, down_due;
+    bool hello_due, ping_due, goodbye_due;
+    kvw_err err;      /* of CONN_DOWN */
+    kvw_err farewell; /* in GOODBYE */
+    bool answers;     /* ENDED: tell the peer again when it still sends */
+    char text[192];   /* of CONN_DOWN */
+    uint64_t began_ns;
+    uint32_t hellos;
+    uint32_t payload;      /* proposed; after the handshake, agreed */
+    uint32_t slice;        /* bytes this side sends in one packet */
+    uint32_t since_asked;  /* packets since one asked for an ACK at once */
+    uint32_t probe_credit; /* packets that may leave although the window is full */
+    uint64_t progress_ns;  /* when something last proved to have arrived, or nothing was out */
+    uint64_t last_goodbye_ns;
+    struct kvn_timers timers;
+    struct kvn_seen seen;
+    struct kvn_inflight out;
+    struct kvn_loss loss;
+    struct kvn_cc cc;
+    struct kvn_stream_out stream_out;
+    struct kvn_stream_in stream_in;
+    struct kvn_puts_out puts_out;
+    struct kvn_puts_in puts_in;
+};
+
+/* A packet being built, or waiting for the port. */
+struct kvn_tx_slot {
+    struct kvn_tx_packet *packet; /* in the endpoint's burst; its head points at head below */
+    struct kvn_conn *conn;        /* NULL: nobody's (RESET) */
+    uint32_t api_id;              /* conn's, as it may be another's before the packet leaves */
+    bool of_put;
+    uint32_t put;    /* of_put: whose memory the body borrows */
+    uint8_t *bounce; /* for slices in too many pieces; the endpoint's, payload_max bytes */
+    uint8_t head[KVN_HEAD_BYTES_MAX];
+};
+
+/* conn.c */
+void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
+                      uint32_t api_id);
+void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
+                     const struct kvn_addr *from, uint32_t api_id);
+/* Sizes both sides now know. */
+void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer);
+void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env);
+/* text: a sentence. tell: a GOODBYE with err leaves, now and as often as the peer still sends. */
+void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tell,
+                  const char *text);
+/* By this side's user: no CONN_DOWN, no more events but PUT_DONE. */
+void kvn_conn_disconnect(struct kvn_conn *c, struct kvn_env *env);
+void kvn_conn_free(struct kvn_conn *c);
+/* At the start of a poll: what was handed out by the last one isn't looked at any more. */
+void kvn_conn_release(struct kvn_conn *c);
+void kvn_conn_run_timers(struct kvn_conn *c, struct kvn_env *env);
+bool kvn_conn_has_event(const struct kvn_conn *c);
+bool kvn_conn_next_event(struct kvn_conn *c, struct kvn_env *env, struct kvw_transport_event *ev);
+/* What is in flight has changed: set the timers by it. */
+void kvn_conn_rearm(struct kvn_conn *c, struct kvn_env *env);
+/* An ACK or time may have shown that packets are lost. */
+void kvn_conn_detect(struct kvn_conn *c, struct kvn_env *env);
+extern const struct kvn_inflight_events kvn_conn_inflight_events;
+
+/* conn_rx.c: a checked packet for this connection. */
+void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
+                      const struct kvn_addr *from);
+/* A HELLO for a connection that is here already. */
+void kvn_conn_hello(struct kvn_conn *c);
+void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_reset *reset);
+
+/* conn_tx.c */
+bool kvn_conn_can_send(const struct kvn_conn *c);
+/* Build the next packet; it counts as sent. False: nothing may leave now. */
+bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot);
+
+#endif

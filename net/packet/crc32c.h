@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * crc32c.h - CRC32C (Castagnoli), the digest of a packet.
+ *
+ * threads  any; the tables are made before main() and read only after
+ * memory   none      time  none
+ */
+#ifndef KVN_PACKET_CRC32C_H
+#define KVN_PACKET_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Continue crc (0 to begin) over n more bytes. The CPU's instruction where there is one. */
+uint32_t kvn_crc32c(uint32_t crc, const void *bytes, size_t n);
+
+/* The same by table; the reference for the one above. */
+uint32_t kvn_crc32c_table(uint32_t crc, const void *bytes, size_t n);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * endpoint.h - the packet protocol as a transport: a table of connections over one port.
+ *
+ * threads  as transport.h: one
+ * memory   one allocation in open, given back in close; most of it is address space that is only
+ *          touched by connections that exist
+ * time     now_ns comes from the caller; only the port's wait() reads a clock
+ */
+#ifndef KVN_PACKET_ENDPOINT_H
+#define KVN_PACKET_ENDPOINT_H
+
+#include "../net.h"
+#include "../port/port.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0 in a field: the default. */
+struct kvn_packet_config {
+    uint64_t seed;           /* of connection ids; 0: the kernel's entropy */
+    uint64_t dead_ns;        /* silence that ends a connection; KVW_PEER_DEAD_NS */
+    uint64_t connect_ns;     /* how long connect() tries; KVW_HELLO_TIMEOUT_NS */
+    uint32_t slice_bytes;    /* of a put in one packet; min(KVN_SLICE_DEFAULT, what fits). Rounded
+                                down to KVN_SLICE_ALIGN */
+    uint32_t inflight_bytes; /* most that may be on its way, to us and from us;
+                                KVN_INFLIGHT_BYTES */
+    uint32_t conns_max;      /* 1 .. KVW_CONNS_MAX; KVW_CONNS_MAX */
+};
+
+/*
+ * Make a transport of port. On KVW_OK the transport owns port and closes it; on an error the port
+ * is still the caller's, *t is untouched and why holds a sentence. cfg is only read here; NULL: all
+ * defaults.
+ *   KVW_E_INVALID  a field is out of range, or the port's payload_max is
+ *   KVW_E_NOMEM
+ *   KVW_E_IO       no entropy
+ */
+KVW_NODISCARD kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
+                                      const struct kvn_packet_config *cfg, char why[KVN_WHY_BYTES]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frame.h"
+
+#include <string.h>
+
+#include "crc32c.h"
+#include "le.h"
+
+static uint32_t head_digest(const uint8_t *head, uint32_t head_bytes)
+{
+    static const uint8_t zero[4];
+    uint32_t crc = kvn_crc32c(0, head, KVN_CRC_AT);
+
+    crc = kvn_crc32c(crc, zero, sizeof(zero));
+    return kvn_crc32c(crc, head + KVN_CRC_AT + 4, head_bytes - KVN_CRC_AT - 4);
+}
+
+static uint32_t fields_bytes(uint8_t type)
+{
+    switch (type) {
+    case KVN_PACKET_HELLO:
+    case KVN_PACKET_HELLO_ACK:
+        return KVN_HELLO_BYTES;
+    case KVN_PACKET_DATA:
+        return KVN_DATA_BYTES;
+    case KVN_PACKET_MSG:
+        return KVN_MSG_BYTES;
+    case KVN_PACKET_ACK:
+        return KVN_ACK_BYTES;
+    case KVN_PACKET_PING:
+        return KVN_PING_BYTES;
+    case KVN_PACKET_GOODBYE:
+        return KVN_GOODBYE_BYTES;
+    case KVN_PACKET_RESET:
+        return KVN_RESET_BYTES;
+    default:
+        return 0;
+    }
+}
+
+static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    f->hello = (struct kvn_hello){.source = kvn_load32(p + 24)};
+    if (f->hello.source == 0)
+        return KVW_E_PROTOCOL;
+    if (f->version != KVN_WIRE_VERSION)
+        return KVW_OK; /* the rest is another version's business */
+    f->hello.payload = kvn_load32(p + 28);
+    f->hello.slice = kvn_load32(p + 32);
+    f->hello.stream = kvn_load32(p + 36);
+    f->hello.inflight = kvn_load32(p + 40);
+    f->hello.puts = kvn_load32(p + 44);
+    if (f->hello.payload != len || len < KVN_PAYLOAD_MIN || f->hello.slice < KVN_SLICE_MIN ||
+        f->hello.stream < KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES ||
+        f->hello.inflight < 2 * KVN_PAYLOAD_MIN || f->hello.puts == 0 ||
+        (f->hello.puts & (f->hello.puts - 1)) != 0)
+        return KVW_E_PROTOCOL;
+    return KVW_OK;
+}
+
+static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    f->data = (struct kvn_data){
+        .put = kvn_load32(p + 24),
+        .region = kvn_load32(p + 28),
+        .offset = kvn_load64(p + 32),
+        .bytes = kvn_load32(p + 40),
+        .imm = kvn_load32(p + 44),
+    };
+    f->payload = p + KVN_DATA_BYTES;
+    f->payload_bytes = len - KVN_DATA_BYTES;
+    if (f->data.bytes == 0 || f->data.bytes > KVW_PUT_BYTES_MAX || f->payload_bytes == 0 ||
+        f->payload_bytes > f->data.bytes || f->slice >= KVN_SLICES_MAX ||
+        f->data.offset > UINT64_MAX - f->data.bytes)
+        return KVW_E_PROTOCOL;
+    return KVW_OK;
+}
+
+static kvw_err msg_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    f->stream_at = kvn_load64(p + 24);
+    f->payload = p + KVN_MSG_BYTES;
+    f->payload_bytes = len - KVN_MSG_BYTES;
+    if (f->payload_bytes == 0 || f->stream_at > UINT64_MAX - f->payload_bytes)
+        return KVW_E_PROTOCOL;
+    return KVW_OK;
+}
+
+/* Ranges come as (gap, length) downwards from the largest; none may reach below zero. */
+static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    struct kvn_ack *a = &f->ack;
+    uint64_t end;
+
+    a->largest = kvn_load64(p + 24);
+    a->delay = kvn_load32(p + 32);
+    a->echo = kvn_load32(p + 36);
+    a->stream_ends = kvn_load64(p + 40);
+    a->count = kvn_load16(p + 48);
+    if (a->count == 0 || a->count > KVN_ACK_RANGES_MAX || a->largest == UINT64_MAX)
+        return KVW_E_PROTOCOL;
+    if (len != KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES)
+        return KVW_E_TRUNCATED;
+    end = a->largest + 1;
+    for (uint32_t i = 0; i < a->count; ++i) {
+        const uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
+        const uint32_t gap = kvn_load32(r), length = kvn_load32(r + 4);
+
+        if (length == 0 || (gap == 0) != (i == 0) || (uint64_t)gap + length > end)
+            return KVW_E_PROTOCOL;
+        end -= gap;
+        a->range[i] = (struct kvn_range){.first = end - length, .end = end};
+        end -= length;
+    }
+    return KVW_OK;
+}
+
+static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    switch (f->type) {
+    case KVN_PACKET_HELLO:
+    case KVN_PACKET_HELLO_ACK:
+        return hello_decode(f, p, len);
+    case KVN_PACKET_DATA:
+        return data_decode(f, p, len);
+    case KVN_PACKET_MSG:
+        return msg_decode(f, p, len);
+    case KVN_PACKET_ACK:
+        return ack_decode(f, p, len);
+    case KVN_PACKET_GOODBYE:
+        f->goodbye = (kvw_err)(int32_t)kvn_load32(p + 24);
+        return KVW_OK;
+    case KVN_PACKET_RESET:
+        f->reset = (struct kvn_reset){.id = kvn_load32(p + 24), .reason = p[28], .version = p[29]};
+        return KVW_OK;
+    default:
+        return KVW_OK;
+    }
+}
+
+kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len)
+{
+    if (len < KVN_HEADER_BYTES)
+        return KVW_E_TRUNCATED;
+    f->version = bytes[0] >> 4;
+    f->type = bytes[0] & 15;
+    f->flags = bytes[1];
+    f->slice = kvn_load16(bytes + 2);
+    f->conn = kvn_load32(bytes + 4);
+    f->pn = kvn_load64(bytes + 8);
+    f->stamp = kvn_load32(bytes + 20);
+    f->payload = NULL;
+    f->payload_bytes = 0;
+    if (fields_bytes(f->type) == 0)
+        return KVW_E_PROTOCOL;
+    if (f->version != KVN_WIRE_VERSION && f->type != KVN_PACKET_HELLO &&
+        f->type != KVN_PACKET_RESET)
+        return KVW_E_VERSION;
+    /* A HELLO of another version is only promised to reach its source id. */
+    if (len < (f->version == KVN_WIRE_VERSION ? fields_bytes(f->type) : KVN_HEADER_BYTES + 8))
+        return KVW_E_TRUNCATED;
+    if (head_digest(bytes, len) != kvn_load32(bytes + KVN_CRC_AT))
+        return KVW_E_CHECKSUM;
+    return fields_decode(f, bytes, len);
+}
+
+static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
+{
+    uint64_t below = a->largest + 1;
+
+    kvn_store64(p + 24, a->largest);
+    kvn_store32(p + 32, a->delay);
+    kvn_store32(p + 36, a->echo);
+    kvn_store64(p + 40, a->stream_ends);
+    kvn_store16(p + 48, (uint16_t)a->count);
+    kvn_store16(p + 50, 0);
+    for (uint32_t i = 0; i < a->count; ++i) {
+        uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
+
+        kvn_store32(r, (uint32_t)(below - a->range[i].end));
+        kvn_store32(r + 4, (uint32_t)(a->range[i].end - a->range[i].first));
+        below = a->range[i].first;
+    }
+    return KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES;
+}
+
+uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
+{
+    head[0] = (uint8_t)(f->version << 4 | f->type);
+    head[1] = f->flags;
+    kvn_store16(head + 2, f->slice);
+    kvn_store32(head + 4, f->conn);
+    kvn_store64(head + 8, f->pn);
+    kvn_store32(head + KVN_CRC_AT, 0);
+    kvn_store32(head + 20, f->stamp);
+    switch (f->type) {
+    case KVN_PACKET_HELLO:
+    case KVN_PACKET_HELLO_ACK:
+        kvn_store32(head + 24, f->hello.source);
+        kvn_store32(head + 28, f->hello.payload);
+        kvn_store32(head + 32, f->hello.slice);
+        kvn_store32(head + 36, f->hello.stream);
+        kvn_store32(head + 40, f->hello.inflight);
+        kvn_store32(head + 44, f->hello.puts);
+        break;
+    case KVN_PACKET_DATA:
+        kvn_store32(head + 24, f->data.put);
+        kvn_store32(head + 28, f->data.region);
+        kvn_store64(head + 32, f->data.offset);
+        kvn_store32(head + 40, f->data.bytes);
+        kvn_store32(head + 44, f->data.imm);
+        break;
+    case KVN_PACKET_MSG:
+        kvn_store64(head + 24, f->stream_at);
+        break;
+    case KVN_PACKET_ACK:
+        return ack_encode(head, &f->ack);
+    case KVN_PACKET_GOODBYE:
+        kvn_store32(head + 24, (uint32_t)f->goodbye);
+        break;
+    case KVN_PACKET_RESET:
+        kvn_store32(head + 24, f->reset.id);
+        head[28] = f->reset.reason;
+        head[29] = f->reset.version;
+        kvn_store16(head + 30, 0);
+        break;
+    default:
+        break;
+    }
+    return fields_bytes(f->type);
+}
+
+void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
+                    uint32_t body_count)
+{
+    uint32_t crc = head_digest(head, head_bytes);
+
+    for (uint32_t i = 0; i < body_count; ++i)
+        crc = kvn_crc32c(crc, body[i].base, body[i].bytes);
+    kvn_store32(head + KVN_CRC_AT, crc);
+}

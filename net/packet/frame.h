@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * frame.h - packets to and from bytes. SPEC.md 3 to 9.
+ *
+ * threads  any
+ * memory   a decoded frame borrows the packet's bytes; nothing is allocated
+ * time     none
+ */
+#ifndef KVN_PACKET_FRAME_H
+#define KVN_PACKET_FRAME_H
+
+#include "../../kvwire/transport.h"
+#include "ranges.h"
+#include "wire.h"
+
+/* HELLO and HELLO_ACK. */
+struct kvn_hello {
+    uint32_t source;   /* the sender's own connection id, not 0 */
+    uint32_t payload;  /* length of this very packet: the path is known to carry it */
+    uint32_t slice;    /* the longest slice the sender wishes to send */
+    uint32_t stream;   /* control stream bytes the sender will take before its first ACK */
+    uint32_t inflight; /* DATA and MSG bytes the sender can take in one go */
+    uint32_t puts;     /* puts in progress the sender can track, a power of two */
+};
+
+struct kvn_data {
+    uint32_t put;    /* number of the put on this connection, from 0, modulo 2^32 */
+    uint32_t region; /* as in the region's key */
+    uint64_t offset; /* of the whole put in its region */
+    uint32_t bytes;  /* of the whole put */
+    uint32_t imm;
+};
+
+struct kvn_ack {
+    uint64_t largest;
+    uint32_t delay;       /* between the largest's arrival and this ACK, stamp units */
+    uint32_t echo;        /* the largest's stamp */
+    uint64_t stream_ends; /* absolute: control stream bytes before this one may be sent */
+    uint32_t count;       /* 1 .. KVN_ACK_RANGES_MAX */
+    struct kvn_range range[KVN_ACK_RANGES_MAX]; /* descending; range[0].end - 1 == largest */
+};
+
+struct kvn_reset {
+    uint32_t id;
+    uint8_t reason; /* enum kvn_reset_reason */
+    uint8_t version;
+};
+
+struct kvn_frame {
+    uint8_t version;
+    uint8_t type; /* enum kvn_packet_type */
+    uint8_t flags;
+    uint16_t slice; /* DATA: number of the slice in its put */
+    uint32_t conn;  /* the receiver's connection id; 0 in HELLO and RESET */
+    uint64_t pn;
+    uint32_t stamp;
+    union {
+        struct kvn_hello hello;
+        struct kvn_data data;
+        uint64_t stream_at; /* MSG: where the payload lies in the control stream */
+        struct kvn_ack ack;
+        kvw_err goodbye;
+        struct kvn_reset reset;
+    };
+    const uint8_t *payload; /* DATA and MSG; borrowed */
+    uint32_t payload_bytes;
+};
+
+/*
+ * Read a packet. Everything is checked that one packet can tell; *f is undefined on an error.
+ *   KVW_E_TRUNCATED  shorter than its type
+ *   KVW_E_CHECKSUM   the digest doesn't match
+ *   KVW_E_VERSION    another version, and neither HELLO nor RESET. A HELLO or RESET of another
+ *                    version is KVW_OK; only the fields that SPEC.md 2 fixes for ever are set
+ *   KVW_E_PROTOCOL   an unknown type, or a field out of range
+ */
+KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len);
+
+/*
+ * Write f's header and fields (not its payload or padding) into head and return their length, at
+ * most KVN_HEAD_BYTES_MAX. The digest is left 0 until kvn_frame_seal().
+ */
+uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f);
+
+/* Put the digest of head and body into head. */
+void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
+                    uint32_t body_count);
+
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "loss.h"
+
+void kvn_loss_begin(struct kvn_loss *l)
+{
+    *l = (struct kvn_loss){
+        .srtt_ns = KVN_RTT_START_NS,
+        .rttvar_ns = KVN_RTT_START_NS / 2,
+        .min_rtt_ns = UINT64_MAX,
+        .latest_rtt_ns = KVN_RTT_START_NS,
+        .loss_at_ns = UINT64_MAX,
+        .reorder_packets = KVN_REORDER_MIN,
+        .reorder_eighths = 1,
+    };
+}
+
+void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns)
+{
+    const bool first = l->min_rtt_ns == UINT64_MAX;
+    uint64_t away;
+
+    if (rtt_ns < l->min_rtt_ns)
+        l->min_rtt_ns = rtt_ns;
+    /* A peer that overstates its delay must not push the sample below the least ever seen. */
+    if (rtt_ns >= l->min_rtt_ns + delay_ns)
+        rtt_ns -= delay_ns;
+    l->latest_rtt_ns = rtt_ns;
+    if (first) {
+        l->srtt_ns = rtt_ns;
+        l->rttvar_ns = rtt_ns / 2;
+        return;
+    }
+    away = l->srtt_ns > rtt_ns ? l->srtt_ns - rtt_ns : rtt_ns - l->srtt_ns;
+    l->rttvar_ns = (3 * l->rttvar_ns + away) / 4;
+    l->srtt_ns = (7 * l->srtt_ns + rtt_ns) / 8;
+}
+
+void kvn_loss_was_late(struct kvn_loss *l, uint64_t distance)
+{
+    if (distance >= l->reorder_packets)
+        l->reorder_packets = distance < KVN_REORDER_MAX ? (uint32_t)distance + 1 : KVN_REORDER_MAX;
+    if (l->reorder_eighths < 8)
+        ++l->reorder_eighths;
+}
+
+static uint64_t loss_delay(const struct kvn_loss *l)
+{
+    const uint64_t rtt = l->srtt_ns > l->latest_rtt_ns ? l->srtt_ns : l->latest_rtt_ns;
+    const uint64_t delay = rtt + rtt * l->reorder_eighths / 8;
+
+    return delay > KVN_LOSS_DELAY_MIN_NS ? delay : KVN_LOSS_DELAY_MIN_NS;
+}
+
+uint32_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
+                         const struct kvn_inflight_events *ev, void *arg)
+{
+    const uint64_t delay = loss_delay(l);
+    uint32_t lost = 0;
+
+    l->loss_at_ns = UINT64_MAX;
+    for (uint64_t pn = f->base; pn < f->largest_acked; ++pn) {
+        const struct kvn_sent *s = kvn_inflight_at(f, pn);
+
+        if (s->state != KVN_SENT_FLYING)
+            continue;
+        if (f->largest_acked - pn >= l->reorder_packets || s->sent_ns + delay <= now_ns) {
+            kvn_inflight_lose(f, pn, ev, arg);
+            ++lost;
+        } else {
+            /* Sent in order: those after it are due no earlier. */
+            l->loss_at_ns = s->sent_ns + delay;
+            break;
+        }
+    }
+    kvn_inflight_trim(f, now_ns > 4 * delay ? now_ns - 4 * delay : 0);
+    return lost;
+}
+
+uint64_t kvn_loss_probe_at(const struct kvn_loss *l, uint64_t last_asking_ns)
+{
+    uint64_t wait = l->srtt_ns + 4 * l->rttvar_ns + KVN_ACK_DELAY_NS;
+
+    if (wait < KVN_PTO_MIN_NS)
+        wait = KVN_PTO_MIN_NS;
+    wait <<= l->probes < 8 ? l->probes : 8;
+    return last_asking_ns + (wait < KVN_PTO_MAX_NS ? wait : KVN_PTO_MAX_NS);
+}

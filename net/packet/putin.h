@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * putin.h - puts arriving from the peer: each slice is checked, placed once, and the put reported
+ * once when it is whole. SPEC.md 5.
+ *
+ * threads  one
+ * memory   the slots are the caller's, KVN_PUTS_MAX of them, all zero at the start; slices are
+ *          written into the regions, which is the only copy
+ * time     none
+ */
+#ifndef KVN_PACKET_PUTIN_H
+#define KVN_PACKET_PUTIN_H
+
+#include "frame.h"
+#include "regions.h"
+
+enum kvn_put_in_state {
+    KVN_PUT_IN_AHEAD = 0, /* nothing came yet; the first slice leads to OPEN */
+    KVN_PUT_IN_OPEN,      /* the last slice leads to LANDED */
+    KVN_PUT_IN_LANDED,    /* kvn_puts_in_next_landed() leads to TAKEN */
+    KVN_PUT_IN_TAKEN,     /* leads to AHEAD, of another number, once all before it are TAKEN */
+};
+
+struct kvn_put_in {
+    struct kvn_data data;
+    uint32_t slices;
+    uint32_t got;
+    uint32_t after; /* next in the list of LANDED puts */
+    enum kvn_put_in_state state;
+    uint64_t map[KVN_SLICES_MAX / 64];
+};
+
+/* Numbers run modulo 2^32. Every put before first is over. */
+struct kvn_puts_in {
+    struct kvn_put_in *slot;
+    uint32_t first;
+    uint32_t landed_head; /* by slot; UINT32_MAX: empty */
+    uint32_t landed_tail;
+    uint32_t slice; /* bytes, the peer's; as agreed */
+};
+
+void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint32_t slice);
+/* Give the slots back, all AHEAD. */
+void kvn_puts_in_end(struct kvn_puts_in *p);
+
+/*
+ * A slice from the peer, for conn (the gate asks). *fresh: bytes placed, 0 when it had come before.
+ *   KVW_E_AGAIN     its put is too far ahead to be tracked: not placed, must not be acknowledged
+ *   KVW_E_PROTOCOL  no such region, out of it, refused by its gate, or at odds with the put's other
+ *                   slices: nothing was placed
+ */
+KVW_NODISCARD kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
+                                       const struct kvn_regions *regions, kvw_conn_id conn,
+                                       uint32_t *fresh);
+
+/* Take the oldest LANDED put; valid until the next call here. NULL: none. */
+const struct kvn_data *kvn_puts_in_next_landed(struct kvn_puts_in *p);
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "putout.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "regions.h"
+
+static struct kvn_put_out *at(const struct kvn_puts_out *p, uint32_t put)
+{
+    return &p->slot[put & (KVN_PUTS_MAX - 1)];
+}
+
+static bool bit(const uint64_t *map, uint32_t n)
+{
+    return map[n / 64] >> (n % 64) & 1;
+}
+
+void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots)
+{
+    *p = (struct kvn_puts_out){.slot = slots, .done_head = UINT32_MAX, .done_tail = UINT32_MAX};
+}
+
+void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window)
+{
+    p->slice = slice;
+    p->window = window < KVN_PUTS_MAX ? window : KVN_PUTS_MAX;
+}
+
+kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put, uint32_t bytes)
+{
+    struct kvn_put_out *o = at(p, p->next);
+
+    if (p->next - p->first >= KVN_PUTS_MAX)
+        return KVW_E_AGAIN;
+    assert(o->state == KVN_PUT_OUT_FREE);
+    memset(o, 0, sizeof(*o));
+    memcpy(o->iov, put->iov, put->iov_count * sizeof(put->iov[0]));
+    o->iov_count = put->iov_count;
+    o->offset = put->offset;
+    o->cookie = put->cookie;
+    o->region = kvn_region_number(&put->key);
+    o->bytes = bytes;
+    o->imm = put->imm;
+    o->state = KVN_PUT_OUT_ACTIVE;
+    ++p->next;
+    return KVW_OK;
+}
+
+bool kvn_puts_out_ready(const struct kvn_puts_out *p)
+{
+    if (p->slice == 0)
+        return false;
+    return p->lost_count > 0 || (p->fresh != p->next && p->fresh - p->first < p->window);
+}
+
+static struct kvn_slice take_lost(struct kvn_puts_out *p)
+{
+    uint32_t put = p->first, word = 0, number;
+    struct kvn_put_out *o;
+
+    while (at(p, put)->lost_count == 0)
+        ++put;
+    o = at(p, put);
+    while (o->lost[word] == 0)
+        ++word;
+    number = word * 64 + (uint32_t)__builtin_ctzll(o->lost[word]);
+    o->lost[word] &= o->lost[word] - 1;
+    --o->lost_count;
+    --p->lost_count;
+    return (struct kvn_slice){.put = put, .number = number, .again = true};
+}
+
+struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p)
+{
+    struct kvn_put_out *o;
+    struct kvn_slice s;
+
+    assert(kvn_puts_out_ready(p));
+    if (p->lost_count > 0)
+        return take_lost(p);
+    o = at(p, p->fresh);
+    if (o->slices == 0)
+        o->slices = (o->bytes + p->slice - 1) / p->slice;
+    s = (struct kvn_slice){.put = p->fresh, .number = o->fresh++};
+    if (o->fresh == o->slices)
+        ++p->fresh;
+    return s;
+}
+
+uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slice *s,
+                             struct kvw_iov piece[KVW_PUT_IOV_MAX])
+{
+    const struct kvn_put_out *o = at(p, s->put);
+    uint32_t skip = s->number * p->slice, left = o->bytes - skip, count = 0;
+
+    if (left > p->slice)
+        left = p->slice;
+    for (uint32_t i = 0; i < o->iov_count && left > 0; ++i) {
+        const struct kvw_iov *v = &o->iov[i];
+        uint32_t n;
+
+        if (skip >= v->bytes) {
+            skip -= v->bytes;
+            continue;
+        }
+        n = v->bytes - skip < left ? v->bytes - skip : left;
+        piece[count++] = (struct kvw_iov){.base = (const uint8_t *)v->base + skip, .bytes = n};
+        left -= n;
+        skip = 0;
+    }
+    return count;
+}
+
+struct kvn_put_out *kvn_puts_out_find(const struct kvn_puts_out *p, uint32_t put)
+{
+    struct kvn_put_out *o = at(p, put);
+
+    return put - p->first < p->next - p->first && o->state == KVN_PUT_OUT_ACTIVE ? o : NULL;
+}
+
+static void done(struct kvn_puts_out *p, struct kvn_put_out *o, kvw_err err)
+{
+    const uint32_t slot = (uint32_t)(o - p->slot);
+
+    p->lost_count -= o->lost_count;
+    o->lost_count = 0;
+    o->state = KVN_PUT_OUT_DONE;
+    o->err = err;
+    o->after = UINT32_MAX;
+    if (p->done_tail == UINT32_MAX)
+        p->done_head = slot;
+    else
+        p->slot[p->done_tail].after = slot;
+    p->done_tail = slot;
+}
+
+bool kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice)
+{
+    struct kvn_put_out *o = kvn_puts_out_find(p, put);
+    const uint64_t mask = 1ull << (slice % 64);
+
+    if (o == NULL || bit(o->arrived, slice))
+        return false;
+    o->arrived[slice / 64] |= mask;
+    if (bit(o->lost, slice)) {
+        o->lost[slice / 64] &= ~mask;
+        --o->lost_count;
+        --p->lost_count;
+    }
+    if (++o->arrived_count < o->slices)
+        return false;
+    done(p, o, KVW_OK);
+    return true;
+}
+
+void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice)
+{
+    struct kvn_put_out *o = kvn_puts_out_find(p, put);
+
+    if (o == NULL || bit(o->arrived, slice) || bit(o->lost, slice))
+        return;
+    o->lost[slice / 64] |= 1ull << (slice % 64);
+    ++o->lost_count;
+    ++p->lost_count;
+}
+
+void kvn_puts_out_fail(struct kvn_puts_out *p, kvw_err err)
+{
+    for (uint32_t put = p->first; put != p->next; ++put)
+        if (at(p, put)->state == KVN_PUT_OUT_ACTIVE)
+            done(p, at(p, put), err);
+    p->fresh = p->next;
+}
+
+bool kvn_puts_out_next_done(struct kvn_puts_out *p, uint64_t *cookie, kvw_err *err)
+{
+    struct kvn_put_out *o;
+
+    if (p->done_head == UINT32_MAX)
+        return false;
+    o = &p->slot[p->done_head];
+    *cookie = o->cookie;
+    *err = o->err;
+    o->state = KVN_PUT_OUT_FREE;
+    p->done_head = o->after;
+    if (p->done_head == UINT32_MAX)
+        p->done_tail = UINT32_MAX;
+    while (p->first != p->next && at(p, p->first)->state == KVN_PUT_OUT_FREE)
+        ++p->first;
+    return true;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * putout.h - puts on their way to the peer: which slices were never sent, which must be sent again,
+ * which have arrived. SPEC.md 5.
+ *
+ * threads  one
+ * memory   the slots are the caller's, KVN_PUTS_MAX of them, all KVN_PUT_OUT_FREE at the start and
+ *          again after the last kvn_puts_out_next_done(); the iov memory is borrowed until then
+ * time     none
+ */
+#ifndef KVN_PACKET_PUTOUT_H
+#define KVN_PACKET_PUTOUT_H
+
+#include "../../kvwire/transport.h"
+#include "frame.h"
+
+#define KVN_SLICE_WORDS (KVN_SLICES_MAX / 64)
+
+enum kvn_put_out_state {
+    KVN_PUT_OUT_FREE,   /* push leads to ACTIVE */
+    KVN_PUT_OUT_ACTIVE, /* the last slice's arrival, or the connection's end, leads to DONE */
+    KVN_PUT_OUT_DONE,   /* kvn_puts_out_next_done() leads to FREE */
+};
+
+struct kvn_put_out {
+    struct kvw_iov iov[KVW_PUT_IOV_MAX];
+    uint64_t offset;
+    uint64_t cookie;
+    uint32_t iov_count;
+    uint32_t region;
+    uint32_t bytes;
+    uint32_t imm;
+    uint32_t slices; /* 0 until the first is taken: a put may be queued before the slice is known */
+    uint32_t fresh;  /* first slice never sent */
+    uint32_t lost_count;
+    uint32_t arrived_count;
+    uint32_t after; /* next in the list of DONE puts */
+    kvw_err err;
+    enum kvn_put_out_state state;
+    uint64_t lost[KVN_SLICE_WORDS];
+    uint64_t arrived[KVN_SLICE_WORDS];
+};
+
+/* Numbers run modulo 2^32: first .. next - 1 aren't FREE yet, or wait for one before them. */
+struct kvn_puts_out {
+    struct kvn_put_out *slot; /* by number, masked */
+    uint32_t first;
+    uint32_t next;
+    uint32_t fresh;      /* first put with slices never sent */
+    uint32_t lost_count; /* slices, of all */
+    uint32_t done_head;  /* list of DONE puts in their order, by slot; UINT32_MAX: empty */
+    uint32_t done_tail;
+    uint32_t window; /* puts the peer tracks */
+    uint32_t slice;  /* bytes; 0: not agreed yet */
+};
+
+/* One slice to send. */
+struct kvn_slice {
+    uint32_t put;
+    uint32_t number;
+    bool again;
+};
+
+void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots);
+/* The handshake has told the slice and the peer's window. */
+void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window);
+/* The put is in range. KVW_E_AGAIN: all slots are taken. */
+KVW_NODISCARD kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put,
+                                        uint32_t bytes);
+bool kvn_puts_out_ready(const struct kvn_puts_out *p);
+/* The next slice to send; it counts as sent. Only when ready. */
+struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p);
+/* Where a slice's bytes lie: up to KVW_PUT_IOV_MAX pieces. Returns how many. */
+uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slice *s,
+                             struct kvw_iov piece[KVW_PUT_IOV_MAX]);
+/* The ACTIVE put of this number; NULL: it is over. */
+struct kvn_put_out *kvn_puts_out_find(const struct kvn_puts_out *p, uint32_t put);
+/* Returns whether that was the put's last slice, so that its memory is about to be given back. */
+bool kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice);
+void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice);
+/* Every ACTIVE put becomes DONE with err. */
+void kvn_puts_out_fail(struct kvn_puts_out *p, kvw_err err);
+/* Take the oldest DONE put. */
+bool kvn_puts_out_next_done(struct kvn_puts_out *p, uint64_t *cookie, kvw_err *err);
+
+#endif

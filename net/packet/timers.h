@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * timers.h - all timers of a connection, and the events that move them. Callers report what
+ * happened; this file decides when something is due.
+ *
+ *   HELLO    the next HELLO leaves          10 ms, 20 ms, ... KVN_HELLO_MAX_NS after the last one
+ *   CONNECT  connecting, or being accepted, is given up      connect_ns after it began
+ *   LOSS     packets still out count as lost                 as loss.h says
+ *   PROBE    nothing comes back: send again                  as loss.h says
+ *   ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the first
+ *   PING     nothing was heard: ask                          dead_ns / 4 after the last packet
+ *   DEAD     nothing was heard: the peer is lost             dead_ns after the last packet
+ *   LINGER   an ended connection is forgotten                KVN_LINGER_NS after its end
+ *
+ * threads  one      memory  the caller's struct      time  as given
+ */
+#ifndef KVN_PACKET_TIMERS_H
+#define KVN_PACKET_TIMERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum kvn_timer {
+    KVN_TIMER_HELLO,
+    KVN_TIMER_CONNECT,
+    KVN_TIMER_LOSS,
+    KVN_TIMER_PROBE,
+    KVN_TIMER_ACK,
+    KVN_TIMER_PING,
+    KVN_TIMER_DEAD,
+    KVN_TIMER_LINGER,
+    KVN_TIMERS,
+};
+
+struct kvn_timers {
+    uint64_t at_ns[KVN_TIMERS]; /* UINT64_MAX: not running */
+    bool excused;               /* was_away has moved DEAD since the peer was last heard */
+};
+
+/* Nothing runs. Also: the connection is freed. */
+void kvn_timers_stop(struct kvn_timers *t);
+
+/* connect() or a HELLO began a connection. */
+void kvn_timers_began(struct kvn_timers *t, uint64_t now_ns, uint64_t connect_ns);
+
+/* HELLO number tries (from 1) left. */
+void kvn_timers_hello_sent(struct kvn_timers *t, uint64_t now_ns, uint32_t tries);
+
+/* The handshake is over. */
+void kvn_timers_up(struct kvn_timers *t);
+
+/* A valid packet came from the peer. */
+void kvn_timers_heard(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns);
+
+/* This side didn't look for a while: give the peer's packets until now + grace to show. Once per
+ * silence, or a caller that always polls late would never see a peer die. */
+void kvn_timers_was_away(struct kvn_timers *t, uint64_t now_ns, uint64_t grace_ns);
+
+/* A packet that asks for an ACK came, and none is due at once. */
+void kvn_timers_ack_owed(struct kvn_timers *t, uint64_t now_ns);
+void kvn_timers_ack_sent(struct kvn_timers *t);
+
+/* A PING was queued; the next one is another interval away. */
+void kvn_timers_pinged(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns);
+
+/* What is in flight changed: UINT64_MAX where nothing is to be waited for. */
+void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns);
+
+/* The connection ended; linger: it still answers. */
+void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger);
+
+/* Earliest; UINT64_MAX: none. */
+uint64_t kvn_timers_next(const struct kvn_timers *t);
+
+static inline bool kvn_timers_due(const struct kvn_timers *t, enum kvn_timer which, uint64_t now_ns)
+{
+    return t->at_ns[which] <= now_ns;
+}
+
+#endif

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wire.h - every packet type, length and limit of the packet protocol, on one page. SPEC.md beside
+ * it is the normative text; section numbers below are its.
+ */
+#ifndef KVN_PACKET_WIRE_H
+#define KVN_PACKET_WIRE_H
+
+#include <stdint.h>
+
+#include "../../kvwire/wire.h"
+
+/* SPEC.md 2: the top four bits of the first byte. */
+#define KVN_WIRE_VERSION 1
+
+/* SPEC.md 3: the low four bits of the first byte. An unknown type is dropped and counted. */
+enum kvn_packet_type {
+    KVN_PACKET_HELLO = 1,     /* client -> listener, padded to the payload it proposes */
+    KVN_PACKET_HELLO_ACK = 2, /* listener -> client, padded to the payload agreed */
+    KVN_PACKET_DATA = 3,      /* one slice of a put, with its own placement */
+    KVN_PACKET_MSG = 4,       /* bytes of the control stream */
+    KVN_PACKET_ACK = 5,       /* what has arrived */
+    KVN_PACKET_PING = 6,      /* asks for an ACK, carries nothing */
+    KVN_PACKET_GOODBYE = 7,   /* the sender has ended the connection, and why */
+    KVN_PACKET_RESET = 8,     /* the sender knows no such connection, or refuses it */
+};
+
+/* Flags, second byte. Others are sent as 0 and ignored. */
+#define KVN_FLAG_ACK_NOW 0x01 /* acknowledge without waiting for more */
+#define KVN_FLAG_AGAIN   0x02 /* carries something sent before; for people reading captures */
+
+/* Lengths. */
+#define KVN_HEADER_BYTES     24u /* of every packet */
+#define KVN_HELLO_BYTES      48u /* header and fields, before the padding */
+#define KVN_DATA_BYTES       48u
+#define KVN_MSG_BYTES        32u
+#define KVN_ACK_BYTES        52u /* before its ranges */
+#define KVN_ACK_RANGE_BYTES  8u
+#define KVN_ACK_RANGES_MAX   32u
+#define KVN_PING_BYTES       24u
+#define KVN_GOODBYE_BYTES    28u
+#define KVN_RESET_BYTES      32u
+#define KVN_HEAD_BYTES_MAX   (KVN_ACK_BYTES + KVN_ACK_RANGES_MAX * KVN_ACK_RANGE_BYTES)
+#define KVN_CRC_AT           16u    /* the digest's place in the header */
+#define KVN_PAYLOAD_MIN      1200u  /* of a UDP payload that a path must carry */
+#define KVN_PAYLOAD_MAX      65507u /* UDP over IPv4 carries no more */
+#define KVN_STREAM_LEN_BYTES 4u     /* before each message in the control stream */
+
+/* SPEC.md 5: slices. A put has at most KVN_SLICES_MAX of them. */
+#define KVN_SLICE_ALIGN   64u
+#define KVN_SLICE_MIN     ((KVN_PAYLOAD_MIN - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
+#define KVN_SLICE_MAX     ((KVN_PAYLOAD_MAX - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
+#define KVN_SLICE_DEFAULT 8192u
+#define KVN_SLICES_MAX    1024u
+
+/* SPEC.md 9: why a RESET was sent. */
+enum kvn_reset_reason {
+    KVN_RESET_UNKNOWN = 1, /* id: the connection that the answered packet named */
+    KVN_RESET_VERSION = 2, /* id: the HELLO's source id; version: what the sender speaks */
+    KVN_RESET_FULL = 3,    /* id: the HELLO's source id; no room for another connection */
+};
+
+/* Limits of this implementation; the first three are announced in HELLO. */
+#define KVN_PUTS_MAX         512u               /* puts in progress, each way, a power of two */
+#define KVN_STREAM_BYTES     (256u * 1024)      /* control stream buffer, each way, same */
+#define KVN_INFLIGHT_BYTES   (4u * 1024 * 1024) /* not yet acknowledged, default */
+#define KVN_SENT_MAX         4096u              /* packets remembered, a power of two */
+#define KVN_RANGES_MAX       64u                /* gaps tracked in one set */
+#define KVN_HALF_OPEN_MAX    16u                /* HELLOs answered, not yet heard again */
+#define KVN_ACK_EVERY        32u                /* packets, when the sender asks for none */
+#define KVN_WINDOW_START     (256u * 1024)      /* bytes in flight before anything is known */
+#define KVN_WINDOW_MIN       (128u * 1024)      /* never fewer, whatever is lost */
+#define KVN_WINDOW_MIN_SLICE 8u                 /* nor fewer slices */
+#define KVN_REORDER_MIN      3u                 /* packets; grows when found too small */
+#define KVN_REORDER_MAX      128u
+#define KVN_RESET_BURST      16u /* RESETs that may leave at once */
+#define KVN_RX_BURSTS        8u  /* of one poll() */
+#define KVN_TX_BURSTS        16u
+
+/* Times, nanoseconds. */
+#define KVN_ACK_DELAY_NS      (1000ull * 1000) /* longest wait for more to acknowledge */
+#define KVN_RTT_START_NS      (5ull * 1000 * 1000)
+#define KVN_PTO_MIN_NS        (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */
+#define KVN_PTO_MAX_NS        (100ull * 1000 * 1000)
+#define KVN_LOSS_DELAY_MIN_NS (200ull * 1000)
+#define KVN_HELLO_FIRST_NS    (10ull * 1000 * 1000)
+#define KVN_HELLO_MAX_NS      (160ull * 1000 * 1000)
+#define KVN_LINGER_NS         (500ull * 1000 * 1000) /* an ended connection still answers */
+#define KVN_GOODBYE_GAP_NS    (1000ull * 1000)
+#define KVN_RESET_GAP_NS      (1000ull * 1000)
+#define KVN_TX_RETRY_NS       (100ull * 1000) /* after the port was full */
+#define KVN_STAMP_SHIFT       6               /* time stamps count 64 ns */
+
+_Static_assert((KVW_PUT_BYTES_MAX + KVN_SLICE_MIN - 1) / KVN_SLICE_MIN <= KVN_SLICES_MAX,
+               "the longest put of the shortest slices fits the bitmap");
+_Static_assert(KVN_STREAM_BYTES >= 2 * (KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES),
+               "two of the longest messages fit the stream buffer");
+_Static_assert((KVN_PUTS_MAX & (KVN_PUTS_MAX - 1)) == 0 &&
+                   (KVN_STREAM_BYTES & (KVN_STREAM_BYTES - 1)) == 0 &&
+                   (KVN_SENT_MAX & (KVN_SENT_MAX - 1)) == 0,
+               "rings are indexed by masking");
+_Static_assert(KVN_HEAD_BYTES_MAX + 16 <= KVN_PAYLOAD_MIN, "an ACK fits every path");
+
+#endif
