@@ -35,7 +35,7 @@ static void expect_ids(const struct kve_tok *t, const char *text, size_t bytes, 
     size_t n = 0;
 
     cr_assert_eq(kve_tok_encode(t, text, bytes, special, false, &got, &n), KVW_OK);
-    cr_expect(n == count && memcmp(got, ids, n * sizeof(*ids)) == 0,
+    cr_expect(n == count && (n == 0 || memcmp(got, ids, n * sizeof(*ids)) == 0),
               "\"%.60s\": %zu ids, first %u; not %zu, first %u", text, n, n > 0 ? got[0] : 0, count,
               count > 0 ? ids[0] : 0);
     free(got);
