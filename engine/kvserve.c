@@ -373,7 +373,7 @@ static bool complete(struct cli *c, const char *what)
 
         w->threads = cores > workers ? (uint32_t)(cores / workers) : 1;
     }
-    return known_net(w->net);
+    return tokenize || known_net(w->net);
 }
 
 static bool known_command(const char *what)

@@ -52,6 +52,8 @@ def text_tokens(n):
         f.write(text)
         f.flush()
         out = run(["tokenize", "--model", MODEL, "--raw", "--prompt-file", f.name])
+    if out.returncode != 0:
+        raise RuntimeError(out.stderr)
     ids = json.loads(out.stdout)
     while len(ids) < n:
         ids = ids + ids
