@@ -206,18 +206,6 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
                KVN_RESET_UNKNOWN);
 }
 
-static void receive_all(struct kvn_endpoint *ep)
-{
-    uint32_t n = KVN_BURST;
-
-    for (uint32_t bursts = 0; bursts < KVN_RX_BURSTS && n == KVN_BURST; ++bursts) {
-        n = ep->port->ops->rx(ep->port, ep->env.now_ns, ep->rx, KVN_BURST);
-        for (uint32_t i = 0; i < n; ++i)
-            receive(ep, &ep->rx[i]);
-    }
-    ep->more_rx = n == KVN_BURST;
-}
-
 /* --- sending --- */
 
 static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
@@ -317,6 +305,22 @@ static void transmit(struct kvn_endpoint *ep)
         }
     }
     ep->tx_first = ep->tx_count = 0;
+}
+
+/* A full burst is answered before the next one is looked at: an ACK that waits for the port to run
+ * empty keeps the sender waiting too, and both ends work in turns. */
+static void receive_all(struct kvn_endpoint *ep)
+{
+    uint32_t n = KVN_BURST;
+
+    for (uint32_t bursts = 0; bursts < KVN_RX_BURSTS && n == KVN_BURST; ++bursts) {
+        if (bursts > 0)
+            transmit(ep);
+        n = ep->port->ops->rx(ep->port, ep->env.now_ns, ep->rx, KVN_BURST);
+        for (uint32_t i = 0; i < n; ++i)
+            receive(ep, &ep->rx[i]);
+    }
+    ep->more_rx = n == KVN_BURST;
 }
 
 /* --- the transport's operations --- */

@@ -18,8 +18,13 @@
 #include "fault.h"
 
 #define PAYLOAD_DEFAULT (KVN_SLICE_DEFAULT + KVN_DATA_BYTES)
-#define PAYLOAD_1500    1452u /* what IPv6 leaves of the common MTU */
-#define QUEUE_DEFAULT   (4u * 1024 * 1024)
+/* Inside one host a packet costs the same whatever its length; the README has the figures. */
+#define SLICE_LOCAL   (32u * 1024)
+#define PAYLOAD_LOCAL (SLICE_LOCAL + KVN_DATA_BYTES)
+/* Room for whatever a peer proposes, so that a smaller size can be agreed on. */
+#define RX_BYTES      65536u
+#define PAYLOAD_1500  1452u /* what IPv6 leaves of the common MTU */
+#define QUEUE_DEFAULT (4u * 1024 * 1024)
 
 union any_addr {
     struct sockaddr any;
@@ -225,7 +230,7 @@ static int bind_socket(struct kvn_addr *local)
 static void prepare_rx(struct udp_port *u)
 {
     for (uint32_t i = 0; i < KVN_BURST; ++i) {
-        u->rx_iov[i] = (struct iovec){u->buffers + (size_t)i * u->stride, u->base.payload_max};
+        u->rx_iov[i] = (struct iovec){u->buffers + (size_t)i * u->stride, RX_BYTES};
         u->rx_msg[i].msg_hdr.msg_name = &u->rx_from[i];
         u->rx_msg[i].msg_hdr.msg_iov = &u->rx_iov[i];
         u->rx_msg[i].msg_hdr.msg_iovlen = 1;
@@ -255,7 +260,7 @@ kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *c
     u->base.payload_max = cfg->payload_max != 0 ? cfg->payload_max : PAYLOAD_DEFAULT;
     u->base.default_peer = peer;
     /* Buffers a page multiple apart would all compete for the same cache sets. */
-    u->stride = (u->base.payload_max + 63) / 64 * 64 + 64;
+    u->stride = RX_BYTES + 64;
     u->buffers = malloc((size_t)KVN_BURST * u->stride);
     if (u->buffers == NULL)
         goto free_port;
@@ -289,11 +294,25 @@ nomem:
     return KVW_E_NOMEM;
 }
 
+static bool is_loopback(const char *text)
+{
+    static const uint8_t one[16] = {[15] = 1};
+    struct kvn_addr a;
+
+    if (text == NULL || kvn_addr_parse(&a, text) != KVW_OK)
+        return false;
+    return a.family == 4 ? a.ip[0] == 127 : memcmp(a.ip, one, sizeof(one)) == 0;
+}
+
 KVN_OPEN_DECLARE(udp);
 KVN_OPEN_DECLARE(udp)
 {
-    const struct kvn_udp_config udp = {.local = cfg->local, .peer = cfg->peer};
-    struct kvn_packet_config packet = {.seed = 0};
+    /* The client proposes the size and the handshake proves it, so a listener takes any. */
+    const bool big = cfg->listener || is_loopback(cfg->local) || is_loopback(cfg->peer);
+    const struct kvn_udp_config udp = {.local = cfg->local,
+                                       .peer = cfg->peer,
+                                       .payload_max = big ? PAYLOAD_LOCAL : PAYLOAD_DEFAULT};
+    struct kvn_packet_config packet = {.slice_bytes = SLICE_LOCAL};
     struct kvn_port *port;
     uint32_t queued_max;
     kvw_err err;
