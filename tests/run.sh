@@ -121,6 +121,7 @@ suite_sanitize() {
 
 suite_e2e() {
     kvw_get_model
+    run_tap "e2e: quickstart" python3 "$kvw_root/tests/e2e/quickstart.py"
     run_tap "e2e: equal tokens" python3 "$kvw_root/tests/e2e/equal.py"
     run_tap "e2e: overlap" python3 "$kvw_root/tests/e2e/overlap.py"
     run_tap "e2e: kill -9, dpdk" python3 "$kvw_root/tests/e2e/kill.py" dpdk
