@@ -188,6 +188,8 @@ static void attend_segment(void *arg, uint32_t item, uint32_t worker)
             .block_tokens = pool->block_tokens,
             .first = first,
             .last = first + (left < KVE_KEY_SEGMENT ? left : KVE_KEY_SEGMENT),
+            .fetch_bytes = h == 0 ? (uint32_t)pool->token_stride : 0,
+            .fetch_ahead = 8 * pool->token_stride,
             .head_dim = c->head_dim,
             .group = group,
             .q = o->q + (size_t)h * group * c->head_dim,

@@ -25,6 +25,8 @@ struct kve_attend {
     uint64_t block_stride, token_stride; /* bytes */
     uint32_t block_tokens;
     uint32_t first, last; /* positions first .. last-1 */
+    uint32_t fetch_bytes; /* of each row, ask the cache for so many: 0 if another head has */
+    uint32_t fetch_ahead; /* for K, so many bytes on */
     uint32_t head_dim;
     uint32_t group;   /* query heads, 1 .. KVE_GROUP_MAX */
     const float *q;   /* [group][head_dim], already scaled */

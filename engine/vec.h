@@ -9,6 +9,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if KVE_VL > 4
+#include <immintrin.h>
+#endif
+
 typedef float vf __attribute__((vector_size(4 * KVE_VL)));
 typedef int32_t vi __attribute__((vector_size(4 * KVE_VL)));
 typedef uint32_t vu __attribute__((vector_size(4 * KVE_VL)));
@@ -48,17 +52,24 @@ static inline vf vf_min(vf a, vf b)
     return vf_select(a < b, a, b);
 }
 
-/* A tree, so that every build adds in one order. */
+/* Halves onto halves. */
 static inline float vf_sum(vf v)
 {
-    float a[KVE_VL];
+#if KVE_VL == 16
+    const __m512 whole = (__m512)v;
+    const __m256 eight =
+        _mm256_add_ps(_mm512_castps512_ps256(whole), _mm512_extractf32x8_ps(whole, 1));
+#elif KVE_VL == 8
+    const __m256 eight = (__m256)v;
+#endif
+#if KVE_VL > 4
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
 
-    memcpy(a, &v, sizeof(a));
-    for (int half = KVE_VL / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i)
-            a[i] += a[i + half];
-    }
-    return a[0];
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 static inline vf vf_load_bf16(const uint16_t *p)
