@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every decoder of the KV protocol survives any bytes, and what it accepts encodes to them again.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../kvwire/chunk.h"
+#include "../../kvwire/msg.h"
+
+#define CHECK(cond)                                                                                \
+    do {                                                                                           \
+        if (!(cond))                                                                               \
+            abort();                                                                               \
+    } while (0)
+
+static uint8_t again[KVW_MSG_BYTES_MAX];
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
+
+static void same(const uint8_t *bytes, uint32_t n, uint32_t encoded)
+{
+    CHECK(encoded == n);
+    CHECK(memcmp(bytes, again, n) == 0);
+}
+
+static void offer(const uint8_t *bytes, uint32_t n)
+{
+    static struct kvw_run runs[KVW_XFER_RUNS_MAX];
+    struct kvw_offer_msg o;
+    uint64_t blocks = 0;
+
+    if (kvw_offer_decode(&o, bytes, n) != KVW_OK)
+        return;
+    for (uint32_t i = 0; i < o.run_count; ++i) {
+        runs[i] = kvw_offer_run(&o, i);
+        blocks += runs[i].count;
+    }
+    CHECK(blocks * o.block_tokens >= o.tokens);
+    same(bytes, n, kvw_offer_encode(again, &o, runs));
+}
+
+static void hello(const uint8_t *bytes, uint32_t n)
+{
+    char text[KVW_TEXT_BYTES_MAX + 1];
+    struct kvw_hello h, twice;
+    uint32_t encoded, version;
+
+    if (kvw_hello_front(bytes, n, &version) != KVW_OK || kvw_hello_decode(&h, bytes, n) != KVW_OK)
+        return;
+    /* Not the same bytes: names are cleaned and what follows them is dropped. Once more is. */
+    encoded = kvw_hello_encode(again, &h);
+    CHECK(encoded <= n);
+    CHECK(kvw_hello_decode(&twice, again, encoded) == KVW_OK);
+    CHECK(memcmp(&h, &twice, sizeof(h)) == 0);
+    CHECK(kvw_hello_match(&h, &twice, text) == KVW_E_MISMATCH); /* of the same role, at least */
+}
+
+static void texts(const uint8_t *bytes, uint32_t n)
+{
+    struct kvw_reject r;
+    struct kvw_abort_msg a;
+
+    if (kvw_reject_decode(&r, bytes, n) == KVW_OK)
+        CHECK(r.err < 0 && kvw_reject_encode(again, &r) <= n);
+    if (kvw_abort_decode(&a, bytes, n) == KVW_OK)
+        CHECK(a.err < 0 && kvw_abort_encode(again, &a) == n);
+}
+
+static void chunk(const uint8_t *bytes, uint32_t n)
+{
+    struct kvw_chunk_hdr h;
+
+    if (kvw_chunk_hdr_decode(&h, bytes, n) != KVW_OK)
+        return;
+    kvw_chunk_hdr_encode(again, &h);
+    same(bytes, KVW_CHUNK_HDR_BYTES, KVW_CHUNK_HDR_BYTES);
+    CHECK(h.stream_bytes == n - KVW_CHUNK_HDR_BYTES);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    const uint32_t n = (uint32_t)(size < KVW_MSG_BYTES_MAX ? size : KVW_MSG_BYTES_MAX);
+    struct kvw_commit_msg commit;
+    struct kvw_xfer_msg renew;
+    struct kvw_done_msg done;
+    uint64_t limit;
+
+    hello(bytes, n);
+    texts(bytes, n);
+    offer(bytes, n);
+    if (kvw_grant_decode(&limit, bytes, n) == KVW_OK)
+        same(bytes, n, kvw_grant_encode(again, limit));
+    if (kvw_renew_decode(&renew, bytes, n) == KVW_OK)
+        same(bytes, n, kvw_renew_encode(again, &renew));
+    if (kvw_commit_decode(&commit, bytes, n) == KVW_OK)
+        same(bytes, n, kvw_commit_encode(again, &commit));
+    if (kvw_done_decode(&done, bytes, n) == KVW_OK)
+        same(bytes, n, kvw_done_encode(again, &done));
+    chunk(bytes, n);
+    return 0;
+}
