@@ -397,9 +397,9 @@ static void merge_all(const struct kve_bpe *bpe, struct row *r)
     while (r->heap_count > 0) {
         const struct wish w = heap_take(r);
 
-        if (r->symbol[w.left] != w.left_symbol || r->symbol[w.right] != w.right_symbol ||
-            r->after[w.left] != w.right)
-            continue; /* one of the two has been merged since */
+        /* If one of the two has been merged since, it is another symbol, or none. */
+        if (r->symbol[w.left] != w.left_symbol || r->symbol[w.right] != w.right_symbol)
+            continue;
         r->symbol[w.left] = find_pair(bpe, w.left_symbol, w.right_symbol)->merged;
         r->symbol[w.right] = NONE;
         r->after[w.left] = r->after[w.right];

@@ -37,6 +37,8 @@ struct gb {
 
 static inline void gb_raw(struct gb_buf *b, const void *p, size_t n)
 {
+    if (n > SIZE_MAX / 4)
+        abort();
     if (b->bytes + n > b->room) {
         b->room = (b->bytes + n) * 2;
         b->at = realloc(b->at, b->room);

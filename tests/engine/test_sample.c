@@ -106,6 +106,27 @@ Test(sample, top_p_over_equal_weights)
     expect_probabilities(1, 0.2499f, logits, p, 200, 96);
 }
 
+/* Nearly equal ones, too, but there the heavier are in: the set is the last ids, not the first. */
+Test(sample, top_p_over_nearly_equal_weights)
+{
+    float logits[200];
+    double p[200] = {0}, total = 0, in = 0;
+    int i;
+
+    for (i = 0; i < 200; ++i) {
+        logits[i] = (float)i * 1e-4f;
+        total += exp((double)logits[i]);
+    }
+    while (in < total * (double)0.25f) {
+        --i;
+        in += p[i] = exp((double)logits[i]);
+    }
+    cr_assert(i > 140 && i < 160, "%d", i);
+    for (int k = 0; k < 200; ++k)
+        p[k] /= in;
+    expect_probabilities(1, 0.25f, logits, p, 200, 96);
+}
+
 Test(sample, minus_infinity_and_nan_are_never_drawn)
 {
     expect_probabilities(1, 1, (float[]){-INFINITY, 0, NAN, 0}, (double[]){0, .5, 0, .5}, 4, 15.2);

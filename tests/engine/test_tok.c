@@ -571,7 +571,7 @@ Test(tok, chatml_with_the_templates_own_system_turn)
                 "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
                 "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
                 "<|im_start|>assistant\n");
-    expect_chat(t, m, 0, "<|im_start|>assistant\n");
+    expect_chat(t, m + 1, 0, "<|im_start|>assistant\n");
     kve_tok_close(t);
 }
 
