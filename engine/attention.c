@@ -28,8 +28,11 @@ static void gather(const struct kve_pass *p, uint32_t kv, uint32_t head, uint32_
                         at % pool->block_tokens) +
             head * pool->head_stride;
 
-        p->r->kernels->from_bf16(to + (size_t)i * pool->head_dim,
-                                 (const uint16_t *)(const void *)from, pool->head_dim);
+        if (pool->dtype == KVW_DTYPE_F32)
+            memcpy(to + (size_t)i * pool->head_dim, from, pool->head_dim * sizeof(*to));
+        else
+            p->r->kernels->from_bf16(to + (size_t)i * pool->head_dim,
+                                     (const uint16_t *)(const void *)from, pool->head_dim);
     }
 }
 
@@ -188,6 +191,7 @@ static void attend_segment(void *arg, uint32_t item, uint32_t worker)
             .block_tokens = pool->block_tokens,
             .first = first,
             .last = first + (left < KVE_KEY_SEGMENT ? left : KVE_KEY_SEGMENT),
+            .f32 = pool->dtype == KVW_DTYPE_F32,
             .fetch_bytes = h == 0 ? (uint32_t)pool->token_stride : 0,
             .fetch_ahead = 8 * pool->token_stride,
             .head_dim = c->head_dim,

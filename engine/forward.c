@@ -310,8 +310,8 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
     const uint64_t end = (uint64_t)seq->tokens + count;
 
     if (p->layers != c->layers || p->kv_heads != c->kv_heads || p->head_dim != c->head_dim ||
-        p->dtype != KVW_DTYPE_BF16 || count == 0 || end > r->seq_tokens_max ||
-        end > (uint64_t)seq->block_count * p->block_tokens)
+        (p->dtype != KVW_DTYPE_BF16 && p->dtype != KVW_DTYPE_F32) || count == 0 ||
+        end > r->seq_tokens_max || end > (uint64_t)seq->block_count * p->block_tokens)
         return false;
     for (uint32_t i = 0; i < count; ++i) {
         if (tokens[i] >= c->vocab)

@@ -14,17 +14,20 @@
 #ifndef KVE_KERNELS_H
 #define KVE_KERNELS_H
 
+#include <stdbool.h>
+
 #include "quant.h"
 
 #define KVE_GROUP_MAX 64u /* query heads that share one K/V head */
 
-/* One query token against a run of keys of one K/V head, in bf16, through a block table. */
+/* One query token against a run of keys of one K/V head, bf16 (or f32), through a block table. */
 struct kve_attend {
     const unsigned char *k, *v; /* element (block 0, token 0, this head, dim 0) */
     const uint32_t *blocks;
     uint64_t block_stride, token_stride; /* bytes */
     uint32_t block_tokens;
     uint32_t first, last; /* positions first .. last-1 */
+    bool f32;             /* K and V are floats */
     uint32_t fetch_bytes; /* of each row, ask the cache for so many: 0 if another head has */
     uint32_t fetch_ahead; /* for K, so many bytes on */
     uint32_t head_dim;

@@ -111,17 +111,6 @@ INLINE void rows32(const uint8_t *w, uint64_t row_bytes, uint32_t n, uint32_t bl
         y[r] = _mm512_reduce_add_ps(_mm512_add_ps(low[r], high[r]));
 }
 
-/* Rows come from a file's map in small pages, where the hardware stops looking ahead at each page's
- * end; so ask for what is AHEAD bytes on. Past the end of the matrix this does nothing or no harm.
- */
-#define AHEAD 4096u
-
-INLINE void look_ahead(const uint8_t *w, uint64_t bytes)
-{
-    for (uint64_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
-}
-
 INLINE void matvec32(const struct kve_matrix *w, uint32_t first, uint32_t rows,
                      uint32_t block_bytes, load32 load, const float *x, float *y)
 {
@@ -130,11 +119,45 @@ INLINE void matvec32(const struct kve_matrix *w, uint32_t first, uint32_t rows,
     uint32_t r = 0;
 
     for (; r + 4 <= rows; r += 4, p += 4 * w->row_bytes) {
-        look_ahead(p, 4 * w->row_bytes);
+        body_look_ahead(p, 4 * w->row_bytes);
         rows32(p, w->row_bytes, 4, blocks, block_bytes, load, x, y + r);
     }
     for (; r < rows; ++r, p += w->row_bytes)
         rows32(p, w->row_bytes, 1, blocks, block_bytes, load, x, y + r);
+}
+
+INLINE void blocks32(const uint8_t *b, size_t count, uint32_t block_bytes, load32 load, float *y)
+{
+    for (size_t i = 0; i < count / 32; ++i) {
+        const struct values32 v = load(b + i * block_bytes);
+
+        _mm512_storeu_ps(y + 32 * i, v.low);
+        _mm512_storeu_ps(y + 32 * i + 16, v.high);
+    }
+}
+
+static void dequantise(kve_type type, const void *blocks, float *values, size_t count)
+{
+    switch (type) {
+    case KVE_TYPE_Q4_0:
+        blocks32(blocks, count, 18, load_q4_0, values);
+        break;
+    case KVE_TYPE_Q4_1:
+        blocks32(blocks, count, 20, load_q4_1, values);
+        break;
+    case KVE_TYPE_Q5_0:
+        blocks32(blocks, count, 22, load_q5_0, values);
+        break;
+    case KVE_TYPE_Q5_1:
+        blocks32(blocks, count, 24, load_q5_1, values);
+        break;
+    case KVE_TYPE_Q8_0:
+        blocks32(blocks, count, 34, load_q8_0, values);
+        break;
+    default:
+        body_dequantise(type, blocks, values, count);
+        break;
+    }
 }
 
 static void matvec(const struct kve_matrix *w, uint32_t first, uint32_t rows, const float *x,
@@ -164,7 +187,7 @@ static void matvec(const struct kve_matrix *w, uint32_t first, uint32_t rows, co
 
 const struct kve_kernels kve_kernels_avx512 = {
     .name = "avx512",
-    .dequantise = body_dequantise,
+    .dequantise = dequantise,
     .matvec = matvec,
     .rmsnorm = body_rmsnorm,
     .silu_mul = body_silu_mul,

@@ -15,6 +15,16 @@
 /* Values that are dequantised at a time: whole blocks of every type, and little enough for L1. */
 #define BODY_PIECE 256u
 
+/* Rows come from a file's map in small pages, where the hardware stops looking ahead at each page's
+ * end; so ask for what is BODY_AHEAD bytes on. Past the end of the map this does nothing. */
+#define BODY_AHEAD 4096u
+
+static inline void body_look_ahead(const unsigned char *w, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(w + BODY_AHEAD + i);
+}
+
 static inline float body_dot(const float *a, const float *b, uint32_t n)
 {
     vf acc[4] = {{0}, {0}, {0}, {0}};
@@ -48,6 +58,7 @@ static inline void body_matvec(const struct kve_matrix *w, uint32_t first, uint3
         const unsigned char *p = kve_matrix_row(w, first + r);
         float sum = 0;
 
+        body_look_ahead(p, w->row_bytes);
         for (uint32_t c = 0; c < w->cols; c += BODY_PIECE, p += piece_bytes) {
             const uint32_t n = w->cols - c < BODY_PIECE ? w->cols - c : BODY_PIECE;
 
@@ -191,14 +202,22 @@ static inline void body_softmax(const struct kve_attend *a)
     }
 }
 
-/* Any head_dim: each row is widened into a->row first. */
+static inline void body_widen(const struct kve_attend *a, const uint16_t *row)
+{
+    if (a->f32)
+        memcpy(a->row, row, a->head_dim * sizeof(*a->row));
+    else
+        body_from_bf16(a->row, row, a->head_dim);
+}
+
+/* Any head_dim and type: each row is widened into a->row first. */
 static inline void body_attend_any(const struct kve_attend *a)
 {
     const uint32_t n = a->last - a->first, dim = a->head_dim;
     const uint16_t *row = body_row(a, a->k, a->first);
 
     for (uint32_t i = 0; i < n; row = body_next(a, a->k, a->first + i, row), ++i) {
-        body_from_bf16(a->row, row, dim);
+        body_widen(a, row);
         for (uint32_t g = 0; g < a->group; ++g)
             a->scores[g * n + i] = body_dot(a->q + g * dim, a->row, dim);
     }
@@ -206,7 +225,7 @@ static inline void body_attend_any(const struct kve_attend *a)
     memset(a->out, 0, (size_t)a->group * dim * sizeof(*a->out));
     row = body_row(a, a->v, a->first);
     for (uint32_t i = 0; i < n; row = body_next(a, a->v, a->first + i, row), ++i) {
-        body_from_bf16(a->row, row, dim);
+        body_widen(a, row);
         for (uint32_t g = 0; g < a->group; ++g)
             body_add_scaled(a->out + g * dim, a->row, a->scores[g * n + i], dim);
     }
@@ -283,7 +302,7 @@ BODY_INLINE void body_attend_vectors(const struct kve_attend *a, const uint32_t 
 
 static void body_attend(const struct kve_attend *a)
 {
-    switch (a->head_dim) {
+    switch (a->f32 ? 0 : a->head_dim) {
     case 64:
         body_attend_vectors(a, 64 / KVE_VL);
         break;

@@ -2,6 +2,7 @@
 #include "ops.h"
 
 #include <math.h>
+#include <string.h>
 
 void kve_rope_turn(float *turn, const double *speed, uint32_t pairs, uint32_t position)
 {
@@ -29,11 +30,15 @@ void kve_rope_apply(float *heads, uint32_t count, uint32_t head_dim, const float
 void kve_pool_store(const struct kvw_pool *p, const struct kve_kernels *k, unsigned char *at,
                     const float *values)
 {
-    if (p->head_stride == p->head_dim * sizeof(uint16_t)) { /* heads side by side: all at once */
-        k->to_bf16((uint16_t *)(void *)at, values, (size_t)p->kv_heads * p->head_dim);
-        return;
+    const size_t width = p->dtype == KVW_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    const bool together = p->head_stride == p->head_dim * width; /* heads side by side */
+    const uint32_t runs = together ? 1 : p->kv_heads;
+    const size_t n = (size_t)p->head_dim * (together ? p->kv_heads : 1);
+
+    for (uint32_t i = 0; i < runs; ++i, at += p->head_stride, values += n) {
+        if (p->dtype == KVW_DTYPE_F32)
+            memcpy(at, values, n * sizeof(*values));
+        else
+            k->to_bf16((uint16_t *)(void *)at, values, n);
     }
-    for (uint32_t h = 0; h < p->kv_heads; ++h)
-        k->to_bf16((uint16_t *)(void *)(at + h * p->head_stride), values + h * p->head_dim,
-                   p->head_dim);
 }

@@ -27,7 +27,16 @@ static inline uint16_t quant_u16(const uint8_t *p)
 
 static inline void quant_f16(const uint8_t *p, float *y, size_t n)
 {
-    for (size_t i = 0; i < n; ++i)
+    size_t i = 0;
+
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8) {
+        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * i));
+
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(h));
+    }
+#endif
+    for (; i < n; ++i)
         y[i] = F16(quant_u16(p + 2 * i));
 }
 
@@ -156,16 +165,16 @@ static inline void quant_q6_k(const uint8_t *b, float *y)
     const float d = F16(quant_u16(b + 208));
 
     for (int half = 0; half < 2; ++half, ql += 64, qh += 32, sc += 8, y += 128) {
-        for (int l = 0; l < 32; ++l) {
-            const int is = l / 16;
-            const int q0 = ((ql[l] & 15) | (qh[l] & 3) << 4) - 32;
-            const int q1 = ((ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4) - 32;
-            const int q2 = ((ql[l] >> 4) | (qh[l] >> 4 & 3) << 4) - 32;
-            const int q3 = ((ql[l + 32] >> 4) | (qh[l] >> 6) << 4) - 32;
-            y[l] = d * (float)(int8_t)sc[is] * (float)q0;
-            y[l + 32] = d * (float)(int8_t)sc[is + 2] * (float)q1;
-            y[l + 64] = d * (float)(int8_t)sc[is + 4] * (float)q2;
-            y[l + 96] = d * (float)(int8_t)sc[is + 6] * (float)q3;
+        for (int is = 0; is < 2; ++is) { /* sixteen values share a scale */
+            const float s0 = d * (float)(int8_t)sc[is], s1 = d * (float)(int8_t)sc[is + 2];
+            const float s2 = d * (float)(int8_t)sc[is + 4], s3 = d * (float)(int8_t)sc[is + 6];
+
+            for (int l = 16 * is; l < 16 * is + 16; ++l) {
+                y[l] = s0 * (float)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
+                y[l + 32] = s1 * (float)(((ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4) - 32);
+                y[l + 64] = s2 * (float)(((ql[l] >> 4) | (qh[l] >> 4 & 3) << 4) - 32);
+                y[l + 96] = s3 * (float)(((ql[l + 32] >> 4) | (qh[l] >> 6) << 4) - 32);
+            }
         }
     }
 }

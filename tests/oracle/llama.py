@@ -46,6 +46,8 @@ class Context:
         params.n_threads = threads
         params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv]
+        if kv == "f32":
+            params.flash_attn_type = 0  # its CPU kernel would round K and V to f16
         self.model = model
         self.at = L.llama_init_from_model(model.at, params)
         if not self.at:

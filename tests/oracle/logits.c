@@ -6,10 +6,13 @@
  *
  * A request on stdin is 32-bit little-endian words: the prompt's length, how many tokens follow it
  * (forced, one decode step each), then those tokens. An answer is vocab floats after the prompt and
- * vocab floats after each forced token but the last, which nobody asks about.
+ * vocab floats after each forced token but the last, which nobody asks about. With LOGITS_KV=f32 in
+ * the environment K and V stay floats, so that nothing but the order of additions is left to
+ * differ.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../../engine/model.h"
 
@@ -45,10 +48,16 @@ static kvw_err open_all(struct oracle *o, const char *path, uint32_t threads)
     const struct kve_model_config *c = kve_model_config(o->model);
     const uint32_t blocks = (c->context + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
 
+    const char *type = getenv("LOGITS_KV");
+    const bool f32 = type != NULL && strcmp(type, "f32") == 0;
+
+    /* Strides are bytes: a cache for twice the bf16 values is one for as many floats. */
     if ((err = kve_run_open(&o->run, o->model, threads, 0, c->context)) != KVW_OK ||
-        (err = kve_kvcache_open(&o->kv, c->layers, c->kv_heads, c->head_dim, BLOCK_TOKENS,
-                                blocks)) != KVW_OK)
+        (err = kve_kvcache_open(&o->kv, c->layers, c->kv_heads, c->head_dim * (f32 ? 2 : 1),
+                                BLOCK_TOKENS, blocks)) != KVW_OK)
         return err;
+    o->kv.pool.head_dim = c->head_dim;
+    o->kv.pool.dtype = f32 ? KVW_DTYPE_F32 : KVW_DTYPE_BF16;
     o->logits = calloc(c->vocab, sizeof(*o->logits));
     o->tokens = calloc(c->context, sizeof(*o->tokens));
     o->seq.blocks = calloc(blocks, sizeof(*o->seq.blocks));

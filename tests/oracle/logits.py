@@ -4,7 +4,8 @@
 
   logits.py PROGRAM MODEL.gguf NEAR_TIE [KV_TYPE] [--markdown]
 
-KV_TYPE is that of llama.cpp's cache: bf16 as ours, f16 (its default) or f32.
+KV_TYPE is that of llama.cpp's cache: bf16 as ours, f16 (its default), or f32: then ours holds floats
+too, and what is left to differ is the order of additions.
 
 llama.cpp continues each prompt of prompts.json greedily; our engine (PROGRAM, build/tests/oracle/
 logits) gets the same tokens, forced, and its logits are compared step by step. Our best token must
@@ -87,6 +88,7 @@ def main():
         prompts = json.load(f)
     model = Model(path)
     context = Context(model, THREADS, 1024, args[3] if len(args) == 4 else "f16")
+    os.environ["LOGITS_KV"] = args[3] if len(args) == 4 else "bf16"
     ours = Ours(program, path, model.vocab)
     bad = 0
     worst = 0.0
