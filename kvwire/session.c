@@ -279,11 +279,12 @@ static void take_abort(struct kvw_session *s, const struct kvw_abort_msg *m)
     struct kvw_xfer *x = kvw_xfer_find(s, m->x.xfer);
     struct kvw_offer_in *o;
 
-    /* Epoch 0, from a sender that has seen no offer: whichever is open, sent or not, for it will
-     * send nothing for that id. */
-    if (x != NULL &&
-        (x->epoch == m->x.epoch || (m->x.epoch == 0 && s->role == KVW_ROLE_RECEIVER))) {
-        kvw_xfer_finish(s, x, kvw_xfer_abort_err(m->err), KVW_REPLY_NONE,
+    /* Epoch 0 is from a sender that had seen no offer when it gave up: whichever is open ends. Our
+     * OFFER may have crossed it, so the answer names the epoch that is over. */
+    const bool any = m->x.epoch == 0 && s->role == KVW_ROLE_RECEIVER;
+
+    if (x != NULL && (x->epoch == m->x.epoch || any)) {
+        kvw_xfer_finish(s, x, kvw_xfer_abort_err(m->err), any ? KVW_REPLY_ABORT : KVW_REPLY_NONE,
                         m->text[0] != '\0' ? m->text : "aborted by the peer");
         return;
     }
