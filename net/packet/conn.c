@@ -37,7 +37,6 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
     kvn_stream_in_begin(&c->stream_in, mem->stream_in, mem->wrap);
     kvn_puts_out_begin(&c->puts_out, mem->puts_out);
     kvn_puts_in_begin(&c->puts_in, mem->puts_in, KVN_SLICE_MIN);
-    kvn_timers_began(&c->timers, env->now_ns, env->cfg.connect_ns);
 }
 
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
@@ -48,6 +47,7 @@ void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
     c->api_id = api_id;
     c->payload = env->payload_max;
     c->hello_due = true;
+    kvn_timers_began(&c->timers, env->now_ns, env->cfg.connect_ns);
 }
 
 static uint32_t slice_for(uint32_t wish, uint32_t payload)
@@ -84,6 +84,7 @@ void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_h
     c->payload = env->payload_max;
     kvn_conn_agree(c, env, hello);
     c->hello_due = true;
+    kvn_timers_began(&c->timers, env->now_ns, KVN_HALF_OPEN_NS);
 }
 
 void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)

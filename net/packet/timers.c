@@ -10,10 +10,10 @@ void kvn_timers_stop(struct kvn_timers *t)
     t->excused = false;
 }
 
-void kvn_timers_began(struct kvn_timers *t, uint64_t now_ns, uint64_t connect_ns)
+void kvn_timers_began(struct kvn_timers *t, uint64_t now_ns, uint64_t patience_ns)
 {
     kvn_timers_stop(t);
-    t->at_ns[KVN_TIMER_CONNECT] = now_ns + connect_ns;
+    t->at_ns[KVN_TIMER_CONNECT] = now_ns + patience_ns;
 }
 
 void kvn_timers_hello_sent(struct kvn_timers *t, uint64_t now_ns, uint32_t tries)

@@ -4,7 +4,8 @@
  * happened; this file decides when something is due.
  *
  *   HELLO    the next HELLO leaves          10 ms, 20 ms, ... KVN_HELLO_MAX_NS after the last one
- *   CONNECT  connecting, or being accepted, is given up      connect_ns after it began
+ *   CONNECT  connecting, or being accepted, is given up      connect_ns, or KVN_HALF_OPEN_NS, after
+ *                                                            it began
  *   LOSS     packets still out count as lost                 as loss.h says
  *   PROBE    nothing comes back: send again                  as loss.h says
  *   ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the first
@@ -40,8 +41,8 @@ struct kvn_timers {
 /* Nothing runs. Also: the connection is freed. */
 void kvn_timers_stop(struct kvn_timers *t);
 
-/* connect() or a HELLO began a connection. */
-void kvn_timers_began(struct kvn_timers *t, uint64_t now_ns, uint64_t connect_ns);
+/* connect() or a HELLO began a connection, which must be up in patience_ns. */
+void kvn_timers_began(struct kvn_timers *t, uint64_t now_ns, uint64_t patience_ns);
 
 /* HELLO number tries (from 1) left. */
 void kvn_timers_hello_sent(struct kvn_timers *t, uint64_t now_ns, uint32_t tries);

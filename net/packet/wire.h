@@ -85,6 +85,7 @@ enum kvn_reset_reason {
 #define KVN_LOSS_DELAY_MIN_NS (200ull * 1000)
 #define KVN_HELLO_FIRST_NS    (10ull * 1000 * 1000)
 #define KVN_HELLO_MAX_NS      (160ull * 1000 * 1000)
+#define KVN_HALF_OPEN_NS      (500ull * 1000 * 1000) /* for a client to answer HELLO_ACK */
 #define KVN_LINGER_NS         (500ull * 1000 * 1000) /* an ended connection still answers */
 #define KVN_GOODBYE_GAP_NS    (1000ull * 1000)
 #define KVN_RESET_GAP_NS      (1000ull * 1000)

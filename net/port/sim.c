@@ -33,6 +33,7 @@ struct kvn_sim {
     uint64_t order;
     uint32_t payload_max;
     uint32_t tx_limit;
+    uint32_t payload_limit;
     struct kvn_sim_stats stats;
     struct sim_port *ports[KVN_SIM_NODES_MAX];
     struct kvn_sim_link link[KVN_SIM_NODES_MAX][KVN_SIM_NODES_MAX];
@@ -77,6 +78,7 @@ struct kvn_sim *kvn_sim_open(uint64_t seed, uint32_t payload_max)
     sim->random = seed;
     sim->payload_max = payload_max;
     sim->tx_limit = UINT32_MAX;
+    sim->payload_limit = UINT32_MAX;
     for (uint32_t i = 0; i < KVN_SIM_NODES_MAX; ++i)
         sim->heap[i] = heaps + (size_t)i * KVN_SIM_PACKETS_MAX;
     for (uint32_t i = 0; i < KVN_SIM_PACKETS_MAX; ++i) {
@@ -132,6 +134,11 @@ void kvn_sim_advance(struct kvn_sim *sim, uint64_t to_ns)
 void kvn_sim_tx_limit(struct kvn_sim *sim, uint32_t n)
 {
     sim->tx_limit = n;
+}
+
+void kvn_sim_payload_limit(struct kvn_sim *sim, uint32_t bytes)
+{
+    sim->payload_limit = bytes;
 }
 
 void kvn_sim_stats(const struct kvn_sim *sim, struct kvn_sim_stats *stats)
@@ -252,7 +259,8 @@ static void send_one(struct kvn_sim *sim, uint32_t from, const struct kvn_tx_pac
         return;
     }
     l = &sim->link[from][to];
-    if (l->cut || !onto_wire(sim, from, to, bytes, &at_ns) || happens(sim, l->loss)) {
+    if (l->cut || bytes > sim->payload_limit || !onto_wire(sim, from, to, bytes, &at_ns) ||
+        happens(sim, l->loss)) {
         ++sim->stats.lost;
         return;
     }

@@ -61,6 +61,9 @@ void kvn_sim_advance(struct kvn_sim *sim, uint64_t to_ns);
 /* The ports' tx takes at most n packets a call from now on; UINT32_MAX: all. */
 void kvn_sim_tx_limit(struct kvn_sim *sim, uint32_t n);
 
+/* Longer packets vanish on the way from now on, without a word: a path with a smaller MTU. */
+void kvn_sim_payload_limit(struct kvn_sim *sim, uint32_t bytes);
+
 /* A random number of the network's own, for tests that want their choices on the same seed. */
 uint64_t kvn_sim_random(struct kvn_sim *sim);
 

@@ -11,7 +11,15 @@
 
 static void forget(struct t_world *w)
 {
-    w->b = NULL;
+    w->arg = w->b;
+}
+
+static void over(struct t_world *w)
+{
+    struct kvw_transport *const b = w->arg;
+
+    if (b != NULL)
+        b->ops->close(b);
 }
 
 void t_world_open(struct t_world *w)
@@ -36,4 +44,5 @@ void t_world_open(struct t_world *w)
     w->now_ns = t_clock_ns;
     w->idle = t_idle_briefly;
     w->vanish_b = forget;
+    w->over = over;
 }

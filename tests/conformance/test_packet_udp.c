@@ -10,7 +10,15 @@
 /* A peer that vanishes is one that isn't polled any more. */
 static void forget(struct t_world *w)
 {
-    w->b = NULL;
+    w->arg = w->b;
+}
+
+static void over(struct t_world *w)
+{
+    struct kvw_transport *const b = w->arg;
+
+    if (b != NULL)
+        b->ops->close(b);
 }
 
 /* The listener's port is the kernel's choice, as tests run beside each other; so the port is opened
@@ -36,4 +44,5 @@ void t_world_open(struct t_world *w)
     w->now_ns = t_clock_ns;
     w->idle = t_idle_briefly;
     w->vanish_b = forget;
+    w->over = over;
 }

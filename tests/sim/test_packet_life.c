@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How connections begin and end when things go wrong: lost handshakes, other versions, partitions,
+ * restarts, floods and forgeries. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "../../net/packet/frame.h"
+#include "pair.h"
+
+#define MS 1000000ull
+#define S  1000000000ull
+
+static struct t_pair pair;
+static const struct kvn_sim_link clean = {.delay_ns = 20000}, cut = {.cut = true};
+static const struct kvn_packet_config defaults = {.seed = 0};
+
+static void up(void)
+{
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+    cr_assert(pair.side[0].up && pair.side[1].up);
+}
+
+/* A node without an endpoint: sends what the test makes up. */
+static struct kvn_port *raw(uint32_t node)
+{
+    struct kvn_port *port;
+
+    cr_assert_eq(kvn_sim_port_open(&port, pair.sim, node), KVW_OK);
+    return port;
+}
+
+static void raw_send(struct kvn_port *port, uint32_t to, const struct kvn_frame *f,
+                     uint32_t padding)
+{
+    static const uint8_t zeros[65000];
+    uint8_t head[KVN_HEAD_BYTES_MAX];
+    struct kvn_tx_packet p = {.to = {.family = 4, .ip = {10, 0, 0, (uint8_t)(to + 1)}},
+                              .head = head,
+                              .body = {{zeros, padding}},
+                              .body_count = padding > 0};
+
+    p.to.port = port->local.port;
+    p.head_bytes = kvn_frame_encode(head, f);
+    kvn_frame_seal(head, p.head_bytes, p.body, p.body_count);
+    cr_assert_eq(port->ops->tx(port, kvn_sim_now(pair.sim), &p, 1), 1);
+}
+
+/* The first packet for a raw node, or none. */
+static bool raw_receive(struct kvn_port *port, struct kvn_frame *f)
+{
+    struct kvn_rx_packet p;
+
+    return port->ops->rx(port, kvn_sim_now(pair.sim), &p, 1) == 1 &&
+           kvn_frame_decode(f, p.bytes, p.len) == KVW_OK;
+}
+
+static struct kvn_frame hello(uint32_t source)
+{
+    return (struct kvn_frame){.version = KVN_WIRE_VERSION,
+                              .type = KVN_PACKET_HELLO,
+                              .hello = {.source = source,
+                                        .payload = 1200,
+                                        .slice = 8192,
+                                        .stream = KVN_STREAM_BYTES,
+                                        .inflight = 1 << 20,
+                                        .puts = 512}};
+}
+
+static struct kvw_transport_event first_event(uint32_t side)
+{
+    struct kvw_transport *const t = pair.side[side].t;
+    struct kvw_transport_event ev = {.kind = 0};
+
+    (void)t->ops->poll(t, kvn_sim_now(pair.sim), &ev, 1);
+    return ev;
+}
+
+/* The first packets of a link may vanish: HELLO is sent again. */
+Test(life, lost_hellos_are_repeated)
+{
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &cut);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 900 * MS);
+    cr_assert(!pair.side[0].up && !pair.side[0].down);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 200 * MS);
+    cr_expect(pair.side[0].up && pair.side[1].up);
+    t_pair_close(&pair);
+}
+
+/* Nobody there: one CONN_DOWN in time, no CONN_UP. */
+Test(life, connect_times_out)
+{
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &cut);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + KVW_HELLO_TIMEOUT_NS - 10 * MS);
+    cr_expect_eq(pair.side[0].downs, 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 20 * MS);
+    cr_expect_eq(pair.side[0].downs, 1);
+    cr_expect_eq(pair.side[0].ups, 0);
+    cr_expect_eq(pair.side[0].down_err, KVW_E_PEER_LOST);
+    t_pair_close(&pair);
+}
+
+/* A path that swallows large packets: the handshake finds a size that passes, and puts flow. */
+Test(life, steps_down_to_the_path)
+{
+    struct kvw_transport *t;
+
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &clean);
+    kvn_sim_payload_limit(pair.sim, 1460);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 1500 * MS);
+    cr_assert(pair.side[0].up && pair.side[1].up);
+    for (int i = 0; i < 10; ++i)
+        cr_assert(t_pair_put(&pair, (uint32_t)i % 2, 100000));
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 100 * MS);
+    cr_assert_str_empty(pair.failed, "%s", pair.failed);
+    cr_expect(t_pair_settled(&pair));
+    t = pair.side[0].t;
+    cr_expect_eq(t->ops->deadline_ns(t) > kvn_sim_now(pair.sim), true);
+    t_pair_close(&pair);
+}
+
+/* A listener of another version says so, and the client's CONN_DOWN names both. */
+Test(life, other_version_is_refused)
+{
+    struct kvn_frame f, reset = {.version = 2, .type = KVN_PACKET_RESET};
+    struct kvw_transport_event ev;
+    struct kvw_transport *t;
+    struct kvn_port *port;
+    kvw_conn_id conn;
+
+    up();
+    port = raw(2);
+    t = pair.side[0].t;
+    cr_assert_eq(t->ops->connect(t, "10.0.0.3:9000", kvn_sim_now(pair.sim), &conn), KVW_OK);
+    (void)first_event(0);
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    cr_assert(raw_receive(port, &f) && f.type == KVN_PACKET_HELLO);
+    reset.reset =
+        (struct kvn_reset){.id = f.hello.source + 1, .reason = KVN_RESET_VERSION, .version = 2};
+    raw_send(port, 0, &reset, 0); /* a guess at the id is not believed */
+    reset.reset.id = f.hello.source;
+    raw_send(port, 0, &reset, 0);
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    ev = first_event(0);
+    cr_assert_eq(ev.kind, KVW_TEV_CONN_DOWN);
+    cr_expect_eq(ev.err, KVW_E_VERSION);
+    cr_expect(strstr(ev.text, "version 2") != NULL && strstr(ev.text, "version 1") != NULL, "%s",
+              ev.text);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
+
+/* A client of another version is told ours. */
+Test(life, other_version_is_told)
+{
+    struct kvn_frame f = hello(0x1234);
+    struct kvn_port *port;
+
+    up();
+    port = raw(2);
+    f.version = 9;
+    raw_send(port, 1, &f, 500);
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    cr_expect_eq(first_event(1).kind, 0);
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    cr_assert(raw_receive(port, &f));
+    cr_expect_eq(f.type, KVN_PACKET_RESET);
+    cr_expect_eq(f.reset.id, 0x1234);
+    cr_expect_eq(f.reset.reason, KVN_RESET_VERSION);
+    cr_expect_eq(f.reset.version, KVN_WIRE_VERSION);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
+
+/* Silence longer than dead_ns ends both sides, and every put with them. */
+Test(life, partition_ends_both_sides)
+{
+    uint64_t cut_at;
+
+    up();
+    cut_at = kvn_sim_now(pair.sim);
+    kvn_sim_links(pair.sim, &cut);
+    for (int i = 0; i < 8; ++i)
+        cr_assert(t_pair_put(&pair, (uint32_t)i % 2, 100000));
+    t_pair_run(&pair, cut_at + KVW_PEER_DEAD_NS + 10 * MS);
+    for (int i = 0; i < 2; ++i) {
+        cr_expect_eq(pair.side[i].downs, 1);
+        cr_expect_eq(pair.side[i].down_err, KVW_E_PEER_LOST);
+        cr_expect_eq(pair.side[i].puts_done, pair.side[i].puts_sent);
+    }
+    cr_assert_str_empty(pair.failed, "%s", pair.failed);
+    t_pair_close(&pair);
+}
+
+/* A partition of one direction only is noticed on both sides too. */
+Test(life, one_way_partition)
+{
+    up();
+    kvn_sim_link(pair.sim, 0, 1, &cut);
+    cr_assert(t_pair_put(&pair, 0, 100000));
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 3 * S);
+    cr_expect_eq(pair.side[0].downs, 1);
+    cr_expect_eq(pair.side[1].downs, 1);
+    t_pair_close(&pair);
+}
+
+/* A side that doesn't poll for long (it computes) finds its peer alive when it does again, as long
+ * as the peer was willing to wait. */
+Test(life, a_long_absence_is_not_a_death)
+{
+    const struct kvn_packet_config patient = {.dead_ns = 10 * S};
+    struct t_side *s;
+
+    t_pair_open(&pair, 1, 8240, &patient);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+    for (uint64_t end = kvn_sim_now(pair.sim) + 9 * S; kvn_sim_now(pair.sim) < end;) {
+        t_pair_poll(&pair, 1);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + 50 * MS);
+    }
+    s = &pair.side[0];
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + 900 * MS);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + S);
+    cr_expect_eq(s->downs, 0);
+    cr_expect_eq(pair.side[1].downs, 0);
+    t_pair_close(&pair);
+}
+
+/* A peer that was restarted doesn't know us, and says so at once. */
+Test(life, restarted_peer_resets)
+{
+    struct t_side *b = &pair.side[1];
+    struct kvn_packet_config cfg = {.seed = 99};
+    char why[KVN_WHY_BYTES];
+    struct kvn_port *port;
+    uint64_t back;
+
+    up();
+    kvn_sim_links(pair.sim, &cut); /* its farewell must not get through */
+    b->t->ops->close(b->t);
+    kvn_sim_links(pair.sim, &clean);
+    cr_assert_eq(kvn_sim_port_open(&port, pair.sim, 1), KVW_OK);
+    cr_assert_eq(kvn_packet_open(&b->t, port, &cfg, why), KVW_OK);
+    back = kvn_sim_now(pair.sim);
+    cr_assert(t_pair_put(&pair, 0, 100000));
+    t_pair_run(&pair, back + 5 * MS);
+    cr_expect_eq(pair.side[0].downs, 1, "not told within 5 ms");
+    cr_expect_eq(pair.side[0].down_err, KVW_E_PEER_LOST);
+    cr_expect_eq(pair.side[0].puts_done, 1);
+    t_pair_close(&pair);
+}
+
+/* RESETs, GOODBYEs and ACKs with made-up ids, or from elsewhere, change nothing. */
+Test(life, forgeries_are_ignored)
+{
+    struct kvn_frame f = {.version = KVN_WIRE_VERSION};
+    struct kvn_port *port;
+
+    up();
+    port = raw(2);
+    for (uint32_t i = 1; i < 2000; ++i) {
+        f.type = i % 2 ? KVN_PACKET_RESET : KVN_PACKET_GOODBYE;
+        f.conn = i * 2654435761u;
+        f.pn = i;
+        f.reset = (struct kvn_reset){.id = i * 2654435761u, .reason = (uint8_t)(i % 5)};
+        raw_send(port, i / 2 % 2, &f, 0);
+        if (i % 50 == 0)
+            t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    }
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+    cr_expect_eq(pair.side[0].downs + pair.side[1].downs, 0);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
+
+/* A flood of HELLOs that are never followed up: bounded state, no events, and soon after it real
+ * clients are served again. */
+Test(life, half_open_flood)
+{
+    struct kvn_port *port;
+    struct kvw_transport *t;
+    uint32_t answers = 0;
+    struct kvn_frame got;
+    kvw_conn_id conn;
+
+    up();
+    port = raw(2);
+    for (uint32_t i = 1; i <= 5000; ++i) {
+        const struct kvn_frame f = hello(i);
+        raw_send(port, 1, &f, 1200 - KVN_HELLO_BYTES);
+        while (raw_receive(port, &got))
+            answers += got.type == KVN_PACKET_HELLO_ACK;
+        if (i % 16 == 0)
+            t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    }
+    cr_expect_geq(answers, 1);
+    cr_expect_leq(answers, 2 * KVN_HALF_OPEN_MAX, "%u were answered", answers);
+    cr_expect_eq(pair.side[1].ups, 1, "a HELLO alone made a connection");
+    t = pair.side[0].t;
+    cr_assert_eq(t->ops->connect(t, NULL, kvn_sim_now(pair.sim), &conn), KVW_OK);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + S);
+    cr_expect_eq(pair.side[0].ups, 2);
+    cr_expect_eq(pair.side[1].ups, 2);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
+
+/* A full table refuses, with a reason, at once. */
+Test(life, full_table_refuses)
+{
+    const struct kvn_packet_config one = {.conns_max = 1};
+    struct kvn_packet_config cfg = {.seed = 5};
+    struct kvw_transport_event ev;
+    char why[KVN_WHY_BYTES];
+    struct kvw_transport *t;
+    struct kvn_port *port;
+    kvw_conn_id conn;
+    uint32_t n = 0;
+
+    t_pair_open(&pair, 1, 8240, &one);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+    cr_expect_eq(pair.side[0].t->ops->connect(pair.side[0].t, NULL, 0, &conn), KVW_E_AGAIN);
+    cr_assert_eq(kvn_sim_port_open(&port, pair.sim, 2), KVW_OK);
+    cr_assert_eq(kvn_packet_open(&t, port, &cfg, why), KVW_OK);
+    cr_assert_eq(t->ops->connect(t, "10.0.0.2:9000", kvn_sim_now(pair.sim), &conn), KVW_OK);
+    for (int i = 0; i < 10 && n == 0; ++i) {
+        n = t->ops->poll(t, kvn_sim_now(pair.sim), &ev, 1);
+        t_pair_poll(&pair, 1);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    }
+    cr_assert_eq(n, 1);
+    cr_expect_eq(ev.kind, KVW_TEV_CONN_DOWN);
+    cr_expect(strstr(ev.text, "no room") != NULL, "%s", ev.text);
+    t->ops->close(t);
+    t_pair_close(&pair);
+}
