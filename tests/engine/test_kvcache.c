@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A block has one owner at a time, allocation is all or nothing, and the strides that kvwire gets
+ * lay every element in a place of its own inside the pool. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../engine/kvcache.h"
+#include "../../engine/ops.h"
+
+enum {
+    LAYERS = 3,
+    HEADS = 2,
+    DIM = 5,
+    TOKENS = 4,
+    BLOCKS = 7,
+};
+
+static struct kve_kvcache cache(void)
+{
+    struct kve_kvcache kv;
+
+    cr_assert_eq(kve_kvcache_open(&kv, LAYERS, HEADS, DIM, TOKENS, BLOCKS), KVW_OK);
+    return kv;
+}
+
+Test(kvcache, elements_do_not_overlap)
+{
+    struct kve_kvcache kv = cache();
+    const struct kvw_pool *p = &kv.pool;
+    uint8_t *seen = calloc(1, p->mem.bytes);
+
+    cr_assert_eq(p->mem.bytes, 2ull * LAYERS * 2 * HEADS * DIM * TOKENS * BLOCKS);
+    cr_assert_eq((uintptr_t)p->mem.base % 4096, 0);
+    for (uint32_t l = 0; l < LAYERS; ++l)
+        for (uint32_t k = 0; k < 2; ++k)
+            for (uint32_t b = 0; b < BLOCKS; ++b)
+                for (uint32_t t = 0; t < TOKENS; ++t)
+                    for (uint32_t h = 0; h < HEADS; ++h)
+                        for (uint32_t d = 0; d < 2 * DIM; ++d) {
+                            const uint64_t at = (uint64_t)(kve_pool_at(p, l, k, b, t) -
+                                                           (unsigned char *)p->mem.base) +
+                                                h * p->head_stride + d;
+                            cr_assert_lt(at, p->mem.bytes);
+                            cr_assert_eq(seen[at]++, 0);
+                        }
+    cr_assert_eq(p->mem.kind, KVW_MEM_HOST);
+    cr_assert_eq(p->mem.dmabuf_fd, -1);
+    cr_assert_eq(p->dtype, KVW_DTYPE_BF16);
+    free(seen);
+    kve_kvcache_close(&kv);
+}
+
+/* One block's K (or V) of a layer is one run of bytes in the canonical order [token][head][dim]. */
+Test(kvcache, a_block_is_gathered_in_one_copy)
+{
+    struct kve_kvcache kv = cache();
+
+    cr_assert_eq(kv.pool.head_stride, 2 * DIM);
+    cr_assert_eq(kv.pool.token_stride, 2 * DIM * HEADS);
+    kve_kvcache_close(&kv);
+}
+
+Test(kvcache, all_or_nothing)
+{
+    struct kve_kvcache kv = cache();
+    uint32_t ids[BLOCKS + 1], more[BLOCKS];
+
+    cr_assert_eq(kve_kvcache_alloc(&kv, BLOCKS + 1, ids), KVW_E_NOBLOCKS);
+    cr_assert_eq(kv.free_count, BLOCKS);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 0, ids), KVW_OK);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 5, ids), KVW_OK);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 3, more), KVW_E_NOBLOCKS);
+    cr_assert_eq(kv.free_count, 2);
+    kve_kvcache_free(&kv, ids, 5);
+    cr_assert_eq(kv.free_count, BLOCKS);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 5, more), KVW_OK);
+    cr_assert_eq(memcmp(ids, more, 5 * sizeof(*ids)), 0, "the same blocks again");
+    kve_kvcache_close(&kv);
+}
+
+Test(kvcache, one_owner_at_a_time)
+{
+    struct kve_kvcache kv = cache();
+    uint32_t held[BLOCKS], count = 0, state = 1;
+    bool mine[BLOCKS] = {false};
+
+    for (int round = 0; round < 5000; ++round) {
+        state = state * 1664525u + 1013904223u;
+        if (state >> 31 != 0 && count < BLOCKS) {
+            const uint32_t want = 1 + (state >> 20) % (BLOCKS - count);
+
+            cr_assert_eq(kve_kvcache_alloc(&kv, want, held + count), KVW_OK);
+            for (uint32_t i = count; i < count + want; ++i) {
+                cr_assert_lt(held[i], BLOCKS);
+                cr_assert_not(mine[held[i]], "block %u was given out twice", held[i]);
+                mine[held[i]] = true;
+            }
+            count += want;
+        } else if (count > 0) {
+            const uint32_t back = 1 + (state >> 20) % count;
+
+            count -= back;
+            for (uint32_t i = count; i < count + back; ++i)
+                mine[held[i]] = false;
+            kve_kvcache_free(&kv, held + count, back);
+        }
+        cr_assert_eq(kv.free_count, BLOCKS - count);
+    }
+    kve_kvcache_close(&kv);
+}
+
+Test(kvcache, arguments)
+{
+    static const uint32_t bad[][5] = {
+        {0, 1, 1, 1, 1},    {1, 0, 1, 1, 1},        {1, 1, 0, 1, 1},    {1, 1, 1, 0, 1},
+        {1, 1, 1, 1, 0},    {513, 1, 1, 1, 1},      {1, 1025, 1, 1, 1}, {1, 1, 1025, 1, 1},
+        {1, 1, 1, 1025, 1}, {1, 1, 1, 1, 1u << 25},
+    };
+    struct kve_kvcache kv = {0};
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i)
+        cr_expect_eq(kve_kvcache_open(&kv, bad[i][0], bad[i][1], bad[i][2], bad[i][3], bad[i][4]),
+                     KVW_E_INVALID, "row %zu", i);
+    /* In range one by one, but more than an address space holds together. */
+    cr_expect_eq(kve_kvcache_open(&kv, 512, 1024, 1024, 1024, 1u << 24), KVW_E_NOMEM);
+    cr_expect_null(kv.taken);
+    kve_kvcache_close(&kv);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A pool calls each item of each step exactly once, whatever its workers are up to. */
+#include <criterion/criterion.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "../../engine/threads.h"
+
+enum {
+    ITEMS = 64,
+};
+
+struct step {
+    atomic_uint calls[ITEMS];
+    atomic_uint foreign; /* items run by a worker number out of range */
+    uint32_t threads;
+};
+
+static void count(void *arg, uint32_t item, uint32_t worker)
+{
+    struct step *s = arg;
+
+    atomic_fetch_add(&s->calls[item], 1);
+    atomic_fetch_add(&s->foreign, worker >= s->threads);
+}
+
+static atomic_uint begun;
+
+static void begin(void)
+{
+    atomic_fetch_add(&begun, 1);
+}
+
+Test(threads, every_item_once)
+{
+    for (uint32_t threads = 1; threads <= 5; ++threads) {
+        struct step s = {.threads = threads};
+        struct kve_pool *p = NULL;
+
+        cr_assert_eq(kve_pool_open(&p, threads, begin), KVW_OK);
+        cr_assert_eq(kve_pool_threads(p), threads);
+        for (uint32_t round = 1; round <= 2000; ++round) {
+            const uint32_t items = round * 7 % (ITEMS + 1);
+
+            for (uint32_t i = 0; i < ITEMS; ++i)
+                atomic_store(&s.calls[i], 0);
+            kve_pool_run(p, items, count, &s);
+            for (uint32_t i = 0; i < ITEMS; ++i)
+                cr_assert_eq(atomic_load(&s.calls[i]), i < items, "%u threads, round %u, item %u",
+                             threads, round, i);
+        }
+        cr_assert_eq(atomic_load(&s.foreign), 0);
+        kve_pool_close(p);
+        cr_assert_leq(atomic_load(&begun), threads * (threads - 1) / 2);
+    }
+    cr_assert_eq(atomic_load(&begun), 10, "each new thread begins once");
+}
+
+static void sleep_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+}
+
+static void slow(void *arg, uint32_t item, uint32_t worker)
+{
+    (void)arg, (void)item, (void)worker;
+    sleep_ms(20);
+}
+
+/* Sleeping workers are woken, and the caller sleeps until they are done. */
+Test(threads, sleepers_wake)
+{
+    struct kve_pool *p = NULL;
+    struct timespec a, b;
+
+    cr_assert_eq(kve_pool_open(&p, 4, NULL), KVW_OK);
+    sleep_ms(50); /* longer than anyone spins */
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    kve_pool_run(p, 8, slow, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    cr_assert_lt((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000, 8 * 20,
+                 "eight sleeps of 20 ms, four at a time");
+    kve_pool_close(p);
+}
+
+Test(threads, idle_workers_take_no_time)
+{
+    struct kve_pool *p = NULL;
+    struct timespec used;
+
+    cr_assert_eq(kve_pool_open(&p, 3, NULL), KVW_OK);
+    sleep_ms(300);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    cr_assert(used.tv_sec == 0 && used.tv_nsec < 100000000L, "%ld ns", used.tv_nsec);
+    kve_pool_close(p);
+}
+
+Test(threads, arguments)
+{
+    struct kve_pool *p = NULL;
+
+    cr_assert_eq(kve_pool_open(&p, 0, NULL), KVW_E_INVALID);
+    cr_assert_eq(kve_pool_open(&p, KVE_THREADS_MAX + 1, NULL), KVW_E_INVALID);
+    cr_assert_null(p);
+    kve_pool_close(NULL);
+}
