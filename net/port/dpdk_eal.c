@@ -18,7 +18,7 @@
  * Room for two ports of either kind (dpdk_link.c says what one takes). Only what is used is ever
  * touched, but the driver walks every 4 KiB of it at each connect.
  */
-#define EAL_MEMORY_MB 96
+#define EAL_MEMORY_MB 64
 
 static struct {
     pthread_mutex_t lock;

@@ -9,6 +9,7 @@
 #define KVN_DPDK_IMPL_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include <rte_mbuf.h>
@@ -26,6 +27,7 @@ struct kvn_dpdk_port {
     int lock_fd;   /* the listener's; -1: none */
     bool entered;  /* this thread was made known to EAL by us */
     bool attached; /* the device exists; id is valid */
+    bool started;
 
     struct kvn_ether_end self, peer;
     struct rte_mempool *pool;  /* buffers for a whole frame each */
@@ -47,7 +49,9 @@ struct kvn_dpdk_port {
      * before it frees what arming touches; by taking this lock there, it waits for us.
      */
     pthread_mutex_t arming;
-    _Atomic uint64_t changed_ns; /* of the last change of the link */
+    _Atomic uint32_t changes; /* of the link, so far */
+    uint32_t changes_seen;    /* by stop_when_quiet(), in DPDK's interrupt thread */
+    sem_t stopped;            /* posted by it */
 
     uint64_t rx_rejected, tx_deferred, sleeps;
 };

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <rte_alarm.h>
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -25,18 +26,18 @@
 #define CLOSE_NS 500000000ull
 /* How often the socket is looked for while the listener isn't there. */
 #define LOOK_NS 5000000ull
-/* virtio-user's driver reacts to a lost peer in two steps; closing between them would upset it. */
-#define SETTLE_NS 20000000ull
+/* Between two looks at whether virtio-user's driver is quiet. */
+#define QUIET_US 1000u
 /* Starts in a row that a peer may break off by vanishing in the middle. */
 #define TRIES 8
 #define CACHE 64u
 
 static const struct kvn_port_ops ops;
 
-/* The first error that says something; the socket driver's lines name the path, as we do. */
+/* The first error is the cause; those after it are callers giving up. One comes with every start. */
 static void reason(uint64_t mark, int rc, char *text, size_t bytes)
 {
-    if (!kvn_dpdk_log_error(mark, NULL, text, bytes))
+    if (!kvn_dpdk_log_error(mark, "No valid MAC", text, bytes))
         snprintf(text, bytes, "%s", rte_strerror(rc < 0 ? -rc : rte_errno));
 }
 
@@ -60,7 +61,7 @@ static int link_changed(uint16_t id, enum rte_eth_event_type type, void *arg, vo
         pthread_mutex_lock(&p->arming);
         pthread_mutex_unlock(&p->arming);
     }
-    atomic_store(&p->changed_ns, kvn_dpdk_now_ns());
+    atomic_fetch_add(&p->changes, 1);
     (void)eventfd_write(p->link_fd, 1);
     return 0;
 }
@@ -92,6 +93,7 @@ static int configure(struct bring_up *b)
     b->step = "start";
     if ((rc = rte_eth_dev_start(p->id)) < 0)
         return rc;
+    p->started = true;
     /* virtio-user's start reports success even if its peer never got the memory it is to use. */
     if (kvn_dpdk_log_has(b->mark, "Failed to start device"))
         return -EIO;
@@ -110,17 +112,55 @@ static void forget_changes(struct kvn_dpdk_port *p)
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
+/*
+ * An alarm: runs in DPDK's interrupt thread, which also runs the driver's handler for a peer that
+ * comes or goes, and the alarm by which that handler does the rest of its work later. Stopping
+ * takes the handler off its descriptor, which is silently refused while the handler runs, and
+ * undone by that rest; a handler left on a closed descriptor ends the process at the next occasion.
+ * Here it can't be running; and if it hasn't run since our last alarm, its own alarm is behind us
+ * too.
+ */
+static void stop_when_quiet(void *arg)
+{
+    struct kvn_dpdk_port *p = arg;
+    const uint32_t changes = atomic_load(&p->changes);
+
+    if (changes != p->changes_seen) {
+        p->changes_seen = changes;
+        if (rte_eal_alarm_set(QUIET_US, stop_when_quiet, p) == 0)
+            return;
+    }
+    (void)rte_eth_dev_stop(p->id);
+    sem_post(&p->stopped);
+}
+
+static void stop(struct kvn_dpdk_port *p)
+{
+    if (!p->vhost) {
+        p->changes_seen = atomic_load(&p->changes) - 1; /* so that there are two alarms at least */
+        if (rte_eal_alarm_set(QUIET_US, stop_when_quiet, p) == 0) {
+            while (sem_wait(&p->stopped) != 0)
+                ;
+            return;
+        }
+    }
+    (void)rte_eth_dev_stop(p->id);
+}
+
 static void detach(struct kvn_dpdk_port *p)
 {
     if (!p->attached)
         return;
-    if (kvn_dpdk_now_ns() - atomic_load(&p->changed_ns) < SETTLE_NS)
-        nanosleep(&(struct timespec){.tv_nsec = SETTLE_NS}, NULL);
-    (void)rte_eth_dev_stop(p->id);
+    p->attached = false;
+    if (p->started)
+        stop(p);
     forget_changes(p);
+    /* One that was set up and never started has its handler in place, and no way to take it off: it
+     * stays, idle, until the process ends. That takes a peer that vanishes within microseconds. */
+    if (!p->started && !p->vhost)
+        return;
     (void)rte_eth_dev_close(p->id);
     (void)rte_eal_hotplug_remove("vdev", p->device);
-    p->attached = false;
 }
 
 static void detach_job(void *arg)
@@ -142,6 +182,9 @@ static void bring_up_job(void *arg)
         snprintf(options, sizeof(options), "iface=%s,client=1", p->path);
     else
         snprintf(options, sizeof(options), "path=%s,server=1,queue_size=%u", p->path, b->ring);
+    if (!p->vhost)
+        (void)unlink(p->path); /* of an earlier try; the lock says that it is ours */
+    p->started = false;
     b->step = "make";
     b->mark = kvn_dpdk_log_mark();
     if ((b->rc = rte_eal_hotplug_add("vdev", p->device, options)) < 0)
@@ -189,6 +232,7 @@ static void port_free(struct kvn_dpdk_port *p)
         kvn_dpdk_sock_release(p->path, p->lock_fd);
     if (p->entered)
         kvn_dpdk_thread_leave();
+    sem_destroy(&p->stopped);
     pthread_mutex_destroy(&p->arming);
     free(p);
 }
@@ -211,6 +255,7 @@ static kvw_err port_new(struct kvn_dpdk_port **port, const struct kvn_dpdk_confi
         return KVW_E_NOMEM;
     }
     pthread_mutex_init(&p->arming, NULL);
+    sem_init(&p->stopped, 0, 0);
     p->port.ops = &ops;
     p->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : KVN_DPDK_PAYLOAD_MAX;
     p->vhost = !cfg->listener;
@@ -241,6 +286,14 @@ free_port:
     return err;
 }
 
+static kvw_err no_peer(const char *path, const char *what, uint64_t began_ns,
+                       char why[KVN_WHY_BYTES])
+{
+    snprintf(why, KVN_WHY_BYTES, "dpdk: %s %s within %.1f s", what, path,
+             (double)(kvn_dpdk_now_ns() - began_ns) * 1e-9);
+    return KVW_E_DEADLINE;
+}
+
 /* What of a failed start is said, and as what. */
 static kvw_err bring_up_failed(const struct bring_up *b, kvn_dpdk_job_end end, uint64_t began_ns,
                                char why[KVN_WHY_BYTES])
@@ -253,11 +306,8 @@ static kvw_err bring_up_failed(const struct bring_up *b, kvn_dpdk_job_end end, u
         snprintf(why, KVN_WHY_BYTES, "dpdk: no thread to start %s in", kind);
         return KVW_E_NOMEM;
     }
-    if (end != KVN_DPDK_JOB_DONE) {
-        snprintf(why, KVN_WHY_BYTES, "dpdk: no peer connected to %s within %.1f s", p->path,
-                 (double)(kvn_dpdk_now_ns() - began_ns) * 1e-9);
-        return KVW_E_DEADLINE;
-    }
+    if (end != KVN_DPDK_JOB_DONE)
+        return no_peer(p->path, "no peer connected to", began_ns, why);
     reason(b->mark, b->rc, text, sizeof(text));
     if (strstr(text, "cannot attach the device") != NULL)
         snprintf(text, sizeof(text), "there is no such driver here (Debian's librte-net-%s23)",
@@ -306,27 +356,25 @@ static void sleep_ns(uint64_t ns)
 
 /*
  * vhost's driver tries to connect once, and then once a second. So it is started when the socket is
- * there, if that is within the time we have, and not a second too late.
+ * there, and not a second too late. False: it isn't there in time.
  */
-static void await_socket(const struct kvn_dpdk_config *cfg)
+static bool await_socket(const struct kvn_dpdk_config *cfg)
 {
-    while (!kvn_dpdk_sock_exists(cfg->path) && kvn_dpdk_now_ns() < cfg->open_by_ns)
+    while (!kvn_dpdk_sock_exists(cfg->path)) {
+        if (kvn_dpdk_now_ns() >= cfg->open_by_ns)
+            return false;
         sleep_ns(LOOK_NS);
+    }
     sleep_ns(LOOK_NS / 5); /* from bind() to listen() */
+    return true;
 }
 
 static kvw_err await_link(struct kvn_dpdk_port *p, const struct kvn_dpdk_config *cfg,
                           uint64_t began_ns, char why[KVN_WHY_BYTES])
 {
     while (!kvn_dpdk_link_up(p)) {
-        const uint64_t now_ns = kvn_dpdk_now_ns();
-
-        if (now_ns >= cfg->open_by_ns) {
-            snprintf(why, KVN_WHY_BYTES, "dpdk: %s on %s within %.1f s",
-                     kvn_dpdk_sock_exists(cfg->path) ? "nobody answered" : "nobody listened",
-                     cfg->path, (double)(now_ns - began_ns) * 1e-9);
-            return KVW_E_DEADLINE;
-        }
+        if (kvn_dpdk_now_ns() >= cfg->open_by_ns)
+            return no_peer(cfg->path, "nobody answered on", began_ns, why);
         kvn_dpdk_wait(&p->port, cfg->open_by_ns, -1);
     }
     return KVW_OK;
@@ -342,8 +390,10 @@ kvw_err kvn_dpdk_port_open(struct kvn_port **port, const struct kvn_dpdk_config 
     if ((err = kvn_dpdk_sock_check(cfg->path, cfg->listener, why)) != KVW_OK ||
         (err = kvn_dpdk_eal_start(why)) != KVW_OK || (err = port_new(&p, cfg, why)) != KVW_OK)
         return err;
-    if (p->vhost && cfg->wait_peer)
-        await_socket(cfg);
+    if (p->vhost && cfg->wait_peer && !await_socket(cfg)) {
+        port_free(p);
+        return no_peer(cfg->path, "nobody listened on", began_ns, why);
+    }
     if ((err = bring_up(p, cfg, began_ns, why)) != KVW_OK)
         return err;
     if (p->vhost && cfg->wait_peer && (err = await_link(p, cfg, began_ns, why)) != KVW_OK) {

@@ -21,10 +21,10 @@
  * Longest UDP payload. A receive buffer holds a whole frame, so the two pools are what this costs;
  * README.md has the measurements behind it.
  */
-#define KVN_DPDK_PAYLOAD_MAX (16384u + 128u)
+#define KVN_DPDK_PAYLOAD_MAX (32768u + 128u)
 
 /* Descriptors of each ring of the link; the virtio-user end decides. */
-#define KVN_DPDK_RING 256u
+#define KVN_DPDK_RING 128u
 
 struct kvn_dpdk_config {
     const char *path;    /* of the socket; copied */

@@ -123,11 +123,14 @@ static kvw_err take_lock(const char *path, int *lock_fd, char why[KVN_WHY_BYTES]
 
 kvw_err kvn_dpdk_sock_claim(const char *path, int *lock_fd, char why[KVN_WHY_BYTES])
 {
+    char lock[LOCK_PATH_BYTES];
     struct stat st;
     kvw_err err;
+    int fd;
 
-    if ((err = take_lock(path, lock_fd, why)) != KVW_OK)
+    if ((err = take_lock(path, &fd, why)) != KVW_OK)
         return err;
+    *lock_fd = fd;
     if (lstat(path, &st) != 0)
         return KVW_OK;
     if (!S_ISSOCK(st.st_mode))
@@ -139,12 +142,10 @@ kvw_err kvn_dpdk_sock_claim(const char *path, int *lock_fd, char why[KVN_WHY_BYT
                  strerror(errno));
     else
         return KVW_OK;
-
-    char lock[LOCK_PATH_BYTES];
-
+    *lock_fd = -1;
     lock_path(lock, path);
     (void)unlink(lock);
-    close(*lock_fd);
+    close(fd);
     return KVW_E_ADDRESS;
 }
 

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "../open.h"
+#include "../packet/endpoint.h"
+#include "dpdk_job.h"
+#include "dpdk_port.h"
+#include "fault.h"
+
+#define OPEN_NS 10000000000ull
+/* The longest slice whose packet fits; the port's README has the figures for it. */
+#define SLICE 32768u
+
+KVN_OPEN_DECLARE(dpdk);
+KVN_OPEN_DECLARE(dpdk)
+{
+    const struct kvn_packet_config packet = {.slice_bytes = SLICE};
+    const struct kvn_dpdk_config dpdk = {
+        .path = cfg->local,
+        .listener = cfg->listener,
+        .wait_peer = true,
+        .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
+    };
+    struct kvn_fault_spec spec;
+    struct kvn_port *port;
+    kvw_err err;
+
+    /* Before the wait for a peer, not after it. */
+    if (cfg->fault != NULL && (err = kvn_fault_parse(&spec, cfg->fault, why)) != KVW_OK)
+        return err;
+    if ((err = kvn_dpdk_port_open(&port, &dpdk, why)) != KVW_OK)
+        return err;
+    if ((cfg->fault != NULL && (err = kvn_fault_wrap(&port, cfg->fault, why)) != KVW_OK) ||
+        (err = kvn_packet_open(t, port, &packet, why)) != KVW_OK) {
+        port->ops->close(port);
+        return err;
+    }
+    return KVW_OK;
+}

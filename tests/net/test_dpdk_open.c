@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A link that can't be opened ends in one sentence, in time, and leaves nothing behind. */
+#include <criterion/criterion.h>
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../net/port/dpdk_eal.h"
+#include "dpdk_traffic.h"
+
+TestSuite(dpdk_open, .timeout = 60);
+
+static char path[KVN_DPDK_PATH_BYTES];
+static char why[KVN_WHY_BYTES];
+
+static kvw_err open_end(struct kvn_port **port, const char *at, bool listener, unsigned ms)
+{
+    const struct kvn_dpdk_config cfg = {.path = at,
+                                        .listener = listener,
+                                        .wait_peer = true,
+                                        .open_by_ns = t_now_ns() + ms * 1000000ull};
+
+    memset(why, 0, sizeof(why));
+    return kvn_dpdk_port_open(port, &cfg, why);
+}
+
+static unsigned count_fds(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    while (readdir(d) != NULL)
+        ++n;
+    closedir(d);
+    return n;
+}
+
+/* One line, that names the path (or a part of it) and says this. */
+static void expect_why(const char *says, const char *names)
+{
+    cr_expect_not_null(strstr(why, says), "\"%s\" doesn't say \"%s\"", why, says);
+    cr_expect_not_null(strstr(why, names), "\"%s\" doesn't name %s", why, names);
+    cr_expect_null(strchr(why, '\n'), "\"%s\" has more than one line", why);
+}
+
+/* Both sides are up and heard each other; then this one goes. */
+static void expect_use(struct kvn_port *port)
+{
+    cr_expect(t_greet(port, 1, 5000), "no echo");
+    port->ops->close(port);
+}
+
+Test(dpdk_open, paths_that_cannot_be)
+{
+    struct kvn_port *const none = (struct kvn_port *)&why;
+    struct kvn_port *port = none;
+    char longest[200];
+
+    t_link_path(path);
+    memset(longest, 'x', sizeof(longest));
+    longest[0] = '/';
+    longest[KVN_DPDK_PATH_BYTES] = '\0';
+    cr_expect_eq(open_end(&port, longest, true, 100), KVW_E_ADDRESS);
+    expect_why("108 bytes, 107 is the most", "/xxx");
+    cr_expect_eq(open_end(&port, "", true, 100), KVW_E_ADDRESS);
+    cr_expect_eq(open_end(&port, NULL, false, 100), KVW_E_ADDRESS);
+    expect_why("needs the path", "socket");
+    cr_expect_eq(open_end(&port, "/tmp/a,b", true, 100), KVW_E_ADDRESS);
+    expect_why("holds ,", "/tmp/a,b");
+    cr_expect_eq(open_end(&port, "/nowhere/at/all/link", true, 100), KVW_E_ADDRESS);
+    expect_why("No such file or directory", "/nowhere/at/all");
+    cr_expect_eq(open_end(&port, "/dev/null/link", true, 100), KVW_E_ADDRESS);
+    expect_why("Not a directory", "/dev/null");
+
+    FILE *f = fopen(path, "w"); /* a file of someone's, which stays */
+
+    fclose(f);
+    cr_expect_eq(open_end(&port, path, true, 100), KVW_E_ADDRESS);
+    expect_why("is not a socket", path);
+    cr_expect_eq(access(path, F_OK), 0);
+    cr_expect_eq(port, none, "outputs are written on success only");
+    t_link_remove(path);
+}
+
+/* No permission in the directory. Root has every permission, so the test becomes someone else. */
+Test(dpdk_open, directory_of_someone_else)
+{
+    struct kvn_port *port;
+
+    if (getuid() == 0)
+        cr_assert_eq(setresuid(65534, 65534, 65534), 0);
+    cr_expect_eq(open_end(&port, "/usr/link", true, 100), KVW_E_ADDRESS);
+    expect_why("Permission denied", "/usr");
+}
+
+/* An ordinary user, without a runtime directory, needs nothing but a place for the socket. */
+Test(dpdk_open, works_for_an_ordinary_user)
+{
+    struct kvn_port *port = NULL;
+    pid_t peer;
+
+    unsetenv("XDG_RUNTIME_DIR");
+    if (getuid() == 0)
+        cr_assert_eq(setresuid(65534, 65534, 65534), 0);
+    t_link_path(path);
+    peer = t_peer_start(path, "listener", "echo");
+    cr_expect_eq(open_end(&port, path, false, 10000), KVW_OK, "%s", why);
+    if (port != NULL)
+        expect_use(port);
+    (void)t_peer_end(peer, SIGTERM);
+    t_link_remove(path);
+}
+
+static void expect_no_peer(bool listener, const char *says)
+{
+    struct kvn_port *port;
+    unsigned fds = 0;
+
+    t_link_path(path);
+    for (int i = 0; i < 3; ++i) {
+        const uint64_t begin_ns = t_now_ns();
+
+        cr_expect_eq(open_end(&port, path, listener, 300), KVW_E_DEADLINE);
+        cr_expect_lt(t_now_ns() - begin_ns, 900000000u, "%lu us",
+                     (unsigned long)(t_now_ns() - begin_ns) / 1000);
+        expect_why(says, path);
+        cr_expect_neq(access(path, F_OK), 0, "the socket was left behind");
+        if (i == 0)
+            fds = count_fds(); /* EAL keeps its own */
+        cr_expect_eq(count_fds(), fds, "%u descriptors, %u before", count_fds(), fds);
+    }
+    /* It can be tried again, and then works. */
+    const pid_t peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
+
+    cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
+    expect_use(port);
+    (void)t_peer_end(peer, SIGTERM);
+    t_link_remove(path);
+}
+
+Test(dpdk_open, listener_without_a_peer)
+{
+    expect_no_peer(true, "no peer connected to");
+}
+
+Test(dpdk_open, sender_without_a_listener)
+{
+    expect_no_peer(false, "nobody listened");
+}
+
+/* A second listener is refused while the first lives, and not when it was killed. */
+Test(dpdk_open, path_in_use)
+{
+    struct kvn_port *port;
+    struct stat st;
+    char holder[32];
+    pid_t first, sender;
+
+    t_link_path(path);
+    first = t_peer_start(path, "listener", "echo");
+    while (stat(path, &st) != 0)
+        t_sleep_ms(10);
+    snprintf(holder, sizeof(holder), "process, %d", (int)first);
+    cr_expect_eq(open_end(&port, path, true, 1000), KVW_E_ADDRESS);
+    expect_why("already in use by a running process", path);
+    expect_why(holder, path);
+    /* And the first one wasn't disturbed by that. */
+    cr_assert_eq(open_end(&port, path, false, 10000), KVW_OK, "%s", why);
+    expect_use(port);
+
+    (void)t_peer_end(first, SIGKILL);
+    cr_expect_eq(stat(path, &st), 0, "a killed listener leaves its socket");
+    sender = t_peer_start(path, "sender", "echo");
+    cr_assert_eq(open_end(&port, path, true, 10000), KVW_OK, "%s", why);
+    expect_use(port);
+    (void)t_peer_end(sender, SIGTERM);
+    t_link_remove(path);
+}
+
+/* Nor is the socket of a program that isn't ours taken away. */
+Test(dpdk_open, path_of_a_foreign_listener)
+{
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    struct kvn_port *port;
+
+    t_link_path(path);
+    snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
+    cr_assert_eq(bind(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+    cr_assert_eq(listen(fd, 1), 0);
+    cr_expect_eq(open_end(&port, path, true, 1000), KVW_E_ADDRESS);
+    expect_why("already in use", path);
+    cr_expect_eq(access(path, F_OK), 0);
+    close(fd);
+    t_link_remove(path);
+}
+
+/* In a child: open with so little address space left; 0 if it works, or fails in a sentence. */
+static int open_with_little_memory(uint64_t bytes)
+{
+    const struct rlimit little = {.rlim_cur = bytes, .rlim_max = bytes};
+    struct kvn_port *port;
+    char again[KVN_WHY_BYTES];
+    kvw_err err;
+
+    if (setrlimit(RLIMIT_AS, &little) != 0)
+        return 1;
+    err = open_end(&port, path, true, 100);
+    if (err == KVW_E_DEADLINE)
+        return 0; /* it was enough: no peer came */
+    if (err != KVW_E_DEVICE && err != KVW_E_NOMEM)
+        return 2;
+    if (strncmp(why, "dpdk: ", 6) != 0 || strlen(why) < 20 || strchr(why, '\n') != NULL)
+        return 3;
+    printf("# %4u MiB: %s\n", (unsigned)(bytes >> 20), why);
+    fflush(stdout);
+    memcpy(again, why, sizeof(again));
+    if (open_end(&port, path, true, 100) != err || strcmp(why, again) != 0)
+        return 4;
+    return access(path, F_OK) == 0 ? 5 : 0;
+}
+
+/* Wherever on the way up the memory ends: DPDK's own reason in a sentence, the second time too. */
+Test(dpdk_open, memory_refused)
+{
+    const unsigned mib[] = {48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 320, 400, 600};
+    int status;
+
+    t_link_path(path);
+    for (size_t i = 0; i < sizeof(mib) / sizeof(mib[0]); ++i) {
+        const pid_t child = fork();
+
+        if (child == 0)
+            _exit(open_with_little_memory((uint64_t)mib[i] << 20));
+        waitpid(child, &status, 0);
+        cr_expect_eq(status, 0, "with %u MiB: status %x", mib[i], (unsigned)status);
+    }
+    t_link_remove(path);
+}
+
+/* EAL's threads don't cross a fork(). */
+Test(dpdk_open, child_of_a_process_that_started_eal)
+{
+    int status;
+    pid_t child;
+
+    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "%s", why);
+    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "a second start is none");
+    if ((child = fork()) == 0)
+        _exit(kvn_dpdk_eal_start(why) == KVW_E_INVALID ? 0 : 1);
+    waitpid(child, &status, 0);
+    cr_expect_eq(status, 0);
+}
+
+/* What EAL says on its way up is for our log, and what others write to stderr isn't lost. */
+Test(dpdk_open, eal_is_silent)
+{
+    FILE *const before = stderr;
+    int pipes[2], saved = dup(STDERR_FILENO);
+    char text[512] = "";
+
+    cr_assert_eq(pipe(pipes), 0);
+    dup2(pipes[1], STDERR_FILENO);
+    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "%s", why);
+    cr_expect_eq(stderr, before);
+    fputs("still here", stderr);
+    fflush(stderr);
+    dup2(saved, STDERR_FILENO);
+    cr_expect_gt(read(pipes[0], text, sizeof(text) - 1), 0);
+    cr_expect_str_eq(text, "still here");
+}
+
+/* Opening and closing gives everything back: the memory would be gone after three rounds. */
+Test(dpdk_open, again_and_again)
+{
+    struct kvn_port *port;
+    unsigned fds = 0;
+    pid_t peer;
+
+    t_link_path(path);
+    for (int i = 0; i < 6; ++i) {
+        peer = t_peer_start(path, i % 2 ? "listener" : "sender", "echo");
+        cr_assert_eq(open_end(&port, path, i % 2 == 0, 10000), KVW_OK, "round %d: %s", i, why);
+        expect_use(port);
+        cr_expect_eq(t_peer_end(peer, SIGTERM), 0);
+        if (i == 1)
+            fds = count_fds();
+        if (i > 1)
+            cr_expect_leq(count_fds(), fds, "round %d: %u descriptors, %u before", i, count_fds(),
+                          fds);
+    }
+    t_link_remove(path);
+}
+
+/* A stopped peer can't be waited for by a driver that would wait for ever. */
+static void expect_close_in_time(bool listener)
+{
+    struct kvn_port *port;
+    uint64_t begin_ns;
+    pid_t peer;
+
+    t_link_path(path);
+    peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
+    cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
+    cr_assert(t_greet(port, 1ull << 40, 5000), "no echo");
+    kill(peer, SIGSTOP);
+    begin_ns = t_now_ns();
+    port->ops->close(port);
+    cr_expect_lt(t_now_ns() - begin_ns, 2000000000u, "close() took %lu ms",
+                 (unsigned long)((t_now_ns() - begin_ns) / 1000000));
+    (void)t_peer_end(peer, SIGKILL);
+    /* And the next one can be opened. */
+    peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
+    cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
+    expect_use(port);
+    (void)t_peer_end(peer, SIGTERM);
+    t_link_remove(path);
+}
+
+Test(dpdk_open, listener_closes_beside_a_stopped_peer)
+{
+    expect_close_in_time(true);
+}
+
+Test(dpdk_open, sender_closes_beside_a_stopped_peer)
+{
+    expect_close_in_time(false);
+}
