@@ -42,6 +42,7 @@ struct kve_link {
     pthread_cond_t changed;
     bool stop;
     kve_link_state state;
+    uint32_t peers; /* PEER_UPs so far */
     kvw_err err;
     char text[KVW_TEXT_BYTES_MAX + 1];
     struct cmd cmds[CMDS];
@@ -135,6 +136,7 @@ static void take_event(struct kve_link *l, const struct kvw_event *ev)
     switch (ev->kind) {
     case KVW_EV_PEER_UP:
         l->state = KVE_LINK_UP;
+        l->peers++;
         l->err = KVW_OK;
         break;
     case KVW_EV_PEER_LOST:
@@ -402,6 +404,14 @@ kve_link_state kve_link_state_now(struct kve_link *l, char *text)
         memcpy(text, l->text, sizeof(l->text));
     pthread_mutex_unlock(&l->mutex);
     return state;
+}
+
+uint32_t kve_link_peers(struct kve_link *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    const uint32_t peers = l->peers;
+    pthread_mutex_unlock(&l->mutex);
+    return peers;
 }
 
 kvw_err kve_link_error(struct kve_link *l)

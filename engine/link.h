@@ -58,6 +58,9 @@ bool kve_link_close(struct kve_link *link);
 
 /* text (KVW_TEXT_BYTES_MAX + 1 bytes, may be NULL): the reason of FAILED, or of the last loss. */
 kve_link_state kve_link_state_now(struct kve_link *link, char *text);
+/* How many peers have come up so far: tells a new one from the old when nobody looked in between.
+ */
+uint32_t kve_link_peers(struct kve_link *link);
 /* The error that led to FAILED or to the last loss of the peer. */
 kvw_err kve_link_error(struct kve_link *link);
 /* Readable (an eventfd; read it to clear) after each change of state or of a transfer. */

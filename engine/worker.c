@@ -57,9 +57,11 @@ void kve_worker_tell_link(struct kve_worker *w)
     while (read(kve_link_notify_fd(w->link), &n, sizeof(n)) == (ssize_t)sizeof(n))
         ;
     const kve_link_state state = kve_link_state_now(w->link, text);
-    if (state == w->seen_state)
+    const uint32_t peers = kve_link_peers(w->link);
+    if (state == w->seen_state && peers == w->seen_peers)
         return;
     w->seen_state = state;
+    w->seen_peers = peers;
     if (!w->cfg->quiet)
         fprintf(stderr, "kvserve %s: link %s%s%s\n", kve_worker_name(w), names[state],
                 text[0] != '\0' && state != KVE_LINK_UP ? ": " : "",
@@ -68,6 +70,7 @@ void kve_worker_tell_link(struct kve_worker *w)
         return;
     cJSON *obj = kve_worker_event(w, "link");
     cJSON_AddStringToObject(obj, "state", names[state]);
+    cJSON_AddNumberToObject(obj, "peers", peers);
     cJSON_AddNumberToObject(obj, "err", kve_link_error(w->link));
     cJSON_AddStringToObject(obj, "text", text);
     kve_worker_say(w, obj);
@@ -218,7 +221,7 @@ static bool link_failed(struct kve_worker *w)
 /* Requests of one channel until it ends. */
 static void serve_channel(struct kve_worker *w)
 {
-    w->seen_state = 0;
+    w->seen_state = 0; /* this router hears the state in any case */
     cJSON *hello = kve_worker_event(w, "loaded");
     cJSON_AddStringToObject(hello, "role", kve_worker_name(w));
     cJSON_AddStringToObject(hello, "model", kve_model_name(w->model));

@@ -64,9 +64,10 @@ struct kve_worker {
     struct kve_link *link; /* NULL: LOCAL */
     struct kve_channel channel;
     kve_link_state seen_state; /* last one told to the router */
-    float *logits;             /* vocab */
-    bool canceled;             /* the router took the current request back */
-    uint64_t request_id;       /* of the current one, 0: none */
+    uint32_t seen_peers;
+    float *logits;       /* vocab */
+    bool canceled;       /* the router took the current request back */
+    uint64_t request_id; /* of the current one, 0: none */
 };
 
 const char *kve_worker_name(const struct kve_worker *w);

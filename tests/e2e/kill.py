@@ -41,7 +41,7 @@ def main():
             q = kvs.request(ids[:1200], max_tokens=200, ignore_end=True)
             for role in ("decode", "prefill"):
                 w[role].send(q)
-            time.sleep(rng.uniform(0, 4.0))
+            time.sleep(rng.uniform(0, 3.0))
             w[other].mark()
             w[victim].kill()
             t0 = time.monotonic()
@@ -60,8 +60,8 @@ def main():
                 slow.append((i, victim))
             w[victim] = start(victim, net, addresses, folder)
             for role in (victim, other):
-                up = role == other and any(e["ev"] == "link" and e["state"] == "up" for e in seen[-1:])
-                if not up:
+                again = [e for e in w[other].earlier() + seen if e["ev"] == "link" and e["state"] == "up"]
+                if role != other or not again:
                     w[role].wait_up()
             q = kvs.request(ids[:64], max_tokens=4)
             for role in ("decode", "prefill"):
