@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every packet has the bytes that SPEC.md shows, survives the wire, and no damaged, shortened or
+ * senseless one is taken for good. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../net/packet/crc32c.h"
+#include "../../net/packet/frame.h"
+#include "../../net/packet/le.h"
+
+/* One of each type; payload is "kvwire" where there is one. The files are SPEC.md's examples. */
+static const struct golden {
+    const char *name;
+    struct kvn_frame frame;
+    uint32_t payload; /* bytes of payload; of padding, in a HELLO */
+} golden[] = {
+    {"hello",
+     {.version = 1,
+      .type = KVN_PACKET_HELLO,
+      .stamp = 0x01020304,
+      .hello = {0xa1b2c3d4, 1200, 8192, 262144, 4194304, 512}},
+     1152},
+    {"hello_ack",
+     {.version = 1,
+      .type = KVN_PACKET_HELLO_ACK,
+      .conn = 0xa1b2c3d4,
+      .stamp = 0x01020305,
+      .hello = {0x55667788, 1200, 8192, 262144, 4194304, 512}},
+     1152},
+    {"data",
+     {.version = 1,
+      .type = KVN_PACKET_DATA,
+      .flags = KVN_FLAG_ACK_NOW,
+      .slice = 3,
+      .conn = 0x55667788,
+      .pn = 0x1122334455,
+      .stamp = 0x01020306,
+      .data = {7, 0x41, 0x10000, 24582, 0xcafe}},
+     6},
+    {"msg",
+     {.version = 1,
+      .type = KVN_PACKET_MSG,
+      .flags = KVN_FLAG_AGAIN,
+      .conn = 0x55667788,
+      .pn = 9,
+      .stamp = 0x01020307,
+      .stream_at = 0x123456},
+     6},
+    {"ack",
+     {.version = 1,
+      .type = KVN_PACKET_ACK,
+      .conn = 0xa1b2c3d4,
+      .pn = 12,
+      .stamp = 0x01020308,
+      .ack = {100, 50, 0x01020306, 300000, 3, {{91, 101}, {80, 90}, {1, 5}}}},
+     0},
+    {"ping", {.version = 1, .type = KVN_PACKET_PING, .flags = 1, .conn = 1, .pn = 1}, 0},
+    {"goodbye",
+     {.version = 1, .type = KVN_PACKET_GOODBYE, .conn = 2, .pn = 77, .goodbye = KVW_E_PROTOCOL},
+     0},
+    {"reset",
+     {.version = 1, .type = KVN_PACKET_RESET, .reset = {0x55667788, KVN_RESET_UNKNOWN, 1}},
+     0},
+};
+#define GOLDEN (sizeof(golden) / sizeof(golden[0]))
+
+static uint32_t build(uint8_t *out, const struct golden *g)
+{
+    static const uint8_t padding[2000];
+    const bool hello = g->frame.type <= KVN_PACKET_HELLO_ACK;
+    const struct kvw_iov body = {hello ? (const void *)padding : "kvwire", g->payload};
+    const uint32_t head = kvn_frame_encode(out, &g->frame);
+
+    kvn_frame_seal(out, head, &body, g->payload > 0);
+    memcpy(out + head, body.base, body.bytes);
+    return head + body.bytes;
+}
+
+Test(frame, golden_bytes)
+{
+    const char *const folder = getenv("KVN_GOLDEN");
+
+    cr_assert_not_null(folder, "KVN_GOLDEN names the folder tests/golden/packet");
+    for (uint32_t i = 0; i < GOLDEN; ++i) {
+        uint8_t want[2000], got[2000];
+        char path[512];
+        size_t n;
+        FILE *f;
+
+        snprintf(path, sizeof(path), "%s/%s.bin", folder, golden[i].name);
+        if (getenv("KVN_GOLDEN_WRITE") != NULL) { /* a new wire version, or a new packet */
+            f = fopen(path, "wb");
+            cr_assert_not_null(f);
+            n = build(got, &golden[i]);
+            cr_assert_eq(fwrite(got, 1, n, f), n);
+            fclose(f);
+        }
+        f = fopen(path, "rb");
+        cr_assert_not_null(f, "%s", path);
+        n = fread(want, 1, sizeof(want), f);
+        fclose(f);
+        cr_assert_eq(build(got, &golden[i]), n, "%s", golden[i].name);
+        cr_expect(memcmp(want, got, n) == 0, "%s changed", golden[i].name);
+    }
+}
+
+Test(frame, round_trip)
+{
+    for (uint32_t i = 0; i < GOLDEN; ++i) {
+        const struct kvn_frame *in = &golden[i].frame;
+        uint8_t wire[2000];
+        const uint32_t n = build(wire, &golden[i]);
+        struct kvn_frame out;
+
+        memset(&out, 0xff, sizeof(out));
+        cr_assert_eq(kvn_frame_decode(&out, wire, n), KVW_OK, "%s", golden[i].name);
+        cr_expect(out.version == in->version && out.type == in->type && out.flags == in->flags &&
+                      out.slice == in->slice && out.conn == in->conn && out.pn == in->pn &&
+                      out.stamp == in->stamp,
+                  "%s", golden[i].name);
+        switch (in->type) {
+        case KVN_PACKET_HELLO:
+        case KVN_PACKET_HELLO_ACK:
+            cr_expect(memcmp(&out.hello, &in->hello, sizeof(in->hello)) == 0);
+            break;
+        case KVN_PACKET_DATA:
+            cr_expect(memcmp(&out.data, &in->data, sizeof(in->data)) == 0);
+            cr_expect(out.payload_bytes == 6 && memcmp(out.payload, "kvwire", 6) == 0);
+            break;
+        case KVN_PACKET_MSG:
+            cr_expect_eq(out.stream_at, in->stream_at);
+            cr_expect(out.payload_bytes == 6 && memcmp(out.payload, "kvwire", 6) == 0);
+            break;
+        case KVN_PACKET_ACK:
+            cr_expect(out.ack.largest == 100 && out.ack.delay == 50 && out.ack.count == 3 &&
+                      out.ack.echo == in->ack.echo && out.ack.stream_ends == 300000);
+            cr_expect(memcmp(out.ack.range, in->ack.range, 3 * sizeof(struct kvn_range)) == 0);
+            break;
+        case KVN_PACKET_GOODBYE:
+            cr_expect_eq(out.goodbye, KVW_E_PROTOCOL);
+            break;
+        case KVN_PACKET_RESET:
+            cr_expect(out.reset.id == 0x55667788 && out.reset.reason == KVN_RESET_UNKNOWN);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+/* Any bit of the first hundred bytes and of the last ten; any length that is too short. */
+Test(frame, damage_is_noticed)
+{
+    for (uint32_t i = 0; i < GOLDEN; ++i) {
+        uint8_t wire[2000];
+        const uint32_t n = build(wire, &golden[i]);
+        struct kvn_frame out;
+
+        for (uint32_t bit = 0; bit < n * 8; ++bit) {
+            if (bit >= 800 && bit < (n - 10) * 8)
+                continue;
+            wire[bit / 8] ^= (uint8_t)(1u << bit % 8);
+            cr_assert_neq(kvn_frame_decode(&out, wire, n), KVW_OK, "%s, bit %u", golden[i].name,
+                          bit);
+            wire[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        }
+        for (uint32_t len = 0; len < n; ++len)
+            cr_assert_neq(kvn_frame_decode(&out, wire, len), KVW_OK, "%s, %u bytes", golden[i].name,
+                          len);
+    }
+}
+
+/* Well sealed nonsense: field at, bytes, value. */
+static const struct nonsense {
+    const char *what;
+    uint32_t golden, at, bytes;
+    uint64_t value;
+    kvw_err err;
+} nonsense[] = {
+    {"type 0", 5, 0, 1, 0x10, KVW_E_PROTOCOL},
+    {"type 9", 5, 0, 1, 0x19, KVW_E_PROTOCOL},
+    {"version 2", 5, 0, 1, 0x26, KVW_E_VERSION},
+    {"HELLO without a source", 0, 24, 4, 0, KVW_E_PROTOCOL},
+    {"HELLO of another length", 0, 28, 4, 1300, KVW_E_PROTOCOL},
+    {"HELLO with tiny slices", 0, 32, 4, 64, KVW_E_PROTOCOL},
+    {"HELLO with a small stream", 0, 36, 4, 1000, KVW_E_PROTOCOL},
+    {"HELLO that takes nothing", 0, 40, 4, 100, KVW_E_PROTOCOL},
+    {"HELLO with 500 puts", 0, 44, 4, 500, KVW_E_PROTOCOL},
+    {"slice 1024", 2, 2, 2, 1024, KVW_E_PROTOCOL},
+    {"empty put", 2, 40, 4, 0, KVW_E_PROTOCOL},
+    {"put shorter than its slice", 2, 40, 4, 5, KVW_E_PROTOCOL},
+    {"put of 1 MiB and a byte", 2, 40, 4, KVW_PUT_BYTES_MAX + 1, KVW_E_PROTOCOL},
+    {"stream that wraps", 3, 24, 8, UINT64_MAX - 3, KVW_E_PROTOCOL},
+    {"ACK without ranges", 4, 48, 2, 0, KVW_E_PROTOCOL},
+    {"ACK with too many", 4, 48, 2, 33, KVW_E_PROTOCOL},
+    {"ACK with more than it holds", 4, 48, 2, 4, KVW_E_TRUNCATED},
+    {"ACK whose first range has a gap", 4, 52, 4, 1, KVW_E_PROTOCOL},
+    {"ACK whose second has none", 4, 60, 4, 0, KVW_E_PROTOCOL},
+    {"ACK with an empty range", 4, 56, 4, 0, KVW_E_PROTOCOL},
+    {"ACK below zero", 4, 56, 4, 102, KVW_E_PROTOCOL},
+    {"ACK far below zero", 4, 72, 4, UINT32_MAX, KVW_E_PROTOCOL},
+};
+
+Test(frame, nonsense_is_refused)
+{
+    for (uint32_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); ++i) {
+        const struct nonsense *x = &nonsense[i];
+        uint8_t wire[2000];
+        const uint32_t n = build(wire, &golden[x->golden]);
+        struct kvn_frame out;
+
+        for (uint32_t b = 0; b < x->bytes; ++b)
+            wire[x->at + b] = (uint8_t)(x->value >> 8 * b);
+        kvn_store32(wire + KVN_CRC_AT, 0);
+        kvn_store32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, n));
+        cr_expect_eq(kvn_frame_decode(&out, wire, n), x->err, "%s", x->what);
+    }
+}
+
+/* A HELLO of another version is understood as far as its source id, whatever follows. */
+Test(frame, hello_of_another_version)
+{
+    uint8_t wire[64] = {[0] = 0xe0 | KVN_PACKET_HELLO, [24] = 0x78, [25] = 0x56};
+    struct kvn_frame out;
+
+    kvn_store32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, 40));
+    cr_assert_eq(kvn_frame_decode(&out, wire, 40), KVW_OK);
+    cr_expect(out.version == 14 && out.hello.source == 0x5678);
+}
+
+/* The CPU's instruction and the table agree on any length and any cut, and on the known value. */
+Test(crc32c, reference)
+{
+    static uint8_t bytes[20000];
+
+    for (uint32_t i = 0; i < sizeof(bytes); ++i)
+        bytes[i] = (uint8_t)(i * 2654435761u >> 21);
+    cr_expect_eq(kvn_crc32c(0, "123456789", 9), 0xe3069283u);
+    cr_expect_eq(kvn_crc32c_table(0, "123456789", 9), 0xe3069283u);
+    for (uint32_t n = 0; n < 20000; n = n < 2000 ? n + 1 : n + 397) {
+        const uint32_t want = kvn_crc32c_table(0, bytes, n), cut = n * 7 / 11;
+        cr_assert_eq(kvn_crc32c(0, bytes, n), want, "%u bytes", n);
+        cr_assert_eq(kvn_crc32c(kvn_crc32c(0, bytes, cut), bytes + cut, n - cut), want);
+    }
+}
