@@ -50,34 +50,38 @@ static inline void copy_run(unsigned char *to, const unsigned char *from, uint32
     }
 }
 
-/* Copy tokens [at, at + tokens) of the view to or from the stream. */
+/*
+ * Copy tokens [at, at + tokens) of the view to or from the stream. Heads outside, tokens inside:
+ * where a head's tokens lie side by side, memory is walked in order, and the jumps fall on the
+ * stream's tile, which is in the cache.
+ */
 static void copy_tokens(const struct kvw_view *v, const struct run_shape *s, uint32_t at,
                         uint32_t tokens, unsigned char *gather_to,
                         const unsigned char *scatter_from)
 {
     const uint32_t run_bytes = s->head_step * v->head_bytes;
 
-    while (tokens > 0) {
+    for (uint64_t done = 0; tokens > 0;) {
         const uint32_t slot = (v->first_token + at) % v->block_tokens;
         const uint32_t left = v->block_tokens - slot; /* in this block */
         const uint32_t part = left < tokens ? left : tokens;
-        unsigned char *row = kvw_view_at(v, at, 0);
+        const uint32_t bytes = s->token_step > 1 ? part * run_bytes : run_bytes;
+        unsigned char *block = kvw_view_at(v, at, 0);
 
-        for (uint32_t t = 0; t < part; t += s->token_step, row += v->token_stride) {
-            const uint32_t bytes = s->token_step > 1 ? part * run_bytes : run_bytes;
+        for (uint32_t h = 0; h < v->heads; h += s->head_step) {
+            unsigned char *mem = block + h * v->head_stride;
+            uint64_t pos = done + h * v->head_bytes;
 
-            for (uint32_t h = 0; h < v->heads; h += s->head_step) {
-                unsigned char *mem = row + h * v->head_stride;
-
-                if (gather_to != NULL) {
-                    copy_run(gather_to, mem, bytes);
-                    gather_to += bytes;
-                } else {
-                    copy_run(mem, scatter_from, bytes);
-                    scatter_from += bytes;
-                }
+            for (uint32_t t = 0; t < part; t += s->token_step) {
+                if (gather_to != NULL)
+                    copy_run(gather_to + pos, mem, bytes);
+                else
+                    copy_run(mem, scatter_from + pos, bytes);
+                mem += v->token_stride;
+                pos += s->token_bytes;
             }
         }
+        done += (uint64_t)part * s->token_bytes;
         at += part;
         tokens -= part;
     }

@@ -3,6 +3,9 @@
 
 #define XXH_STATIC_LINKING_ONLY /* the state's size, so that it can live in the caller's memory */
 #include <xxhash.h>
+#ifdef KVW_XXH_X86_DISPATCH
+#include <xxh_x86dispatch.h> /* renames what is called below; same values, several times faster */
+#endif
 
 _Static_assert(sizeof(XXH3_state_t) <= sizeof(((struct kvw_digest *)0)->state),
                "kvw_digest.state holds XXH3's state");
