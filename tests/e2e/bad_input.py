@@ -147,11 +147,11 @@ def addresses(folder):
 
 def dpdk(folder):
     worker = ["--model", kvs.MODEL, "--net", "dpdk", "--quiet", "--threads", "1", "--control", os.path.join(folder, "c.ctl")]
-    refused("DPDK: no such directory", ["decode", "--link", os.path.join(folder, "no", "link.sock")] + worker, ["link.sock"])
+    refused("DPDK: no such directory", ["decode", "--link", os.path.join(folder, "no", "link.sock")] + worker, ["directory", folder])
     refused("DPDK: a path too long", ["decode", "--link", os.path.join(folder, "x" * 120)] + worker, ["xxx"])
     refused("DPDK: no peer comes", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "2"] + worker, ["link.sock", "peer"])
-    refused("DPDK: no memory", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "5"] + worker, ["dpdk"],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20)))
+    refused("DPDK: no memory", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "5", "--kv-tokens", "64"] + worker,
+            ["EAL can't start", "memory"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (250 << 20, 250 << 20)))
     path = os.path.join(folder, "busy.sock")
     s = socket.socket(socket.AF_UNIX)
     s.bind(path)
