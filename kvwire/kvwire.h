@@ -64,7 +64,8 @@ struct kvw_session_config {
     const struct kvw_codec_ops *const *codecs; /* NULL-terminated, best first; must contain raw */
     uint32_t chunk_raw_bytes;                  /* sender's aim, 0: KVW_CHUNK_RAW_AIM */
     uint32_t slots;     /* landing (receiver) or staging (sender) slots, 0: 32; <= KVW_SLOTS_MAX */
-    uint32_t xfers_max; /* transfers open at once, 0: 16; <= KVW_XFERS_MAX */
+    uint32_t xfers_max; /* transfers open, or ended and their XFER_DONE not yet taken, 0: 16; <=
+                           KVW_XFERS_MAX */
     uint32_t xfer_tokens_max; /* longest transfer, 0: pool's whole size */
 };
 
@@ -88,7 +89,7 @@ KVW_API void kvw_session_close(struct kvw_session *s, uint64_t now_ns);
 /*
  * Make progress: receive, check, decode, scatter, gather, encode, transmit, expire. Bounded work
  * per call (a few chunks); returns true when more could be done at once, so call again before
- * waiting.
+ * waiting. Take events in between: with a full event queue it stands still and returns false.
  */
 KVW_API bool kvw_session_poll(struct kvw_session *s, uint64_t now_ns);
 
@@ -137,7 +138,7 @@ struct kvw_blocks {
  * 0: none. May be called before the peer is up: it is sent when the peer comes, if the lease still
  * lives.
  *
- *   KVW_E_AGAIN    xfers_max are open
+ *   KVW_E_AGAIN    xfers_max are in use
  *   KVW_E_INVALID  wrong role, id in use, a block id or count out of range, runs >
  * KVW_XFER_RUNS_MAX
  */
@@ -147,9 +148,9 @@ KVW_API KVW_NODISCARD kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id,
 
 /*
  * Sender: open the stream that fills an offer. blocks are read until XFER_DONE, a range only after
- * it was pushed. offer_by_ns: absolute time by which the offer must have come (0: as deadline_ns);
- * past it XFER_DONE says KVW_E_DEADLINE. While the stream is open the session renews the receiver's
- * lease.
+ * it was pushed. offer_by_ns: absolute time by which the offer must have come (0: as deadline_ns,
+ * or KVW_LEASE_NS_MAX from now if that is 0 too); past it XFER_DONE says KVW_E_DEADLINE. While the
+ * stream is open the session renews the receiver's lease.
  *
  *   KVW_E_AGAIN, KVW_E_INVALID as above
  */
@@ -181,7 +182,9 @@ KVW_API KVW_NODISCARD kvw_err kvw_commit(struct kvw_session *s, kvw_xfer_id id, 
 
 /*
  * Either side: end a transfer. Its XFER_DONE (KVW_E_CANCELED) comes here, and on the peer with the
- * same reason. reason: a sentence, cut at KVW_TEXT_BYTES_MAX, copied; NULL: none.
+ * same reason. A sender may also decline an offer that it has no stream for: nothing comes here
+ * then, the peer's transfer ends. reason: a sentence, cut at KVW_TEXT_BYTES_MAX, copied; NULL:
+ * none.
  *
  *   KVW_E_NOTFOUND
  */
