@@ -34,7 +34,8 @@
 
 static const struct kvn_port_ops ops;
 
-/* The first error is the cause; those after it are callers giving up. One comes with every start. */
+/* The first error is the cause; those after it are callers giving up. One comes with every start.
+ */
 static void reason(uint64_t mark, int rc, char *text, size_t bytes)
 {
     if (!kvn_dpdk_log_error(mark, "No valid MAC", text, bytes))
@@ -215,6 +216,11 @@ static kvw_err make_pools(struct kvn_dpdk_port *p, uint32_t ring, char why[KVN_W
     }
     if (p->pool != NULL && (!p->vhost || p->shell != NULL))
         return KVW_OK;
+    if (rte_errno == EINVAL) { /* an operation that mempools don't know */
+        snprintf(why, KVN_WHY_BYTES,
+                 "dpdk: no driver for buffer pools is here (Debian's librte-mempool-ring23)");
+        return KVW_E_DEVICE;
+    }
     snprintf(why, KVN_WHY_BYTES, "dpdk: no memory for %u buffers of %u bytes: %s", count, room,
              rte_strerror(rte_errno));
     return KVW_E_NOMEM;
@@ -309,7 +315,8 @@ static kvw_err bring_up_failed(const struct bring_up *b, kvn_dpdk_job_end end, u
     if (end != KVN_DPDK_JOB_DONE)
         return no_peer(p->path, "no peer connected to", began_ns, why);
     reason(b->mark, b->rc, text, sizeof(text));
-    if (strstr(text, "cannot attach the device") != NULL)
+    if (strstr(text, "cannot attach the device") != NULL ||
+        strstr(text, "failed to parse device") != NULL)
         snprintf(text, sizeof(text), "there is no such driver here (Debian's librte-net-%s23)",
                  p->vhost ? "vhost" : "virtio");
     snprintf(why, KVN_WHY_BYTES, "dpdk: can't %s %s on %s: %s", b->step, kind, p->path, text);

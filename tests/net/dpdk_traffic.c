@@ -169,11 +169,15 @@ void t_link_path(char *path)
 
 void t_link_remove(const char *path)
 {
-    char text[KVN_DPDK_PATH_BYTES + 8];
+    char text[KVN_DPDK_PATH_BYTES + 8] = "";
+    size_t bytes = strlen(path);
 
     (void)unlink(path);
-    snprintf(text, sizeof(text), "%s.lock", path);
+    memcpy(text, path, bytes);
+    memcpy(text + bytes, ".lock", sizeof(".lock"));
     (void)unlink(text);
-    *strrchr(strcpy(text, path), '/') = '\0';
+    while (bytes > 0 && text[bytes] != '/')
+        --bytes;
+    text[bytes] = '\0';
     (void)rmdir(text);
 }

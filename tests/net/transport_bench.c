@@ -109,7 +109,7 @@ static kvw_conn_id meet(struct kvw_transport *t, const char *peer, struct kvw_re
     struct kvw_transport_event ev[EVENTS];
     kvw_conn_id conn;
 
-    if (t->ops->connect(t, peer, now_ns(), &conn) != KVW_OK)
+    if (t->ops->connect(t, NULL, now_ns(), &conn) != KVW_OK)
         die(peer, "connect");
     for (;;) {
         const uint32_t n = turn(t, ev);
