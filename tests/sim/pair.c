@@ -86,6 +86,8 @@ void t_pair_close(struct t_pair *p)
     for (uint32_t i = 0; i < 2; ++i) {
         if (p->side[i].t != NULL)
             p->side[i].t->ops->close(p->side[i].t);
+        for (uint32_t n = 0; n < T_PUTS_MAX; ++n)
+            free(p->side[i].lent[n]);
         free(p->side[i].memory);
         free(p->side[i].source);
     }
@@ -165,6 +167,8 @@ static void on_event(struct t_pair *p, uint32_t side, const struct kvw_transport
             break;
         }
         s->done[ev->cookie] = true;
+        free(s->lent[ev->cookie]); /* so that a sanitizer sees who still reads it */
+        s->lent[ev->cookie] = NULL;
         ++s->puts_done;
         if (ev->err == KVW_OK)
             put_over(p, side, (uint32_t)ev->cookie);
@@ -237,7 +241,7 @@ bool t_pair_put(struct t_pair *p, uint32_t side, uint32_t bytes)
 {
     struct t_side *s = &p->side[side];
     struct kvw_put put = {.key = p->side[1 - side].key, .imm = s->puts_sent};
-    const uint8_t *from = put_bytes(p, side, s->puts_sent);
+    uint8_t *from;
     uint32_t slot = 0, left = bytes;
     kvw_err err;
 
@@ -247,6 +251,9 @@ bool t_pair_put(struct t_pair *p, uint32_t side, uint32_t bytes)
         return false;
     put.offset = (uint64_t)slot * T_SLOT_BYTES + t_pair_random(p, T_SLOT_BYTES - bytes + 1);
     put.cookie = s->puts_sent;
+    from = malloc(bytes);
+    memcpy(from, put_bytes(p, side, s->puts_sent), bytes);
+    s->lent[s->puts_sent] = from;
     put.iov_count = 1 + (uint32_t)t_pair_random(p, KVW_PUT_IOV_MAX);
     for (uint32_t i = 0; i < put.iov_count; ++i) {
         const uint32_t n = i + 1 == put.iov_count ? left : (uint32_t)t_pair_random(p, left + 1);
@@ -258,10 +265,13 @@ bool t_pair_put(struct t_pair *p, uint32_t side, uint32_t bytes)
     if (err == KVW_OK) {
         s->slot_of[s->puts_sent++] = slot;
         s->slot_busy[slot] = true;
-    } else if (err != KVW_E_AGAIN && !s->down) {
-        fail(p, "side %u: put of %u: %s", side, bytes, kvw_strerror(err));
+        return true;
     }
-    return err == KVW_OK;
+    free(s->lent[s->puts_sent]);
+    s->lent[s->puts_sent] = NULL;
+    if (err != KVW_E_AGAIN && !s->down)
+        fail(p, "side %u: put of %u: %s", side, bytes, kvw_strerror(err));
+    return false;
 }
 
 bool t_pair_settled(const struct t_pair *p)

@@ -30,7 +30,8 @@ struct t_side {
     bool done[T_PUTS_MAX], landed[T_PUTS_MAX]; /* of the puts this side receives, or sends */
     uint32_t slot_of[T_PUTS_MAX];              /* of the puts this side sends */
     bool slot_busy[T_SLOTS];                   /* in the peer's memory */
-    uint8_t *source; /* what this side puts from: put n's bytes are a window of it */
+    uint8_t *source;                           /* put n's bytes are a window of it */
+    uint8_t *lent[T_PUTS_MAX]; /* a copy of them, which put() borrows; freed at PUT_DONE */
     uint64_t spins;
 };
 

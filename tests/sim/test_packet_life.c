@@ -340,3 +340,93 @@ Test(life, full_table_refuses)
     t->ops->close(t);
     t_pair_close(&pair);
 }
+
+/* The port is full while a slice waits to be sent again; the first copy turns out to have arrived,
+ * the put is over and its memory its owner's. The second copy must not leave. */
+Test(life, finished_puts_are_not_touched)
+{
+    const struct kvn_sim_link slow = {.delay_ns = 4 * MS};
+    struct kvw_transport_stats s;
+    struct t_side *a = &pair.side[0];
+    static uint8_t bytes[1000];
+    struct kvw_put put = {.key = {{0}}, .iov = {{bytes, sizeof(bytes)}}, .iov_count = 1};
+
+    up();
+    kvn_sim_links(pair.sim, &slow);
+    put.key = pair.side[1].key;
+    a->puts_sent = 1; /* as pair.c counts */
+    cr_assert_eq(a->t->ops->put(a->t, a->conn, &put), KVW_OK);
+    t_pair_poll(&pair, 0);
+    kvn_sim_tx_limit(pair.sim, 0);
+    for (int i = 0; i < 6; ++i) { /* long enough for a probe, not for the ACK */
+        t_pair_poll(&pair, 0);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    }
+    a->t->ops->stats(a->t, &s);
+    cr_assert_geq(s.packets_retransmitted, 1, "no second copy was built");
+    kvn_sim_tx_limit(pair.sim, UINT32_MAX);
+    pair.side[1].t->ops->stats(pair.side[1].t, &s);
+    {
+        struct kvw_transport_event ev[8];
+        cr_assert_eq(pair.side[1].t->ops->poll(pair.side[1].t, kvn_sim_now(pair.sim), ev, 8), 1);
+    }
+    kvn_sim_tx_limit(pair.sim, 0);
+    while (a->puts_done == 0) {
+        t_pair_poll(&pair, 0);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    }
+    memset(bytes, 0xff, sizeof(bytes)); /* its digest would be wrong now */
+    kvn_sim_tx_limit(pair.sim, UINT32_MAX);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 50 * MS);
+    pair.side[1].t->ops->stats(pair.side[1].t, &s);
+    cr_expect_eq(s.packets_rejected, 0, "a finished put's memory was sent");
+    cr_expect_eq(pair.side[0].downs + pair.side[1].downs, 0);
+    t_pair_close(&pair);
+}
+
+/* What the receiver has no room to remember isn't acknowledged, so that it comes again. */
+Test(life, what_is_not_taken_is_not_acknowledged)
+{
+    struct kvn_frame f, ack = {.type = 0};
+    struct kvn_port *port;
+    uint32_t id = 0;
+    uint64_t pn = 1;
+
+    up();
+    port = raw(2);
+    f = hello(4711);
+    raw_send(port, 1, &f, 1200 - KVN_HELLO_BYTES);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    while (raw_receive(port, &f))
+        id = f.hello.source;
+    cr_assert_neq(id, 0);
+    f = (struct kvn_frame){
+        .version = 1, .type = KVN_PACKET_PING, .flags = KVN_FLAG_ACK_NOW, .conn = id, .pn = pn++};
+    raw_send(port, 1, &f, 0);
+    f.type = KVN_PACKET_MSG; /* every second byte, from the second on: each a gap of its own */
+    for (uint32_t i = 0; i < KVN_RANGES_MAX + 10; ++i) {
+        f.pn = pn++;
+        f.stream_at = 2 * i + 1;
+        raw_send(port, 1, &f, 1);
+    }
+    f.type = KVN_PACKET_DATA; /* a put too far ahead */
+    f.pn = pn++;
+    f.data = (struct kvn_data){.put = KVN_PUTS_MAX, .region = 64, .bytes = 1};
+    raw_send(port, 1, &f, 1);
+    f.type = KVN_PACKET_PING;
+    f.pn = pn++;
+    raw_send(port, 1, &f, 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 5 * MS);
+    while (raw_receive(port, &f))
+        if (f.type == KVN_PACKET_ACK)
+            ack = f;
+    cr_assert_eq(ack.type, KVN_PACKET_ACK);
+    cr_expect_eq(ack.ack.largest, pn - 1);
+    cr_assert_eq(ack.ack.count, 2);
+    cr_expect_eq(ack.ack.range[1].end, 2 + KVN_RANGES_MAX, "%llu",
+                 (unsigned long long)ack.ack.range[1].end);
+    cr_expect_eq(pair.side[1].downs, 0);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
