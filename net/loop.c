@@ -25,90 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../kvwire/wire.h"
-
-#define LOOP_CONNS    8u            /* connections of one end */
-#define LOOP_PUTS     256u          /* puts of one connection in flight, each way */
-#define LOOP_RING     (256u * 1024) /* bytes of messages waiting at one end of a connection */
-#define LOOP_NAME_MAX 63u
-#define LOOP_HOLD_MAX 8u /* polls that a reordered put is held back */
-
-enum conn_state {
-    CONN_FREE = 0,
-    CONN_REFUSED, /* connect() found nobody; leaves with CONN_DOWN */
-    CONN_LIVE,    /* joined; leaves by the peer's or this side's disconnect, close, or a breach */
-    CONN_BROKEN,  /* the peer is gone: what it sent before is still delivered, then CONN_DOWN */
-    CONN_LEFT,    /* this side disconnected: only the outcomes of its puts still come out */
-    CONN_SPENT,   /* over; events of this poll may point into its ring, so free at the next one */
-};
-
-struct put_in {
-    struct kvw_put put;
-    uint64_t stamp; /* arrival order among this connection's messages and puts */
-    uint32_t hold;  /* polls to wait before it may be placed */
-};
-
-struct put_out {
-    uint64_t cookie;
-    kvw_err err;
-};
-
-struct loop_end;
-
-struct loop_conn {
-    enum conn_state state;
-    bool up_due; /* CONN_UP not yet reported */
-    bool incoming;
-    kvw_conn_id id;
-    kvw_err down_err;
-    const char *down_text; /* static */
-    struct loop_end *peer; /* while LIVE */
-    struct loop_conn *other;
-
-    uint64_t next_stamp;
-    unsigned char *ring; /* [u64 stamp][u32 bytes][message], padded to 8; wraps as a whole */
-    uint32_t ring_head, ring_tail, ring_used;
-    uint32_t ring_reported; /* bytes reported as events, given back by the next poll */
-
-    struct put_in puts[LOOP_PUTS]; /* order[0 .. put_count-1] wait, the rest are free */
-    uint16_t order[LOOP_PUTS];
-    uint32_t put_count;
-
-    struct put_out done[LOOP_PUTS];
-    uint32_t done_head, done_count;
-    uint32_t in_flight; /* own puts accepted, outcome not yet reported; <= LOOP_PUTS */
-};
-
-struct loop_region {
-    bool used;
-    uint32_t serial;
-    struct kvw_mem mem;
-    kvw_put_gate gate;
-    void *gate_arg;
-};
-
-struct loop_hub {
-    struct loop_hub *next;
-    char name[LOOP_NAME_MAX + 1];
-    uint32_t ends;
-    struct loop_end *listener;
-    pthread_mutex_t lock;
-};
-
-struct loop_end {
-    struct kvw_transport transport;
-    struct loop_hub *hub;
-    bool may_listen, listening, asleep;
-    int wake_fd; /* written by peers while asleep */
-    uint32_t next_id, next_serial;
-    uint32_t turn; /* connection that poll() starts with */
-    uint64_t rng;
-    uint32_t reorder_2_32; /* probability, of 2^32 */
-    struct kvw_transport_stats stats;
-    struct loop_region regions[KVW_REGIONS_MAX];
-    struct loop_conn conns[LOOP_CONNS];
-    unsigned char *rings;
-};
+#include "loop.h"
 
 /* Names that are open now. Lock order: hubs_lock, then a hub's own. */
 static pthread_mutex_t hubs_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -117,162 +34,6 @@ static struct loop_hub *hubs;
 static struct loop_end *end_of(struct kvw_transport *t)
 {
     return (struct loop_end *)(void *)t;
-}
-
-static void end_wake(struct loop_end *e)
-{
-    const uint64_t one = 1;
-
-    /* A full eventfd is as good as a write: it is readable. */
-    if (e->asleep && write(e->wake_fd, &one, sizeof(one)) < 0)
-        return;
-}
-
-static uint32_t end_random(struct loop_end *e)
-{
-    /* splitmix64: enough to shuffle, and the same everywhere for a seed. */
-    uint64_t z = (e->rng += 0x9e3779b97f4a7c15ull);
-
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return (uint32_t)((z ^ (z >> 31)) >> 32);
-}
-
-static struct loop_conn *conn_find(struct loop_end *e, kvw_conn_id id)
-{
-    for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
-        struct loop_conn *c = &e->conns[i];
-
-        if (c->state != CONN_FREE && c->state != CONN_LEFT && c->state != CONN_SPENT &&
-            c->id.value == id.value)
-            return c;
-    }
-    return NULL;
-}
-
-/* A free connection, emptied and with an id of its own; NULL: all are taken. */
-static struct loop_conn *conn_take(struct loop_end *e)
-{
-    for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
-        struct loop_conn *c = &e->conns[i];
-
-        if (c->state != CONN_FREE)
-            continue;
-        c->id.value = ++e->next_id;
-        c->up_due = c->incoming = false;
-        c->peer = NULL;
-        c->other = NULL;
-        c->next_stamp = 0;
-        c->ring_head = c->ring_tail = c->ring_used = c->ring_reported = 0;
-        c->put_count = c->done_head = c->done_count = c->in_flight = 0;
-        for (uint32_t k = 0; k < LOOP_PUTS; ++k)
-            c->order[k] = (uint16_t)k;
-        return c;
-    }
-    return NULL;
-}
-
-static void conn_push_done(struct loop_conn *c, uint64_t cookie, kvw_err err)
-{
-    c->done[(c->done_head + c->done_count) % LOOP_PUTS] = (struct put_out){cookie, err};
-    ++c->done_count;
-}
-
-/* Take the waiting put at position k out of the order. Its record stays valid until the next put.
- */
-static struct put_in *conn_pop_put(struct loop_conn *c, uint32_t k)
-{
-    const uint16_t i = c->order[k];
-
-    --c->put_count;
-    memmove(&c->order[k], &c->order[k + 1], (c->put_count - k) * sizeof(c->order[0]));
-    c->order[c->put_count] = i;
-    return &c->puts[i];
-}
-
-/* Puts that wait at c never land any more; their owner learns it. */
-static void conn_fail_puts(struct loop_conn *c)
-{
-    while (c->put_count > 0) {
-        const struct put_in *p = conn_pop_put(c, 0);
-
-        conn_push_done(c->other, p->put.cookie, KVW_E_PEER_LOST);
-    }
-}
-
-/* Part the two ends of a live connection. Each is left in its own state; both may still drain. */
-static void conn_part(struct loop_conn *c, kvw_err err, const char *text)
-{
-    struct loop_conn *both[2] = {c, c->other};
-    struct loop_end *peer = c->peer;
-
-    conn_fail_puts(both[0]);
-    conn_fail_puts(both[1]);
-    for (int i = 0; i < 2; ++i) {
-        both[i]->state = CONN_BROKEN;
-        both[i]->down_err = err;
-        both[i]->down_text = text;
-        both[i]->peer = NULL;
-    }
-    both[0]->other = both[1]->other = NULL;
-    end_wake(peer);
-}
-
-/* --- messages: a ring of whole records ------------------------------------------------------- */
-
-struct msg_head {
-    uint64_t stamp;
-    uint32_t bytes; /* UINT32_MAX: nothing more before the ring's end */
-    uint32_t zero;
-};
-
-static uint32_t msg_room(uint32_t bytes)
-{
-    return (uint32_t)sizeof(struct msg_head) + (bytes + 15u) / 16u * 16u;
-}
-
-static bool ring_push(struct loop_conn *c, const void *msg, uint32_t bytes)
-{
-    const uint32_t want = msg_room(bytes);
-    const uint32_t to_end = LOOP_RING - c->ring_tail;
-    const uint32_t skip = to_end < want ? to_end : 0;
-    struct msg_head h = {.stamp = c->next_stamp, .bytes = bytes};
-
-    if (LOOP_RING - c->ring_used < want + skip)
-        return false;
-    if (skip > 0) { /* a multiple of 16, so a head always fits */
-        const struct msg_head gap = {.bytes = UINT32_MAX};
-
-        memcpy(c->ring + c->ring_tail, &gap, sizeof(gap));
-        c->ring_used += skip;
-        c->ring_tail = 0;
-    }
-    memcpy(c->ring + c->ring_tail, &h, sizeof(h));
-    memcpy(c->ring + c->ring_tail + sizeof(h), msg, bytes);
-    c->ring_tail = (c->ring_tail + want) % LOOP_RING;
-    c->ring_used += want;
-    ++c->next_stamp;
-    return true;
-}
-
-/* The next message, or NULL. Steps over a gap at the ring's end. */
-static const unsigned char *ring_peek(struct loop_conn *c, struct msg_head *h)
-{
-    if (c->ring_used == c->ring_reported)
-        return NULL;
-    memcpy(h, c->ring + c->ring_head, sizeof(*h));
-    if (h->bytes == UINT32_MAX) {
-        c->ring_reported += LOOP_RING - c->ring_head;
-        c->ring_head = 0;
-        memcpy(h, c->ring, sizeof(*h));
-    }
-    return c->ring + c->ring_head + sizeof(*h);
-}
-
-static void ring_pop(struct loop_conn *c, const struct msg_head *h)
-{
-    c->ring_head = (c->ring_head + msg_room(h->bytes)) % LOOP_RING;
-    c->ring_reported += msg_room(h->bytes);
 }
 
 /* --- the operations -------------------------------------------------------------------------- */
@@ -301,14 +62,14 @@ static kvw_err loop_connect(struct kvw_transport *t, const char *peer, uint64_t 
     (void)peer; /* the hub's listener is the only one there is */
     (void)now_ns;
     pthread_mutex_lock(&e->hub->lock);
-    mine = conn_take(e);
+    mine = kvn_loop_conn_take(e);
     if (mine == NULL) {
         pthread_mutex_unlock(&e->hub->lock);
         return KVW_E_AGAIN;
     }
     far = e->hub->listener;
     if (far != NULL && far != e && far->listening)
-        theirs = conn_take(far);
+        theirs = kvn_loop_conn_take(far);
     if (theirs == NULL) {
         mine->state = CONN_REFUSED;
         mine->down_err = KVW_E_PEER_LOST;
@@ -322,7 +83,7 @@ static kvw_err loop_connect(struct kvw_transport *t, const char *peer, uint64_t 
         mine->other = theirs;
         theirs->peer = e;
         theirs->other = mine;
-        end_wake(far);
+        kvn_loop_end_wake(far);
     }
     *conn = mine->id;
     pthread_mutex_unlock(&e->hub->lock);
@@ -336,9 +97,9 @@ static void loop_disconnect(struct kvw_transport *t, kvw_conn_id id, uint64_t no
 
     (void)now_ns;
     pthread_mutex_lock(&e->hub->lock);
-    if ((c = conn_find(e, id)) != NULL) {
+    if ((c = kvn_loop_conn_find(e, id)) != NULL) {
         if (c->state == CONN_LIVE)
-            conn_part(c, KVW_E_PEER_LOST, "the peer disconnected");
+            kvn_loop_conn_part(c, KVW_E_PEER_LOST, "the peer disconnected");
         c->state = CONN_LEFT;
     }
     pthread_mutex_unlock(&e->hub->lock);
@@ -407,17 +168,17 @@ static kvw_err loop_send(struct kvw_transport *t, kvw_conn_id id, const void *ms
     if (bytes == 0 || bytes > KVW_MSG_BYTES_MAX)
         return KVW_E_INVALID;
     pthread_mutex_lock(&e->hub->lock);
-    c = conn_find(e, id);
+    c = kvn_loop_conn_find(e, id);
     if (c == NULL) {
         err = KVW_E_NOTFOUND;
     } else if (c->state != CONN_LIVE) {
         err = KVW_E_NOTFOUND; /* its CONN_DOWN is on the way */
-    } else if (!ring_push(c->other, msg, bytes)) {
+    } else if (!kvn_loop_ring_push(c->other, msg, bytes)) {
         err = KVW_E_AGAIN;
     } else {
         ++e->stats.packets_sent;
         e->stats.bytes_sent += bytes;
-        end_wake(c->peer);
+        kvn_loop_end_wake(c->peer);
     }
     pthread_mutex_unlock(&e->hub->lock);
     return err;
@@ -445,24 +206,26 @@ static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kv
     if (!put_sound(put, &bytes))
         return KVW_E_INVALID;
     pthread_mutex_lock(&e->hub->lock);
-    c = conn_find(e, id);
+    c = kvn_loop_conn_find(e, id);
     if (c == NULL || c->state != CONN_LIVE) {
         err = KVW_E_NOTFOUND;
     } else if (c->in_flight == LOOP_PUTS) {
         err = KVW_E_AGAIN;
     } else {
         struct loop_conn *to = c->other;
-        struct put_in *p = &to->puts[to->order[to->put_count]];
+        struct loop_put_in *p = &to->puts[to->order[to->put_count]];
 
         p->put = *put;
         p->stamp = to->next_stamp++;
-        p->hold = end_random(e) < e->reorder_2_32 ? 1 + end_random(e) % LOOP_HOLD_MAX : 0;
+        p->hold = kvn_loop_end_random(e) < e->reorder_2_32
+                      ? 1 + kvn_loop_end_random(e) % LOOP_HOLD_MAX
+                      : 0;
         ++to->put_count;
         ++c->in_flight;
         ++e->stats.packets_sent;
         e->stats.bytes_sent += bytes;
         e->stats.put_bytes_sent += bytes;
-        end_wake(c->peer);
+        kvn_loop_end_wake(c->peer);
     }
     pthread_mutex_unlock(&e->hub->lock);
     return err;
@@ -480,8 +243,8 @@ static bool place(struct loop_end *e, struct loop_conn *c, const struct kvw_put 
         bytes += put->iov[i].bytes;
     if (r == NULL || put->offset > r->mem.bytes || bytes > r->mem.bytes - put->offset ||
         (r->gate != NULL && !r->gate(r->gate_arg, c->id, put->offset, bytes, put->imm))) {
-        conn_push_done(c->other, put->cookie, KVW_E_PROTOCOL);
-        conn_part(c, KVW_E_PROTOCOL, "a put lay outside of what the receiver allows");
+        kvn_loop_conn_push_done(c->other, put->cookie, KVW_E_PROTOCOL);
+        kvn_loop_conn_part(c, KVW_E_PROTOCOL, "a put lay outside of what the receiver allows");
         ++e->stats.packets_rejected;
         return false;
     }
@@ -490,8 +253,8 @@ static bool place(struct loop_end *e, struct loop_conn *c, const struct kvw_put 
         memcpy(to, put->iov[i].base, put->iov[i].bytes);
         to += put->iov[i].bytes;
     }
-    conn_push_done(c->other, put->cookie, KVW_OK);
-    end_wake(c->peer);
+    kvn_loop_conn_push_done(c->other, put->cookie, KVW_OK);
+    kvn_loop_end_wake(c->peer);
     ++e->stats.packets_received;
     e->stats.bytes_received += bytes;
     e->stats.put_bytes_received += bytes;
@@ -507,7 +270,7 @@ static bool place(struct loop_end *e, struct loop_conn *c, const struct kvw_put 
 /* One event about c, or false when there is none now. */
 static bool conn_next(struct loop_end *e, struct loop_conn *c, struct kvw_transport_event *ev)
 {
-    struct msg_head h;
+    struct loop_msg_head h;
     const unsigned char *msg;
     uint32_t k = 0;
 
@@ -530,18 +293,18 @@ static bool conn_next(struct loop_end *e, struct loop_conn *c, struct kvw_transp
         c->state = CONN_SPENT;
         return false;
     }
-    msg = ring_peek(c, &h);
+    msg = kvn_loop_ring_peek(c, &h);
     while (k < c->put_count && c->puts[c->order[k]].hold > 0)
         ++k;
     if (k < c->put_count && (msg == NULL || c->puts[c->order[k]].stamp < h.stamp)) {
-        const struct put_in *p = conn_pop_put(c, k);
+        const struct loop_put_in *p = kvn_loop_conn_pop_put(c, k);
 
         if (place(e, c, &p->put, ev))
             return true;
         return conn_next(e, c, ev); /* broken now: outcomes first, CONN_DOWN last */
     }
     if (msg != NULL) {
-        ring_pop(c, &h);
+        kvn_loop_ring_pop(c, &h);
         ++e->stats.packets_received;
         e->stats.bytes_received += h.bytes;
         ev->kind = KVW_TEV_MESSAGE;
@@ -705,7 +468,7 @@ static void loop_close(struct kvw_transport *t)
     pthread_mutex_lock(&e->hub->lock);
     for (uint32_t i = 0; i < LOOP_CONNS; ++i)
         if (e->conns[i].state == CONN_LIVE)
-            conn_part(&e->conns[i], KVW_E_PEER_LOST, "the peer closed its end");
+            kvn_loop_conn_part(&e->conns[i], KVW_E_PEER_LOST, "the peer closed its end");
     if (e->hub->listener == e)
         e->hub->listener = NULL;
     pthread_mutex_unlock(&e->hub->lock);
