@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 /* SPEC.md 2: a HELLO of another version is answered by REJECT, nothing else is read. */
-#define KVW_WIRE_MAGIC   0x4557564bu /* "KVWE", little-endian */
-#ifndef KVW_WIRE_VERSION /* tests build the next version, to meet it */
+#define KVW_WIRE_MAGIC 0x4557564bu /* "KVWE", little-endian */
+#ifndef KVW_WIRE_VERSION           /* tests build the next version, to meet it */
 #define KVW_WIRE_VERSION 1
 #endif
 

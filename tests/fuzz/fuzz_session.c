@@ -46,7 +46,7 @@ struct bench {
     struct kvw_hello peer; /* a HELLO that fits */
     bool receiver;
     uint32_t open[IDS]; /* transfers of that id whose outcome hasn't been taken */
-    kvw_conn_id conn; /* the newest */
+    kvw_conn_id conn;   /* the newest */
     uint64_t now;
     uint64_t seq;   /* of the next put on conn */
     uint32_t epoch; /* last one that the session offered */
