@@ -84,3 +84,16 @@ kvw_build() {
         kvw_die "the build failed; all of it is in $dir/build.log"
     }
 }
+
+# kvw_oracle_python: a Python that has llama.cpp (llama-cpp-python), built once into the cache; prints its path.
+kvw_oracle_python() {
+    local venv=$kvw_cache/oracle
+    if ! "$venv/bin/python" -c 'import llama_cpp, numpy' 2>/dev/null; then
+        kvw_say "installing llama-cpp-python from PyPI into $venv (it compiles llama.cpp: some minutes)"
+        mkdir -p "$kvw_cache"
+        { python3 -m venv "$venv" && CMAKE_BUILD_PARALLEL_LEVEL=2 "$venv/bin/pip" install \
+            --disable-pip-version-check numpy==2.2.6 llama-cpp-python==0.3.36; } >"$kvw_cache/oracle.log" 2>&1 ||
+            kvw_die "llama-cpp-python could not be installed (is the network there?); see $kvw_cache/oracle.log"
+    fi
+    echo "$venv/bin/python"
+}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefill and decode tokens per second of our engine and of llama.cpp, in turns.
 
-  llama_speed.py ENGINE_BENCH MODEL.gguf [PAIRS [THREADS [PROMPT_TOKENS]]] [--json]
+  llama_speed.py ENGINE_BENCH MODEL.gguf [PAIRS [THREADS [PROMPT_TOKENS]]] [--json] [--prefill | --decode]
 
 For each number of threads (1,2) and prompt length (512,2000) runs PAIRS (3) pairs, ours and theirs
 one after the other on the same file, and prints the medians, their spread and the ratios of the
@@ -63,7 +63,8 @@ def row(pairs, key):
 def main():
     if sys.argv[1:2] == ["--llama"]:
         return llama_once(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    args = [a for a in sys.argv[1:] if a != "--json"]
+    args = [a for a in sys.argv[1:] if not a.startswith("--")]
+    wanted = [k for k in ("prefill", "decode") if "--" + k in sys.argv] or ["prefill", "decode"]
     if len(args) < 2:
         raise SystemExit(__doc__)
     count = int(args[2]) if len(args) > 2 else 3
@@ -73,9 +74,8 @@ def main():
     for t in threads:
         for p in prompts:
             pairs = [pair(args[0], args[1], t, p) for _ in range(count)]
-            for key in ("prefill_tok_s", "decode_tok_s"):
-                rows.append({"threads": t, "prompt": p, "what": key.split("_", maxsplit=1)[0],
-                             **row(pairs, key)})
+            for what in wanted:
+                rows.append({"threads": t, "prompt": p, "what": what, **row(pairs, what + "_tok_s")})
     if "--json" in sys.argv:
         print(json.dumps(rows))
         return None
@@ -84,6 +84,7 @@ def main():
     for r in rows:
         print(f"| {r['threads']} | {r['prompt']} | {r['what']} | {r['ours']:.1f} |"
               f" {r['llama.cpp']:.1f} | {r['ratio']:.2f} ({r['lowest']:.2f}..{r['highest']:.2f}) |")
+    print(f"RESULT {min(r['ratio'] for r in rows):.3f} 1.0")
     return None
 
 

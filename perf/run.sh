@@ -7,9 +7,14 @@ set -euo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 if [ "${1:-}" != --list ]; then
     # shellcheck disable=SC2086
-    kvw_need $kvw_packages_build
+    kvw_need $kvw_packages_build g++ cmake python3-venv
     kvw_get_model
     kvw_build build -Dtests=auto
 fi
 cd "$kvw_root"
+export KVW_MODEL=$kvw_model
+if [ "${1:-}" != --list ] && grep -q KVW_ORACLE_PYTHON perf/budgets.csv; then
+    KVW_ORACLE_PYTHON=$(kvw_oracle_python) || exit 1
+    export KVW_ORACLE_PYTHON
+fi
 exec python3 perf/budgets.py "$@"

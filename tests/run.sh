@@ -129,23 +129,10 @@ suite_e2e() {
     run_tap "e2e: bad input" python3 "$kvw_root/tests/e2e/bad_input.py"
 }
 
-# llama.cpp's own library, built once into the cache.
-oracle_python() {
-    local venv=$kvw_cache/oracle
-    if ! "$venv/bin/python" -c 'import llama_cpp, numpy' 2>/dev/null; then
-        kvw_say "installing llama-cpp-python from PyPI into $venv (it compiles llama.cpp: some minutes)"
-        mkdir -p "$kvw_cache"
-        { python3 -m venv "$venv" && CMAKE_BUILD_PARALLEL_LEVEL=2 "$venv/bin/pip" install \
-            --disable-pip-version-check numpy==2.2.6 llama-cpp-python==0.3.36; } >"$kvw_cache/oracle.log" 2>&1 ||
-            kvw_die "llama-cpp-python could not be installed (is the network there?); see $kvw_cache/oracle.log"
-    fi
-    echo "$venv/bin/python"
-}
-
 suite_oracle() {
     local python
     kvw_get_model
-    python=$(oracle_python) || exit 1
+    python=$(kvw_oracle_python) || exit 1
     kvw_say "oracle: tokenizer"
     run_plain "tokenizer ids equal llama.cpp's" "$python" "$kvw_root/tests/oracle/tokenizer.py"
     kvw_say "oracle: logits"
