@@ -67,6 +67,8 @@ int main(int argc, char **argv)
         const uint32_t n = port->ops->rx(port, t_now_ns(), in, KVN_BURST);
 
         echo(port, in, n);
+        if (n != 0 && strcmp(argv[3], "leave") == 0)
+            exit(0); /* as a program that doesn't care: the port is open */
         if (strcmp(argv[3], "blast") == 0)
             blast(port);
         if (n == 0)

@@ -36,8 +36,9 @@ struct kvn_port *t_open(const char *path, bool listener, unsigned ms);
 bool t_greet(struct kvn_port *port, uint64_t number, unsigned ms);
 
 /*
- * Start the peer program: role "listener" or "sender", mode "echo" (send back what proves itself)
- * or "blast" (send numbered packets as fast as the port takes them, and echo too).
+ * Start the peer program: role "listener" or "sender", mode "echo" (send back what proves itself),
+ * "blast" (send numbered packets as fast as the port takes them, and echo too) or "leave" (echo
+ * once, then exit() without closing the port).
  */
 pid_t t_peer_start(const char *path, const char *role, const char *mode);
 /* kill, reap; the wait status. */

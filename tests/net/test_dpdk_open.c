@@ -396,3 +396,37 @@ Test(dpdk_open, sender_closes_beside_a_stopped_peer)
 {
     expect_close_in_time(false);
 }
+
+/* A process that ends with its port open just ends; DPDK's threads don't hold or crash it. */
+static void expect_exit(bool listener)
+{
+    struct kvn_port *port;
+    siginfo_t info = {0};
+    uint64_t end_ns;
+    pid_t peer;
+
+    t_link_path(path);
+    for (int i = 0; i < 3; ++i) {
+        peer = t_peer_start(path, listener ? "sender" : "listener", "leave");
+        cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
+        cr_expect(t_greet(port, 1, 5000), "no echo");
+        end_ns = t_now_ns() + 2000000000u;
+        while (waitid(P_PID, (id_t)peer, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+               info.si_pid == 0 && t_now_ns() < end_ns)
+            t_sleep_ms(5);
+        cr_expect_eq(info.si_pid, peer, "it hangs");
+        cr_expect_eq(t_peer_end(peer, SIGKILL), 0, "it crashed");
+        port->ops->close(port);
+    }
+    t_link_remove(path);
+}
+
+Test(dpdk_open, listener_may_just_exit)
+{
+    expect_exit(false);
+}
+
+Test(dpdk_open, sender_may_just_exit)
+{
+    expect_exit(true);
+}

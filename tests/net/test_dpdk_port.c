@@ -153,29 +153,51 @@ static void expect_sleep(struct kvn_port *port, const char *when)
     cr_expect_lt(t_now_ns(), end_ns + 100000000u, "%s: wait() came back late", when);
 }
 
-static void expect_wake_by_fd(struct kvn_port *port)
+/* How late wait() returns for a descriptor that becomes readable in so many milliseconds. */
+static uint64_t wake_by_fd_late_ns(struct kvn_port *port, unsigned ms)
 {
     const int fd = timerfd_create(CLOCK_MONOTONIC, 0);
-    const struct itimerspec in_50_ms = {.it_value = {.tv_nsec = 50000000}};
-    const uint64_t begin_ns = t_now_ns();
-    uint64_t expired = 0;
+    const struct itimerspec soon = {.it_value = {.tv_nsec = (long)ms * 1000000}};
+    const uint64_t due_ns = t_now_ns() + ms * 1000000ull;
+    uint64_t expired = 0, woke_ns;
 
-    timerfd_settime(fd, 0, &in_50_ms, NULL);
-    while (t_now_ns() < begin_ns + 1000000000u) {
-        const uint64_t call_ns = t_now_ns();
-
-        port->ops->wait(port, begin_ns + 1000000000u, fd);
-        /* The call that the descriptor ended was shorter than a nap. */
-        if (t_now_ns() >= begin_ns + 50000000u) {
-            cr_expect_lt(t_now_ns() - call_ns, 45000000u);
-            break;
-        }
-    }
-    cr_expect_lt(t_now_ns(), begin_ns + 200000000u, "wake_fd didn't end the sleep");
+    timerfd_settime(fd, 0, &soon, NULL);
+    do
+        port->ops->wait(port, due_ns + 1000000000u, fd);
+    while ((woke_ns = t_now_ns()) < due_ns);
     cr_expect_eq(read(fd, &expired, sizeof(expired)), 8, "wait() must not read wake_fd");
     close(fd);
+    return woke_ns - due_ns;
+}
+
+/* Without it, a nap's end would be 10 ms late on average. */
+static void expect_wake_by_fd(struct kvn_port *port)
+{
+    unsigned prompt = 0;
+
+    for (unsigned i = 0; i < 10; ++i)
+        prompt += wake_by_fd_late_ns(port, 21 + 4 * i) < 3000000;
+    cr_expect_geq(prompt, 7, "%u of 10 wakes were prompt", prompt);
     /* A descriptor that is gone, or still readable, does not haunt later calls. */
     expect_sleep(port, "after a wake_fd");
+}
+
+/* Both sides sleep before every packet. One that slept through it would come 20 ms late. */
+static void expect_wake_by_packets(struct kvn_port *port)
+{
+    const uint64_t begin_ns = t_now_ns();
+    uint8_t seen[101] = {0};
+
+    for (uint64_t n = 1; n <= 100; ++n) {
+        while (!send_payload(port, n))
+            t_sleep_ms(1);
+        while (seen[n] == 0) {
+            cr_assert_lt(t_now_ns(), begin_ns + 5000000000u, "packet %lu", (unsigned long)n);
+            (void)collect(port, seen, 101);
+        }
+    }
+    cr_expect_lt(t_now_ns() - begin_ns, 1000000000u, "100 round trips took %lu ms",
+                 (unsigned long)((t_now_ns() - begin_ns) / 1000000));
 }
 
 static void sleep_story(bool listener)
@@ -187,6 +209,7 @@ static void sleep_story(bool listener)
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
     cr_assert_not_null(port = t_open(path, listener, 10000));
     cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    expect_wake_by_packets(port);
     expect_sleep(port, "with an idle peer");
     expect_wake_by_fd(port);
     (void)t_peer_end(peer, SIGKILL);
