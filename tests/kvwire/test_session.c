@@ -448,3 +448,86 @@ Test(session, a_full_event_queue_holds_everything_up)
     }
     cr_expect_geq(offered, 199, "an event was lost: %u", offered);
 }
+
+/* Told while the stream is still open, not only when all is over. */
+Test(session, layers_are_reported_as_they_arrive)
+{
+    const kvw_xfer_id id = {DUO_ID};
+    struct kvw_event ev;
+
+    duo_offer(&d, DUO_ID, 0);
+    duo_stream(&d, DUO_ID);
+    cr_assert_eq(kvw_push_layer(d.s, id, 0, DUO_TOKENS - 1, NULL), KVW_OK);
+    duo_run(&d);
+    cr_expect_not(duo_event(d.s, KVW_EV_LAYER_SENT, &ev), "a token is missing");
+    cr_assert_eq(kvw_push_layer(d.s, id, 0, DUO_TOKENS, NULL), KVW_OK);
+    duo_messages(&d);
+    cr_assert_gt(d.sf.put_count, 0);
+    cr_expect_not(duo_event(d.s, KVW_EV_LAYER_SENT, &ev), "its last chunks are under way");
+    duo_run(&d);
+    cr_assert(duo_event(d.s, KVW_EV_LAYER_SENT, &ev));
+    cr_expect_eq(ev.layer, 0);
+    cr_assert(duo_event(d.r, KVW_EV_LAYER_READY, &ev));
+    cr_expect(kvw_layer_ready(d.r, id, 0));
+    cr_expect_not(kvw_layer_ready(d.r, id, 1));
+    cr_assert_eq(kvw_abort(d.s, id, NULL), KVW_OK);
+    duo_run(&d);
+}
+
+/* Puts of an ended stream are acknowledged while another one uses its place in the table. */
+Test(session, late_outcomes_of_puts_are_nobodys)
+{
+    struct kvw_event ev;
+    uint32_t sent = 0;
+
+    duo_offer(&d, 1, 0);
+    duo_stream(&d, 1);
+    duo_push_all(&d, 1);
+    duo_messages(&d);
+    cr_assert_eq(d.sf.put_count, 4);
+    cr_assert_eq(kvw_abort(d.s, (kvw_xfer_id){1}, NULL), KVW_OK);
+    duo_done(d.s, 1, KVW_E_CANCELED);
+    duo_messages(&d);
+    duo_done(d.r, 1, KVW_E_CANCELED);
+    duo_offer(&d, 2, 0);
+    duo_stream(&d, 2);
+    duo_push_all(&d, 2);
+    for (uint32_t i = 0; i < 4; ++i) {
+        duo_land(&d, 0);
+        kvw_session_poll(d.s, d.now);
+    }
+    cr_expect_not(duo_event(d.s, KVW_EV_LAYER_SENT, &ev));
+    duo_run(&d);
+    while (kvw_session_next_event(d.s, &ev))
+        sent += ev.kind == KVW_EV_LAYER_SENT;
+    cr_expect_eq(sent, DUO_LAYERS, "before any commit: %u", sent);
+    duo_commit(&d, 2);
+    duo_run(&d);
+    duo_done(d.s, 2, KVW_OK);
+    duo_done(d.r, 2, KVW_OK);
+}
+
+/* A chunk that was encoded, and then its stream ended before the transport would take it. */
+Test(session, an_encoded_chunk_of_an_ended_stream_is_not_sent)
+{
+    struct kvw_session_stats st;
+
+    duo_offer(&d, 1, 0);
+    duo_stream(&d, 1);
+    duo_push_all(&d, 1);
+    d.sf.put_full = true;
+    duo_messages(&d);
+    cr_assert_eq(d.sf.put_count, 0);
+    cr_assert_eq(kvw_abort(d.s, (kvw_xfer_id){1}, NULL), KVW_OK);
+    duo_done(d.s, 1, KVW_E_CANCELED);
+    duo_messages(&d);
+    d.sf.put_full = false;
+    duo_offer(&d, 2, 0);
+    duo_stream(&d, 2);
+    duo_push_all(&d, 2);
+    duo_commit(&d, 2);
+    duo_run(&d);
+    duo_done(d.s, 2, KVW_OK);
+    kvw_session_stats(d.r, &st);
+    cr_expect_eq(st.chunks_stale, 0);
+}
