@@ -287,7 +287,7 @@ static void parse(const char *text)
 
 int main(int argc, char **argv)
 {
-    char dir[] = "/tmp/kvwire-bench-XXXXXX";
+    char dir[] = P_tmpdir "/kvwire-bench-XXXXXX";
     int status = 0;
     pid_t child;
 

@@ -161,7 +161,7 @@ int t_peer_end(pid_t pid, int signal)
 
 void t_link_path(char *path)
 {
-    strcpy(path, "/tmp/kvwire-test-XXXXXX");
+    strcpy(path, P_tmpdir "/kvwire-test-XXXXXX");
     if (mkdtemp(path) == NULL)
         abort();
     strcat(path, "/link");

@@ -83,8 +83,8 @@ Test(dpdk_open, paths_that_cannot_be)
     cr_expect_eq(open_end(&port, "", true, 100), KVW_E_ADDRESS);
     cr_expect_eq(open_end(&port, NULL, false, 100), KVW_E_ADDRESS);
     expect_why("needs the path", "socket");
-    cr_expect_eq(open_end(&port, "/tmp/a,b", true, 100), KVW_E_ADDRESS);
-    expect_why("holds ,", "/tmp/a,b");
+    cr_expect_eq(open_end(&port, "./a,b", true, 100), KVW_E_ADDRESS);
+    expect_why("holds ,", "./a,b");
     cr_expect_eq(open_end(&port, "/nowhere/at/all/link", true, 100), KVW_E_ADDRESS);
     expect_why("No such file or directory", "/nowhere/at/all");
     cr_expect_eq(open_end(&port, "/dev/null/link", true, 100), KVW_E_ADDRESS);
