@@ -9,12 +9,15 @@ hits=$(nm -D --defined-only "$build/libkvwire.so" | awk '{print $3}' | grep -v '
 [ -z "$hits" ] || { printf 'libkvwire.so exports more than kvw_:\n%s\n' "$hits"; bad=1; }
 [ -n "$(nm -D --defined-only "$build/libkvwire.so" | grep ' kvw_session_open')" ] ||
     { echo 'libkvwire.so does not export kvw_session_open'; bad=1; }
-prefix() { # FOLDER PREFIX
+prefix() { # FOLDER PREFIX: its objects lie in build/FOLDER/*.a.p/, or in the core library's under its name
     local objects hits
-    objects=$(find "$build" -path "*.p/*" -name "$1_*.o" ! -path '*tests*' ! -path '*examples*' 2>/dev/null)
-    [ -n "$objects" ] || return
+    objects=$(find "$build" -path '*.a.p/*' \( -path "$build/$1/*" -o -path "$build/libkvwire_core.a.p/$1_*" \) -name '*.o')
+    if [ -z "$objects" ]; then
+        [ "$1" = gpu ] || { echo "no objects of $1/ in $build"; bad=1; }
+        return
+    fi
     # shellcheck disable=SC2086
-    hits=$(nm -g --defined-only $objects 2>/dev/null | awk 'NF == 3 {print $3}' | grep -vE "^($2|main$|_binary|__)" | sort -u)
+    hits=$(nm -g --defined-only $objects | awk 'NF == 3 {print $3}' | grep -vE "^($2|__)" | sort -u)
     [ -z "$hits" ] || { printf '%s/ has globals without %s:\n%s\n' "$1" "$2" "$hits"; bad=1; }
 }
 prefix kvwire kvw_
