@@ -7,8 +7,9 @@
  * bytes, in the view's canonical order [token][head][dim], to the digest on the way.
  *
  * threads  ops are const and shared; a codec keeps no state between calls, so any number of threads
- * may call it at the same time, each on its own view and buffer memory   nothing is allocated;
- * scratch is the caller's, scratch_bytes() long, 64-byte aligned time     no clock is read
+ *          may call it at the same time, each on its own view and buffer
+ * memory   nothing is allocated; scratch is the caller's, scratch_bytes() long, 64-byte aligned
+ * time     no clock is read
  */
 #ifndef KVW_CODEC_H
 #define KVW_CODEC_H
@@ -53,10 +54,12 @@ struct kvw_codec_ops {
     /*
      * The way back. src is from the wire: every length in it is checked before use.
      * For a lossless codec *digest has then seen the raw bytes; the caller compares. For a lossy
-     * one it has seen the bytes as decoded, and the sender's digest is of the same (SPEC.md,
-     * DIGEST). KVW_OK           the view holds the chunk KVW_E_CODEC      the stream is damaged, or
-     * is not exactly as long as the view's chunk On an error the view may be partly written, but
-     * only inside its own token and head range.
+     * one it has seen the bytes as decoded, and the sender's digest is of the same (SPEC.md 5).
+     *
+     * KVW_OK           the view holds the chunk
+     * KVW_E_CODEC      the stream is damaged, or is not exactly as long as the view's chunk
+     *
+     * On an error the view may be partly written, but only inside its own token and head range.
      */
     KVW_NODISCARD kvw_err (*decode)(const void *src, uint64_t src_bytes, const struct kvw_view *dst,
                                     struct kvw_digest *digest, void *scratch);

@@ -51,7 +51,7 @@ typedef struct kvw_conn_id {
 } kvw_conn_id;
 
 /*
- * How a peer names this side's region; travels in HELLO as opaque bytes (SPEC.md, REGION). For
+ * How a peer names this side's region; travels in HELLO as opaque bytes (SPEC.md 3.1). For
  * packets a region number, for verbs address + rkey.
  */
 #define KVW_REGION_KEY_BYTES 32
@@ -128,9 +128,11 @@ struct kvw_transport_ops {
 
     /*
      * Begin a connection. peer: address as the transport's config wants it; NULL: the link's only
-     * peer. On KVW_OK *conn is set and exactly one of CONN_UP, CONN_DOWN follows; there is no other
-     * side effect on an error. KVW_E_AGAIN    the connection table is full KVW_E_ADDRESS  peer
-     * can't be parsed
+     * peer. On KVW_OK *conn is set and exactly one of CONN_UP, CONN_DOWN follows; on an error there
+     * is no other side effect.
+     *
+     *   KVW_E_AGAIN    the connection table is full
+     *   KVW_E_ADDRESS  peer can't be parsed
      */
     KVW_NODISCARD kvw_err (*connect)(struct kvw_transport *t, const char *peer, uint64_t now_ns,
                                      kvw_conn_id *conn);

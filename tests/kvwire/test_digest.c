@@ -23,7 +23,7 @@ Test(digest, pieces_do_not_matter)
     cr_expect_eq(kvw_digest_value(&whole), kvw_digest_value(&pieces));
 }
 
-/* XXH3-64, seed 0, of nothing and of "kvwire": fixed for ever (SPEC.md, DIGEST). */
+/* XXH3-64, seed 0, of nothing and of "kvwire": fixed for ever (SPEC.md 6). */
 Test(digest, known_values)
 {
     struct kvw_digest d;
