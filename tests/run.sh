@@ -134,9 +134,11 @@ suite_oracle() {
     kvw_get_model
     python=$(kvw_oracle_python) || exit 1
     kvw_say "oracle: tokenizer"
-    run_plain "tokenizer ids equal llama.cpp's" "$python" "$kvw_root/tests/oracle/tokenizer.py"
+    run_plain "tokenizer ids equal llama.cpp's" "$python" "$kvw_root/tests/oracle/tokenizer.py" \
+        "$kvw_root/build/tests/oracle/tokenize_lines" "$kvw_model"
     kvw_say "oracle: logits"
-    run_plain "greedy continuations equal llama.cpp's" "$python" "$kvw_root/tests/oracle/logits.py"
+    run_plain "greedy continuations equal llama.cpp's" "$python" "$kvw_root/tests/oracle/logits.py" \
+        --program "$kvw_root/build/tests/oracle/logits" --model "$kvw_model"
 }
 
 # shellcheck disable=SC2086
