@@ -433,6 +433,18 @@ Test(transport, rule_5_unknown_key)
     expect_breach();
 }
 
+/* The key of a region that went, though another lies at the same place now. */
+Test(transport, rule_5_old_key)
+{
+    const struct kvw_mem mem = {.base = b.memory, .bytes = REGION, .kind = KVW_MEM_HOST};
+    struct kvw_region_key again;
+
+    cr_assert_eq(b.t->ops->region_remove(b.t, &b.key), KVW_OK);
+    cr_assert_eq(b.t->ops->region_add(b.t, &mem, NULL, NULL, &again), KVW_OK);
+    cr_assert_eq(put(&a, 0, 4096, 100), KVW_OK);
+    expect_breach();
+}
+
 Test(transport, rule_5_past_the_end)
 {
     struct kvw_put p = {

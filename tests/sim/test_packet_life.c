@@ -430,3 +430,57 @@ Test(life, what_is_not_taken_is_not_acknowledged)
     port->ops->close(port);
     t_pair_close(&pair);
 }
+
+/* A put is refused, and the GOODBYE that says so is lost: the sender is told again, with the
+ * reason. */
+Test(life, a_lost_goodbye_is_repeated)
+{
+    const struct kvn_sim_link gone = {.cut = true};
+    static const uint8_t bytes[100];
+    struct t_side *a = &pair.side[0];
+    struct kvw_put put = {.offset = 1ull << 40, .iov = {{bytes, sizeof(bytes)}}, .iov_count = 1};
+
+    up();
+    put.key = pair.side[1].key;
+    a->puts_sent = 1;
+    cr_assert_eq(a->t->ops->put(a->t, a->conn, &put), KVW_OK);
+    kvn_sim_link(pair.sim, 1, 0, &gone);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 20 * MS);
+    cr_expect_eq(pair.side[1].downs, 1);
+    cr_expect_eq(a->downs, 0);
+    kvn_sim_link(pair.sim, 1, 0, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 200 * MS);
+    cr_expect_eq(a->downs, 1);
+    cr_expect_eq(a->down_err, KVW_E_PROTOCOL, "%s", kvw_strerror(a->down_err));
+    t_pair_close(&pair);
+}
+
+/* Who knows the id but writes from elsewhere is not the peer. */
+Test(life, other_addresses_are_not_the_peer)
+{
+    struct kvn_frame f = hello(4711);
+    struct kvn_port *port, *thief;
+    uint32_t id = 0;
+
+    up();
+    port = raw(2);
+    thief = raw(3);
+    raw_send(port, 1, &f, 1200 - KVN_HELLO_BYTES);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    while (raw_receive(port, &f))
+        id = f.hello.source;
+    f = (struct kvn_frame){.version = 1, .type = KVN_PACKET_PING, .conn = id, .pn = 1};
+    raw_send(port, 1, &f, 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    cr_assert_eq(pair.side[1].ups, 2);
+    f = (struct kvn_frame){.version = 1, .type = KVN_PACKET_GOODBYE, .conn = id, .pn = 2};
+    raw_send(thief, 1, &f, 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    cr_expect_eq(pair.side[1].downs, 0);
+    raw_send(port, 1, &f, 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    cr_expect_eq(pair.side[1].downs, 1);
+    port->ops->close(port);
+    thief->ops->close(thief);
+    t_pair_close(&pair);
+}
