@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kernels_avx2.c - AVX2, FMA and F16C. What all CPUs share is kernels_body.h; here are the
+ * kernels_avx2.c - AVX2, FMA and F16C. What all CPUs share is in *_body.h; here are the
  * matrix-vector products of the 32-value types, as in kernels_avx512.c.
  */
 #define KVE_VL 8
 
 #include <immintrin.h>
 
+#include "attend_body.h"
 #include "kernels_body.h"
 
 #define INLINE static inline __attribute__((always_inline))

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kernels_avx512.c - AVX-512 F, BW, DQ and VL. What all CPUs share is kernels_body.h; here are the
+ * kernels_avx512.c - AVX-512 F, BW, DQ and VL. What all CPUs share is in *_body.h; here are the
  * matrix-vector products of the 32-value types, which is where decode spends its time.
  */
 #define KVE_VL 16
 
 #include <immintrin.h>
 
+#include "attend_body.h"
 #include "kernels_body.h"
 
 /* A block's 32 values in order. */

@@ -2,6 +2,7 @@
 /* kernels_scalar.c - for any CPU: what the compiler makes of plain C; the reference. */
 #define KVE_VL 4
 
+#include "attend_body.h"
 #include "kernels_body.h"
 
 const struct kve_kernels kve_kernels_scalar = {

@@ -24,7 +24,8 @@ static inline unsigned char *kve_pool_at(const struct kvw_pool *p, uint32_t laye
            block * p->block_stride + slot * p->token_stride;
 }
 
-/* One token's values of all heads, [kv_heads][head_dim], to the pool's type at (layer, kv, block, slot). */
+/* One token's values of all heads, [kv_heads][head_dim], to the pool's type at (layer, kv, block,
+ * slot). */
 void kve_pool_store(const struct kvw_pool *p, const struct kve_kernels *k, unsigned char *at,
                     const float *values);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * run_scratch.h - the scratch of one forward pass and its steps; for run_scratch.c, forward.c, attention.c.
+ * run_scratch.h - the scratch of one forward pass and its steps; for run_scratch.c, forward.c and
+ * attention.c.
  *
  * threads  one pass at a time; workers touch their own scratch and their own items' outputs
  * memory   one arena, taken in kve_run_open()

@@ -186,10 +186,47 @@ struct attend_case {
     bool f32;
 };
 
+/* Value d of the row of position p. */
+static double row_value(const struct kve_attend *a, const unsigned char *base, uint32_t p,
+                        uint32_t d)
+{
+    const unsigned char *at = base + a->blocks[p / a->block_tokens] * a->block_stride +
+                              p % a->block_tokens * a->token_stride;
+
+    return bv_value(a->f32 ? KVE_TYPE_F32 : KVE_TYPE_BF16, at, d);
+}
+
+/* Head g of what a kernel left against sums in double. */
+static void check_head(const char *level, const struct kve_attend *a, uint32_t g)
+{
+    const uint32_t n = a->last - a->first;
+    double score[96], best = -INFINITY, whole = 0;
+
+    for (uint32_t i = 0; i < n; ++i) {
+        score[i] = 0;
+        for (uint32_t d = 0; d < a->head_dim; ++d)
+            score[i] += (double)a->q[g * a->head_dim + d] * row_value(a, a->k, a->first + i, d);
+        best = fmax(best, score[i]);
+    }
+    for (uint32_t i = 0; i < n; ++i)
+        whole += exp(score[i] - best);
+    cr_assert_float_eq((double)a->max[g], best, 1e-4, "%s max", level);
+    cr_assert_float_eq((double)a->sum[g], whole, 1e-4 * whole, "%s sum", level);
+    for (uint32_t d = 0; d < a->head_dim; ++d) {
+        const double got = (double)a->out[g * a->head_dim + d];
+        double want = 0;
+
+        for (uint32_t i = 0; i < n; ++i)
+            want += exp(score[i] - best) * row_value(a, a->v, a->first + i, d);
+        cr_assert_float_eq(got, want, 1e-4 * whole, "%s dim %u group %u head %u [%u]: %g, %g",
+                           level, a->head_dim, a->group, g, d, got, want);
+    }
+}
+
 static void check_attend(const struct kve_kernels *k, const struct attend_case *c)
 {
     enum { BLOCK = 4, BLOCKS = 24, HEADS = 2 };
-    const uint32_t width = c->f32 ? 4 : 2, n = c->last - c->first;
+    const uint32_t width = c->f32 ? 4 : 2;
     const uint64_t token = (uint64_t)HEADS * c->dim * width, block = 2 * BLOCK * token;
     unsigned char *pool = calloc(BLOCKS, block);
     uint32_t table[BLOCKS], state = c->dim + c->group;
@@ -225,37 +262,8 @@ static void check_attend(const struct kve_kernels *k, const struct attend_case *
                                  .sum = sum,
                                  .out = out};
     k->attend(&a);
-    for (uint32_t g = 0; g < c->group; ++g) {
-        double score[96], best = -INFINITY, whole = 0;
-
-        for (uint32_t i = 0; i < n; ++i) {
-            const uint32_t p = c->first + i;
-            const unsigned char *at = a.k + table[p / BLOCK] * block + p % BLOCK * token;
-
-            score[i] = 0;
-            for (uint32_t d = 0; d < c->dim; ++d)
-                score[i] += (double)q[g * c->dim + d] *
-                            bv_value(c->f32 ? KVE_TYPE_F32 : KVE_TYPE_BF16, at, d);
-            best = fmax(best, score[i]);
-        }
-        for (uint32_t i = 0; i < n; ++i)
-            whole += exp(score[i] - best);
-        cr_assert_float_eq((double)max[g], best, 1e-4, "%s max", k->name);
-        cr_assert_float_eq((double)sum[g], whole, 1e-4 * whole, "%s sum", k->name);
-        for (uint32_t d = 0; d < c->dim; ++d) {
-            double want = 0;
-
-            for (uint32_t i = 0; i < n; ++i) {
-                const uint32_t p = c->first + i;
-                const unsigned char *at = a.v + table[p / BLOCK] * block + p % BLOCK * token;
-                want +=
-                    exp(score[i] - best) * bv_value(c->f32 ? KVE_TYPE_F32 : KVE_TYPE_BF16, at, d);
-            }
-            cr_assert_float_eq((double)out[g * c->dim + d], want, 1e-4 * whole,
-                               "%s dim %u group %u head %u [%u]: %g, %g", k->name, c->dim, c->group,
-                               g, d, (double)out[g * c->dim + d], want);
-        }
-    }
+    for (uint32_t g = 0; g < c->group; ++g)
+        check_head(k->name, &a, g);
     free(pool);
 }
 
