@@ -54,7 +54,7 @@ static void fail(struct router *r, const char *who, const char *text)
 
 static void show_progress(struct router *r, uint64_t tokens)
 {
-    if (r->cfg->json || !isatty(STDERR_FILENO))
+    if (!r->printing || !isatty(STDERR_FILENO))
         return;
     const bool last = tokens >= r->report->prompt_tokens;
 
@@ -358,6 +358,8 @@ static bool run_request(struct router *r, struct kve_request *q)
         fputc('\n', stdout);
     snprintf(rep.model, sizeof(rep.model), "%s", slash != NULL ? slash + 1 : path);
     if (ok && r->cfg->compare && rep.transferred) {
+        if (r->printing && isatty(STDERR_FILENO))
+            fprintf(stderr, "once more, sending after prefill, to compare ...\n");
         q->after_prefill = true;
         q->max_tokens = 1;
         ok = serve(r, q, &after, false);
