@@ -2,29 +2,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare our logits with llama.cpp's, greedy token by greedy token.
 
-  logits.py PROGRAM MODEL.gguf NEAR_TIE [KV_TYPE] [--markdown]
+    python tests/oracle/logits.py [--program build/tests/oracle/logits] [--model MODEL.gguf] [--markdown]
 
-KV_TYPE is that of llama.cpp's cache: bf16 as ours, f16 (its default), or f32: then ours holds floats
-too, and what is left to differ is the order of additions.
+llama.cpp continues each prompt of prompts.json greedily by 32 tokens; our engine gets the same
+tokens, forced, and its logits are compared step by step. Our best token must be llama.cpp's at every
+step that isn't a near-tie, one where llama.cpp's best two logits are closer than a limit. (Free
+greedy runs of both are then equal until the first near-tie; as the tokens are forced, the steps
+after it count too.) Compared are, with the limit:
 
-llama.cpp continues each prompt of prompts.json greedily; our engine (PROGRAM, build/tests/oracle/
-logits) gets the same tokens, forced, and its logits are compared step by step. Our best token must
-be llama.cpp's at every step that isn't a near-tie, one where llama.cpp's best two logits are closer
-than NEAR_TIE. (Free greedy runs of both are then equal until the first near-tie; as the tokens are
-forced, the steps after it count too.) Exits 1 where that doesn't hold. Needs llama-cpp-python and numpy.
+    floats   weights widened to F32, K and V kept as floats by both   0.02  only sums may differ
+    bf16     weights widened to F32, K and V in bf16 by both          0.02  llama.cpp also rounds
+                                                                            queries and weights of V
+    f16      weights widened to F32, llama.cpp's K and V in f16       0.02  shown, not held to: two
+                                                                            roundings of K and V
+    file     the file as it is, llama.cpp's defaults                  0.3   it quantises activations,
+                                                                            we don't
+
+Exits 1 where a row that is held to it has a clear step that differs. Needs llama-cpp-python, numpy
+and 0.6 GB for the widened file.
 """
+import argparse
 import json
 import os
 import struct
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
 from llama import Context, Model
 
 TOKENS = 32
-THREADS = 2
+THREADS = 1  # llama.cpp spins: with more than are free it takes tens of times longer
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
@@ -48,10 +58,11 @@ def reference(context, prompt):
 
 
 class Ours:
-    def __init__(self, program, model, vocab):
+    def __init__(self, program, model, vocab, kv):
         self.vocab = vocab
         self.process = subprocess.Popen([program, model, str(THREADS)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)
+                                        stdout=subprocess.PIPE,
+                                        env={**os.environ, "LOGITS_KV": kv})
 
     def run(self, prompt, forced):
         words = [len(prompt), len(forced)] + prompt + forced
@@ -77,25 +88,26 @@ def compare(theirs, ours, near_tie):
     return until, gaps, theirs.argmax(axis=1) == ours.argmax(axis=1)
 
 
-def main():
-    markdown = "--markdown" in sys.argv
-    args = [a for a in sys.argv[1:] if not a.startswith("--")]
-    if len(args) not in (3, 4):
-        raise SystemExit(__doc__)
-    program, path, near_tie = args[0], args[1], float(args[2])
-    here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "prompts.json"), encoding="utf-8") as f:
-        prompts = json.load(f)
-    model = Model(path)
-    context = Context(model, THREADS, 1024, args[3] if len(args) == 4 else "f16")
-    os.environ["LOGITS_KV"] = args[3] if len(args) == 4 else "bf16"
-    ours = Ours(program, path, model.vocab)
-    bad = 0
-    worst = 0.0
-    diffs = []
+COLUMNS = ("prompt", "tokens", "first near-tie", "its gap", "clear steps", "of them equal",
+           "equal of all 32", "mean abs diff", "max abs diff")
+
+
+def table(row, markdown):
     if markdown:
-        print("| prompt | tokens | until near-tie | first gap | clear steps | of them equal |"
-              " equal of all 32 | mean abs diff | max abs diff |\n|" + "---|" * 9)
+        print("| " + " | ".join(map(str, row)) + " |")
+    else:
+        print(" ".join(f"{str(cell):>15}" for cell in row))
+
+
+def check(program, path, prompts, kv, near_tie, markdown):
+    """One row of the docstring's table; returns how many prompts differ at a clear step."""
+    model = Model(path)
+    context = Context(model, THREADS, 1024, kv)
+    ours = Ours(program, path, model.vocab, kv)
+    bad, worst, diffs = 0, 0.0, []
+    table(COLUMNS, markdown)
+    if markdown:
+        print("|" + "---|" * len(COLUMNS))
     for i, prompt in enumerate(prompts):
         tokens = prompt_tokens(model, prompt)
         theirs = reference(context, tokens)
@@ -104,24 +116,46 @@ def main():
         clear = gaps >= near_tie
         diff = np.abs(theirs - mine)
         diffs.append(float(diff.mean()))
-        wrong = int((clear & ~equal).sum())
-        bad += wrong > 0
+        bad += bool((clear & ~equal).any())
         worst = max(worst, float(gaps[~equal].max(initial=0)))
-        first = gaps[until] if until < len(gaps) else float("nan")
-        row = (f"{i} {prompt['kind']}", len(tokens), until, f"{first:.4f}", int(clear.sum()),
-               int((clear & equal).sum()), int(equal.sum()), f"{diff.mean():.6f}",
-               f"{diff.max():.5f}")
-        if markdown:
-            print("| " + " | ".join(map(str, row)) + " |")
-        else:
-            print("{:8} {:4} tokens: near-tie at {:2} (gap {}), clear steps {} of them equal {}, of"
-                  " all {}; |d| mean {} max {}".format(*row) + ("  WRONG" if wrong else ""))
+        first = until < len(gaps)
+        table((f"{i} {prompt['kind']}", len(tokens), until if first else "none",
+               f"{gaps[until]:.4f}" if first else "", int(clear.sum()), int((clear & equal).sum()),
+               int(equal.sum()), f"{diff.mean():.6f}", f"{diff.max():.5f}"), markdown)
     context.close()
     if ours.close() != 0:
         raise SystemExit("logits: the program failed")
     print(f"\n{len(prompts) - bad} of {len(prompts)} prompts agree at every step whose gap is >="
           f" {near_tie}; largest gap at a step that differs {worst:.4f}; mean abs logit difference"
-          f" {np.mean(diffs):.6f}")
+          f" {np.mean(diffs):.6f}\n", flush=True)
+    return bad
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program",
+                        default=os.path.join(here, "../../build/tests/oracle/logits"))
+    parser.add_argument("--model", default=os.path.join(
+        cache, "kvwire/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    parser.add_argument("--markdown", action="store_true")
+    args = parser.parse_args()
+    with open(os.path.join(here, "prompts.json"), encoding="utf-8") as f:
+        prompts = json.load(f)
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        wide = os.path.join(folder, "f32.gguf")
+        subprocess.run([sys.executable, os.path.join(here, "widen.py"), args.model, wide],
+                       check=True)
+        for name, path, kv, near_tie, held in (("floats", wide, "f32", 0.02, True),
+                                               ("bf16", wide, "bf16", 0.02, True),
+                                               ("f16", wide, "f16", 0.02, False),
+                                               ("file", args.model, "f16", 0.3, True)):
+            print(f"## {name}\n" if args.markdown else f"{name}:")
+            differ = check(args.program, path, prompts, kv, near_tie, args.markdown)
+            bad += differ if held else 0
     return 1 if bad else 0
 
 
