@@ -115,11 +115,22 @@ suite_fuzz() {
     done
 }
 
+# kvw_nets BUILD: the transports in it, beside none.
+kvw_nets() {
+    "$kvw_root/$1/engine/kvserve" run --model x --prompt x --net "?" 2>&1 | sed 's/.*this build has none//; s/,/ /g'
+}
+
 suite_sanitize() {
+    local net
+    kvw_get_model
     kvw_build build-asan -Db_sanitize=address,undefined -Dbuildtype=debugoptimized -Db_lundef=false
     kvw_say "unit, conformance, sim, fault and the corpus under ASan and UBSan"
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         run_meson build-asan unit conformance sim fault fuzz
+    for net in none $(kvw_nets build-asan); do
+        run_plain "kvserve under ASan and UBSan, $net" timeout 300 "$kvw_root/build-asan/engine/kvserve" run \
+            --model "$kvw_model" --net "$net" --prompt "Count to five." --max-tokens 8 --json
+    done
 }
 
 suite_e2e() {
