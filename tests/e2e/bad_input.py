@@ -151,7 +151,7 @@ def dpdk(folder):
     refused("DPDK: a path too long", ["decode", "--link", os.path.join(folder, "x" * 120)] + worker, ["xxx"])
     refused("DPDK: no peer comes", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "2"] + worker, ["link.sock", "peer"])
     refused("DPDK: no memory", ["decode", "--link", os.path.join(folder, "link.sock"), "--wait-peer", "5", "--kv-tokens", "64"] + worker,
-            ["EAL can't start", "memory"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (250 << 20, 250 << 20)))
+            ["dpdk: EAL can't start: "], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (250 << 20, 250 << 20)))
     path = os.path.join(folder, "busy.sock")
     s = socket.socket(socket.AF_UNIX)
     s.bind(path)

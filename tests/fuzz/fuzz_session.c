@@ -297,7 +297,8 @@ static void act(void)
         poll_it(1 + a / 64);
         break;
     }
-    /* A session whose events nobody takes stands still on purpose, and the fake's queue fills up. */
+    /* A session whose events nobody takes stands still on purpose, and the fake's queue fills up.
+     */
     for (uint32_t n = 0; b.fake.event_count > FAKE_EVENTS / 2; ++n) {
         CHECK(n < FAKE_EVENTS);
         take_events();
