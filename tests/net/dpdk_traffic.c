@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dpdk_traffic.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -123,6 +124,8 @@ bool t_greet(struct kvn_port *port, uint64_t number, unsigned ms)
 }
 
 /* Beside the program that asks, as the build puts it. */
+static int peer_fd = -1; /* t_peer_hold() */
+
 static void peer_program(char *text, size_t bytes)
 {
     const ssize_t n = readlink("/proc/self/exe", text, bytes - 16);
@@ -131,6 +134,15 @@ static void peer_program(char *text, size_t bytes)
         abort();
     text[n] = '\0';
     strcpy(strrchr(text, '/') + 1, "dpdk_peer");
+}
+
+void t_peer_hold(void)
+{
+    char program[512];
+
+    peer_program(program, sizeof(program));
+    if ((peer_fd = open(program, O_RDONLY)) < 0)
+        abort();
 }
 
 pid_t t_peer_start(const char *path, const char *role, const char *mode)
@@ -145,7 +157,10 @@ pid_t t_peer_start(const char *path, const char *role, const char *mode)
      */
     if (strcmp(mode, "leave") == 0)
         setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
-    peer_program(program, sizeof(program));
+    if (peer_fd >= 0)
+        snprintf(program, sizeof(program), "/proc/self/fd/%d", peer_fd);
+    else
+        peer_program(program, sizeof(program));
     snprintf(parent, sizeof(parent), "%d", (int)getpid());
     if (posix_spawn(&pid, program, NULL, NULL, argv, environ) != 0)
         abort();

@@ -35,6 +35,10 @@ struct kvn_port *t_open(const char *path, bool listener, unsigned ms);
  */
 bool t_greet(struct kvn_port *port, uint64_t number, unsigned ms);
 
+/* Before this process becomes another user, who may not be able to walk to the build's folder (a
+ * clone under /root): t_peer_start() then runs the program that was opened here. */
+void t_peer_hold(void);
+
 /*
  * Start the peer program: role "listener" or "sender", mode "echo" (send back what proves itself),
  * "blast" (send numbered packets as fast as the port takes them, and echo too) or "leave" (echo
