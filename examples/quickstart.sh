@@ -11,6 +11,6 @@ prompt=${1:-"Explain in three sentences why the sky is blue, and why sunsets are
 # shellcheck disable=SC2086
 kvw_need $kvw_packages_build
 kvw_get_model
-kvw_build build -Dtests=auto
+kvw_build
 kvw_say "asking: $prompt"
 exec "$kvw_root/build/engine/kvserve" run --model "$kvw_model" --net dpdk --max-tokens 200 --prompt "$prompt"

@@ -9,7 +9,7 @@ if [ "${1:-}" != --list ]; then
     # shellcheck disable=SC2086
     kvw_need $kvw_packages_build g++ cmake python3-venv
     kvw_get_model
-    kvw_build build -Dtests=auto
+    kvw_build
 fi
 cd "$kvw_root"
 export KVW_MODEL=$kvw_model
