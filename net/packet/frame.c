@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "crc32c.h"
-#include "le.h"
+#include "../../kvwire/le.h"
 
 static uint32_t head_digest(const uint8_t *head, uint32_t head_bytes)
 {
@@ -40,16 +40,16 @@ static uint32_t fields_bytes(uint8_t type)
 
 static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
-    f->hello = (struct kvn_hello){.source = kvn_load32(p + 24)};
+    f->hello = (struct kvn_hello){.source = kvw_load_le32(p + 24)};
     if (f->hello.source == 0)
         return KVW_E_PROTOCOL;
     if (f->version != KVN_WIRE_VERSION)
         return KVW_OK; /* the rest is another version's business */
-    f->hello.payload = kvn_load32(p + 28);
-    f->hello.slice = kvn_load32(p + 32);
-    f->hello.stream = kvn_load32(p + 36);
-    f->hello.inflight = kvn_load32(p + 40);
-    f->hello.puts = kvn_load32(p + 44);
+    f->hello.payload = kvw_load_le32(p + 28);
+    f->hello.slice = kvw_load_le32(p + 32);
+    f->hello.stream = kvw_load_le32(p + 36);
+    f->hello.inflight = kvw_load_le32(p + 40);
+    f->hello.puts = kvw_load_le32(p + 44);
     if (f->hello.payload != len || len < KVN_PAYLOAD_MIN || f->hello.slice < KVN_SLICE_MIN ||
         f->hello.stream < KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES ||
         f->hello.inflight < 2 * KVN_PAYLOAD_MIN || f->hello.puts == 0 ||
@@ -61,11 +61,11 @@ static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
     f->data = (struct kvn_data){
-        .put = kvn_load32(p + 24),
-        .region = kvn_load32(p + 28),
-        .offset = kvn_load64(p + 32),
-        .bytes = kvn_load32(p + 40),
-        .imm = kvn_load32(p + 44),
+        .put = kvw_load_le32(p + 24),
+        .region = kvw_load_le32(p + 28),
+        .offset = kvw_load_le64(p + 32),
+        .bytes = kvw_load_le32(p + 40),
+        .imm = kvw_load_le32(p + 44),
     };
     f->payload = p + KVN_DATA_BYTES;
     f->payload_bytes = len - KVN_DATA_BYTES;
@@ -79,7 +79,7 @@ static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 
 static kvw_err msg_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
-    f->stream_at = kvn_load64(p + 24);
+    f->stream_at = kvw_load_le64(p + 24);
     f->payload = p + KVN_MSG_BYTES;
     f->payload_bytes = len - KVN_MSG_BYTES;
     if (f->payload_bytes == 0 || f->stream_at > UINT64_MAX - f->payload_bytes)
@@ -93,11 +93,11 @@ static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     struct kvn_ack *a = &f->ack;
     uint64_t end;
 
-    a->largest = kvn_load64(p + 24);
-    a->delay = kvn_load32(p + 32);
-    a->echo = kvn_load32(p + 36);
-    a->stream_ends = kvn_load64(p + 40);
-    a->count = kvn_load16(p + 48);
+    a->largest = kvw_load_le64(p + 24);
+    a->delay = kvw_load_le32(p + 32);
+    a->echo = kvw_load_le32(p + 36);
+    a->stream_ends = kvw_load_le64(p + 40);
+    a->count = kvw_load_le16(p + 48);
     if (a->count == 0 || a->count > KVN_ACK_RANGES_MAX || a->largest == UINT64_MAX)
         return KVW_E_PROTOCOL;
     if (len != KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES)
@@ -105,7 +105,7 @@ static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     end = a->largest + 1;
     for (uint32_t i = 0; i < a->count; ++i) {
         const uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
-        const uint32_t gap = kvn_load32(r), length = kvn_load32(r + 4);
+        const uint32_t gap = kvw_load_le32(r), length = kvw_load_le32(r + 4);
 
         if (length == 0 || (gap == 0) != (i == 0) || (uint64_t)gap + length > end)
             return KVW_E_PROTOCOL;
@@ -129,10 +129,11 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
     case KVN_PACKET_ACK:
         return ack_decode(f, p, len);
     case KVN_PACKET_GOODBYE:
-        f->goodbye = (kvw_err)(int32_t)kvn_load32(p + 24);
+        f->goodbye = (kvw_err)(int32_t)kvw_load_le32(p + 24);
         return KVW_OK;
     case KVN_PACKET_RESET:
-        f->reset = (struct kvn_reset){.id = kvn_load32(p + 24), .reason = p[28], .version = p[29]};
+        f->reset =
+            (struct kvn_reset){.id = kvw_load_le32(p + 24), .reason = p[28], .version = p[29]};
         return KVW_OK;
     default:
         return KVW_OK;
@@ -146,10 +147,10 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
     f->version = bytes[0] >> 4;
     f->type = bytes[0] & 15;
     f->flags = bytes[1];
-    f->slice = kvn_load16(bytes + 2);
-    f->conn = kvn_load32(bytes + 4);
-    f->pn = kvn_load64(bytes + 8);
-    f->stamp = kvn_load32(bytes + 20);
+    f->slice = kvw_load_le16(bytes + 2);
+    f->conn = kvw_load_le32(bytes + 4);
+    f->pn = kvw_load_le64(bytes + 8);
+    f->stamp = kvw_load_le32(bytes + 20);
     f->payload = NULL;
     f->payload_bytes = 0;
     if (fields_bytes(f->type) == 0)
@@ -160,7 +161,7 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
     /* A HELLO of another version is only promised to reach its source id. */
     if (len < (f->version == KVN_WIRE_VERSION ? fields_bytes(f->type) : KVN_HEADER_BYTES + 8))
         return KVW_E_TRUNCATED;
-    if (head_digest(bytes, len) != kvn_load32(bytes + KVN_CRC_AT))
+    if (head_digest(bytes, len) != kvw_load_le32(bytes + KVN_CRC_AT))
         return KVW_E_CHECKSUM;
     return fields_decode(f, bytes, len);
 }
@@ -169,17 +170,17 @@ static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
 {
     uint64_t below = a->largest + 1;
 
-    kvn_store64(p + 24, a->largest);
-    kvn_store32(p + 32, a->delay);
-    kvn_store32(p + 36, a->echo);
-    kvn_store64(p + 40, a->stream_ends);
-    kvn_store16(p + 48, (uint16_t)a->count);
-    kvn_store16(p + 50, 0);
+    kvw_store_le64(p + 24, a->largest);
+    kvw_store_le32(p + 32, a->delay);
+    kvw_store_le32(p + 36, a->echo);
+    kvw_store_le64(p + 40, a->stream_ends);
+    kvw_store_le16(p + 48, (uint16_t)a->count);
+    kvw_store_le16(p + 50, 0);
     for (uint32_t i = 0; i < a->count; ++i) {
         uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
 
-        kvn_store32(r, (uint32_t)(below - a->range[i].end));
-        kvn_store32(r + 4, (uint32_t)(a->range[i].end - a->range[i].first));
+        kvw_store_le32(r, (uint32_t)(below - a->range[i].end));
+        kvw_store_le32(r + 4, (uint32_t)(a->range[i].end - a->range[i].first));
         below = a->range[i].first;
     }
     return KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES;
@@ -189,41 +190,41 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 {
     head[0] = (uint8_t)(f->version << 4 | f->type);
     head[1] = f->flags;
-    kvn_store16(head + 2, f->slice);
-    kvn_store32(head + 4, f->conn);
-    kvn_store64(head + 8, f->pn);
-    kvn_store32(head + KVN_CRC_AT, 0);
-    kvn_store32(head + 20, f->stamp);
+    kvw_store_le16(head + 2, f->slice);
+    kvw_store_le32(head + 4, f->conn);
+    kvw_store_le64(head + 8, f->pn);
+    kvw_store_le32(head + KVN_CRC_AT, 0);
+    kvw_store_le32(head + 20, f->stamp);
     switch (f->type) {
     case KVN_PACKET_HELLO:
     case KVN_PACKET_HELLO_ACK:
-        kvn_store32(head + 24, f->hello.source);
-        kvn_store32(head + 28, f->hello.payload);
-        kvn_store32(head + 32, f->hello.slice);
-        kvn_store32(head + 36, f->hello.stream);
-        kvn_store32(head + 40, f->hello.inflight);
-        kvn_store32(head + 44, f->hello.puts);
+        kvw_store_le32(head + 24, f->hello.source);
+        kvw_store_le32(head + 28, f->hello.payload);
+        kvw_store_le32(head + 32, f->hello.slice);
+        kvw_store_le32(head + 36, f->hello.stream);
+        kvw_store_le32(head + 40, f->hello.inflight);
+        kvw_store_le32(head + 44, f->hello.puts);
         break;
     case KVN_PACKET_DATA:
-        kvn_store32(head + 24, f->data.put);
-        kvn_store32(head + 28, f->data.region);
-        kvn_store64(head + 32, f->data.offset);
-        kvn_store32(head + 40, f->data.bytes);
-        kvn_store32(head + 44, f->data.imm);
+        kvw_store_le32(head + 24, f->data.put);
+        kvw_store_le32(head + 28, f->data.region);
+        kvw_store_le64(head + 32, f->data.offset);
+        kvw_store_le32(head + 40, f->data.bytes);
+        kvw_store_le32(head + 44, f->data.imm);
         break;
     case KVN_PACKET_MSG:
-        kvn_store64(head + 24, f->stream_at);
+        kvw_store_le64(head + 24, f->stream_at);
         break;
     case KVN_PACKET_ACK:
         return ack_encode(head, &f->ack);
     case KVN_PACKET_GOODBYE:
-        kvn_store32(head + 24, (uint32_t)f->goodbye);
+        kvw_store_le32(head + 24, (uint32_t)f->goodbye);
         break;
     case KVN_PACKET_RESET:
-        kvn_store32(head + 24, f->reset.id);
+        kvw_store_le32(head + 24, f->reset.id);
         head[28] = f->reset.reason;
         head[29] = f->reset.version;
-        kvn_store16(head + 30, 0);
+        kvw_store_le16(head + 30, 0);
         break;
     default:
         break;
@@ -238,5 +239,5 @@ void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *bo
 
     for (uint32_t i = 0; i < body_count; ++i)
         crc = kvn_crc32c(crc, body[i].base, body[i].bytes);
-    kvn_store32(head + KVN_CRC_AT, crc);
+    kvw_store_le32(head + KVN_CRC_AT, crc);
 }

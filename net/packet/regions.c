@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "le.h"
+#include "../../kvwire/le.h"
 
 #define NUMBER_LAST (UINT32_MAX - KVW_REGIONS_MAX) /* a slot that got this far is retired */
 
@@ -31,7 +31,7 @@ kvw_err kvn_regions_add(struct kvn_regions *r, const struct kvw_mem *mem, kvw_pu
         s->gate_arg = gate_arg;
         s->number += KVW_REGIONS_MAX;
         memset(key, 0, sizeof(*key));
-        kvn_store32(key->bytes, s->number);
+        kvw_store_le32(key->bytes, s->number);
         return KVW_OK;
     }
     return KVW_E_NOMEM;
@@ -39,7 +39,7 @@ kvw_err kvn_regions_add(struct kvn_regions *r, const struct kvw_mem *mem, kvw_pu
 
 uint32_t kvn_region_number(const struct kvw_region_key *key)
 {
-    return kvn_load32(key->bytes);
+    return kvw_load_le32(key->bytes);
 }
 
 const struct kvn_region *kvn_regions_find(const struct kvn_regions *r, uint32_t number)

@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "le.h"
+#include "../../kvwire/le.h"
 
 #define MASK (KVN_STREAM_BYTES - 1)
 
@@ -37,7 +37,7 @@ kvw_err kvn_stream_out_push(struct kvn_stream_out *s, const void *msg, uint32_t 
 
     if (s->head - s->tail + KVN_STREAM_LEN_BYTES + bytes > KVN_STREAM_BYTES)
         return KVW_E_AGAIN;
-    kvn_store32(len, bytes);
+    kvw_store_le32(len, bytes);
     ring_write(s->ring, s->head, len, sizeof(len));
     ring_write(s->ring, s->head + sizeof(len), msg, bytes);
     s->head += sizeof(len) + bytes;
@@ -145,7 +145,7 @@ kvw_err kvn_stream_in_next(struct kvn_stream_in *s, const void **msg, uint32_t *
     if (s->end - s->delivered < sizeof(word))
         return KVW_E_AGAIN;
     ring_read(word, s->ring, s->delivered, sizeof(word));
-    len = kvn_load32(word);
+    len = kvw_load_le32(word);
     if (len == 0 || len > KVW_MSG_BYTES_MAX)
         return KVW_E_PROTOCOL;
     if (s->end - s->delivered - sizeof(word) < len)
@@ -170,7 +170,7 @@ bool kvn_stream_in_ready(const struct kvn_stream_in *s)
     if (s->end - s->delivered < sizeof(word))
         return false;
     ring_read(word, s->ring, s->delivered, sizeof(word));
-    len = kvn_load32(word);
+    len = kvw_load_le32(word);
     return len == 0 || len > KVW_MSG_BYTES_MAX || s->end - s->delivered - sizeof(word) >= len;
 }
 

@@ -14,7 +14,7 @@
 #include "../../net/packet/crc32c.h"
 #include "../../net/packet/endpoint.h"
 #include "../../net/packet/frame.h"
-#include "../../net/packet/le.h"
+#include "../../kvwire/le.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
@@ -55,7 +55,7 @@ static uint32_t wire_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn
     (void)now_ns;
     for (uint32_t i = 0; i < n; ++i)
         if ((packets[i].head[0] & 15) == KVN_PACKET_HELLO_ACK)
-            w->endpoint_id = kvn_load32(packets[i].head + 24);
+            w->endpoint_id = kvw_load_le32(packets[i].head + 24);
     return n;
 }
 
@@ -125,9 +125,9 @@ static void give(struct run *r, bool seal)
 
     if (seal && w->in_bytes >= KVN_HEADER_BYTES) {
         if ((w->in[0] & 15) != KVN_PACKET_HELLO && (w->in[0] & 15) != KVN_PACKET_RESET)
-            kvn_store32(w->in + 4, w->endpoint_id);
-        kvn_store32(w->in + KVN_CRC_AT, 0);
-        kvn_store32(w->in + KVN_CRC_AT, kvn_crc32c(0, w->in, w->in_bytes));
+            kvw_store_le32(w->in + 4, w->endpoint_id);
+        kvw_store_le32(w->in + KVN_CRC_AT, 0);
+        kvw_store_le32(w->in + KVN_CRC_AT, kvn_crc32c(0, w->in, w->in_bytes));
     }
     poll_once(r);
 }

@@ -8,7 +8,7 @@
 
 #include "../../net/packet/crc32c.h"
 #include "../../net/packet/frame.h"
-#include "../../net/packet/le.h"
+#include "../../kvwire/le.h"
 
 /* One of each type; payload is "kvwire" where there is one. The files are SPEC.md's examples. */
 static const struct golden {
@@ -213,8 +213,8 @@ Test(frame, nonsense_is_refused)
 
         for (uint32_t b = 0; b < x->bytes; ++b)
             wire[x->at + b] = (uint8_t)(x->value >> 8 * b);
-        kvn_store32(wire + KVN_CRC_AT, 0);
-        kvn_store32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, n));
+        kvw_store_le32(wire + KVN_CRC_AT, 0);
+        kvw_store_le32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, n));
         cr_expect_eq(kvn_frame_decode(&out, wire, n), x->err, "%s", x->what);
     }
 }
@@ -225,7 +225,7 @@ Test(frame, hello_of_another_version)
     uint8_t wire[64] = {[0] = 0xe0 | KVN_PACKET_HELLO, [24] = 0x78, [25] = 0x56};
     struct kvn_frame out;
 
-    kvn_store32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, 40));
+    kvw_store_le32(wire + KVN_CRC_AT, kvn_crc32c(0, wire, 40));
     cr_assert_eq(kvn_frame_decode(&out, wire, 40), KVW_OK);
     cr_expect(out.version == 14 && out.hello.source == 0x5678);
 }
