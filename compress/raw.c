@@ -103,13 +103,15 @@ static uint64_t raw_scratch_bytes(uint64_t raw_bytes)
     return 0;
 }
 
-static kvw_err raw_encode(const struct kvw_view *src, void *dst, uint64_t dst_bytes,
-                          uint64_t *bytes, struct kvw_digest *digest, void *scratch)
+static kvw_err raw_encode(const struct kvw_view *src, const struct kvw_codec_args *args, void *dst,
+                          uint64_t dst_bytes, uint64_t *bytes, struct kvw_digest *digest,
+                          void *scratch)
 {
     const struct run_shape s = shape_of(src);
     const uint32_t tile = tile_tokens(&s);
     unsigned char *to = dst;
 
+    (void)args;
     (void)scratch;
     if (dst_bytes < kvw_view_bytes(src))
         return KVW_E_INVALID;
@@ -123,13 +125,14 @@ static kvw_err raw_encode(const struct kvw_view *src, void *dst, uint64_t dst_by
     return KVW_OK;
 }
 
-static kvw_err raw_decode(const void *src, uint64_t src_bytes, const struct kvw_view *dst,
-                          struct kvw_digest *digest, void *scratch)
+static kvw_err raw_decode(const void *src, uint64_t src_bytes, const struct kvw_codec_book *book,
+                          const struct kvw_view *dst, struct kvw_digest *digest, void *scratch)
 {
     const struct run_shape s = shape_of(dst);
     const uint32_t tile = tile_tokens(&s);
     const unsigned char *from = src;
 
+    (void)book;
     (void)scratch;
     if (src_bytes != kvw_view_bytes(dst))
         return KVW_E_CODEC;

@@ -26,7 +26,35 @@ typedef enum kvw_codec_id {
     KVW_CODEC_RAW = 1,
     KVW_CODEC_LZ4 = 2,
     KVW_CODEC_ZSTD = 3,
+    KVW_CODEC_L0 = 4,     /* lossless bf16/fp16 */
+    KVW_CODEC_L8 = 5,     /* lossless fp8 */
+    KVW_CODEC_E8 = 6,     /* error-bounded, noise of fp8 e4m3 */
+    KVW_CODEC_E4 = 7,     /* error-bounded, noise of a good int4 */
+    KVW_CODEC_LZ4_X = 8,  /* lz4 on the exponent plane only */
+    KVW_CODEC_ZSTD_X = 9, /* zstd on the exponent plane only */
 } kvw_codec_id;
+
+/*
+ * Calibration that both sides hold already (per model, layer, K|V and head range), so that a stream
+ * names it instead of carrying its own. bytes are the codec's, opaque to everybody else; id names
+ * them and is never 0.
+ */
+struct kvw_codec_book {
+    uint64_t id;
+    const void *bytes; /* borrowed during the call */
+    uint32_t byte_count;
+};
+
+/*
+ * What a codec may want to know about a chunk beside its values. encode writes into the stream
+ * whatever decode needs of it, so that decode is given the book alone. NULL means all zero.
+ */
+struct kvw_codec_args {
+    uint8_t kv;           /* 0: K, 1: V */
+    uint32_t exact_first; /* lossy codecs keep the view's first exact_first tokens exact, */
+    uint32_t exact_last;  /* and its last exact_last */
+    const struct kvw_codec_book *book; /* NULL: calibrate in the call */
+};
 
 #define KVW_CODEC_LOSSY 1u /* flags: the decoded values may differ from the encoded ones */
 
@@ -48,8 +76,9 @@ struct kvw_codec_ops {
      * KVW_E_INVALID    dst_bytes < bound(raw), or a dtype that this codec can't take
      * On any error *bytes is untouched and dst holds rubbish. The view is never written.
      */
-    KVW_NODISCARD kvw_err (*encode)(const struct kvw_view *src, void *dst, uint64_t dst_bytes,
-                                    uint64_t *bytes, struct kvw_digest *digest, void *scratch);
+    KVW_NODISCARD kvw_err (*encode)(const struct kvw_view *src, const struct kvw_codec_args *args,
+                                    void *dst, uint64_t dst_bytes, uint64_t *bytes,
+                                    struct kvw_digest *digest, void *scratch);
 
     /*
      * The way back. src is from the wire: every length in it is checked before use.
@@ -57,11 +86,13 @@ struct kvw_codec_ops {
      * one it has seen the bytes as decoded, and the sender's digest is of the same (SPEC.md 5).
      *
      * KVW_OK           the view holds the chunk
-     * KVW_E_CODEC      the stream is damaged, or is not exactly as long as the view's chunk
+     * KVW_E_CODEC      the stream is damaged, is not exactly as long as the view's chunk, is of
+     *                  another dtype, or names another book than the given one (book NULL: none)
      *
      * On an error the view may be partly written, but only inside its own token and head range.
      */
-    KVW_NODISCARD kvw_err (*decode)(const void *src, uint64_t src_bytes, const struct kvw_view *dst,
+    KVW_NODISCARD kvw_err (*decode)(const void *src, uint64_t src_bytes,
+                                    const struct kvw_codec_book *book, const struct kvw_view *dst,
                                     struct kvw_digest *digest, void *scratch);
 };
 

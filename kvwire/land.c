@@ -80,7 +80,7 @@ static bool decode(struct kvw_session *s, struct kvw_xfer *x, const struct kvw_c
     kvw_err err = kvw_digest_begin(&digest, (kvw_digest_id)h->digest);
 
     if (err == KVW_OK)
-        err = codec->decode(stream, h->stream_bytes, &view, &digest, s->scratch);
+        err = codec->decode(stream, h->stream_bytes, NULL, &view, &digest, s->scratch);
     if (err != KVW_OK) {
         snprintf(why, sizeof(why), "codec %s: %s", codec->name, kvw_strerror(err));
         refuse(s, x, h, KVW_E_CODEC, why);

@@ -137,7 +137,7 @@ static kvw_err encode_with(struct kvw_session *s, const struct kvw_codec_ops *co
     kvw_err err = kvw_digest_begin(&digest, KVW_DIGEST_XXH3_64);
 
     if (err == KVW_OK)
-        err = codec->encode(view, to + KVW_CHUNK_HDR_BYTES,
+        err = codec->encode(view, NULL, to + KVW_CHUNK_HDR_BYTES,
                             s->hello.slot_bytes - KVW_CHUNK_HDR_BYTES, &bytes, &digest, s->scratch);
     if (err != KVW_OK)
         return err;

@@ -30,10 +30,16 @@ const char *kvn_addr_format(const struct kvn_addr *a, char buf[KVN_ADDR_TEXT_BYT
 /* The same backwards, no name look-up. KVW_E_ADDRESS; *a untouched. */
 KVW_NODISCARD kvw_err kvn_addr_parse(struct kvn_addr *a, const char *text);
 
+/* The two ECN bits of the IP header (RFC 3168). A port that can't carry them says NOT_ECT always.
+ */
+enum { KVN_ECN_NOT_ECT = 0, KVN_ECN_ECT1 = 1, KVN_ECN_ECT0 = 2, KVN_ECN_CE = 3 };
+
 /* A received UDP payload. bytes are the port's until the next rx(). */
 struct kvn_rx_packet {
     const uint8_t *bytes;
     uint32_t len;
+    uint8_t source; /* which of the port's own UDP ports it came to, < source_count */
+    uint8_t ecn;
     struct kvn_addr from;
 };
 
@@ -44,9 +50,15 @@ struct kvn_tx_packet {
     uint32_t head_bytes;
     struct kvw_iov body[2];
     uint32_t body_count; /* 0 .. 2 */
+    uint8_t source;      /* which of the port's own UDP ports to send from, < source_count */
+    uint8_t ecn;
 };
 
 #define KVN_BURST 32
+
+/* A port sends from and listens on up to so many UDP ports of its own: ECMP and RSS spread packets
+ * by them, so each is a path through the network. */
+#define KVN_PORT_SOURCES_MAX 8
 
 struct kvn_port;
 
@@ -71,7 +83,8 @@ struct kvn_port_ops {
 struct kvn_port {
     const struct kvn_port_ops *ops;
     uint32_t payload_max;         /* longest UDP payload that fits one packet, >= 1200 */
-    struct kvn_addr local;        /* family 0: unknown */
+    struct kvn_addr local;        /* of source 0; family 0: unknown */
+    uint8_t source_count;         /* UDP ports of its own; 0 reads as 1 */
     struct kvn_addr default_peer; /* of a link with one peer; family 0: none */
     uint64_t tx_errors;
 };

@@ -89,6 +89,8 @@ static uint32_t udp_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pac
     for (int i = 0; i < n; ++i) {
         packets[i].bytes = u->buffers + (size_t)i * u->stride;
         packets[i].len = u->rx_msg[i].msg_len;
+        packets[i].source = 0;
+        packets[i].ecn = KVN_ECN_NOT_ECT;
         /* Longer than any packet of ours: the digest is gone with its tail, so it is dropped. */
         if (u->rx_msg[i].msg_hdr.msg_flags & MSG_TRUNC)
             packets[i].len = 0;

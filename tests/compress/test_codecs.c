@@ -88,19 +88,19 @@ static void round_trip(const struct kvw_codec_ops *codec, uint64_t seed)
 
     cr_assert_leq(codec->bound(n), n + n / 500 + 64);
     cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
-    cr_assert_eq(codec->encode(&src, stream, codec->bound(n) - 1, &bytes, &d, scratch),
+    cr_assert_eq(codec->encode(&src, NULL, stream, codec->bound(n) - 1, &bytes, &d, scratch),
                  KVW_E_INVALID, "%s takes a buffer shorter than its bound", codec->name);
     cr_assert_eq(bytes, 0, "written on failure");
     memset(stream + codec->bound(n), 0xee, 64);
     cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
-    cr_assert_eq(codec->encode(&src, stream, codec->bound(n), &bytes, &d, scratch), KVW_OK);
+    cr_assert_eq(codec->encode(&src, NULL, stream, codec->bound(n), &bytes, &d, scratch), KVW_OK);
     cr_assert_leq(bytes, codec->bound(n));
     for (uint32_t i = 0; i < 64; ++i)
         cr_assert_eq(stream[codec->bound(n) + i], 0xee, "%s wrote beyond its bound", codec->name);
     cr_assert_eq(kvw_digest_value(&d), digest_of(raw, n), "%s seed %lu", codec->name, seed);
 
     cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
-    cr_assert_eq(codec->decode(stream, bytes, &dst, &d, scratch), KVW_OK);
+    cr_assert_eq(codec->decode(stream, bytes, NULL, &dst, &d, scratch), KVW_OK);
     cr_assert_eq(kvw_digest_value(&d), digest_of(raw, n));
     if ((codec->flags & KVW_CODEC_LOSSY) == 0) {
         unsigned char *want = malloc(n);
@@ -146,11 +146,12 @@ Test(codecs, damaged_streams)
 
         t_kv_fill(&pool, blocks, 32, 1);
         cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
-        cr_assert_eq(codec->encode(&view, stream, sizeof(stream), &bytes, &d, scratch), KVW_OK);
+        cr_assert_eq(codec->encode(&view, NULL, stream, sizeof(stream), &bytes, &d, scratch),
+                     KVW_OK);
         for (uint64_t cut = 0; cut < bytes; cut += cut < 64 ? 1 : 97)
-            cr_expect_eq(codec->decode(stream, cut, &view, &d, scratch), KVW_E_CODEC, "%s cut %lu",
-                         codec->name, cut);
-        cr_expect_eq(codec->decode(stream, bytes + 1, &view, &d, scratch), KVW_E_CODEC);
+            cr_expect_eq(codec->decode(stream, cut, NULL, &view, &d, scratch), KVW_E_CODEC,
+                         "%s cut %lu", codec->name, cut);
+        cr_expect_eq(codec->decode(stream, bytes + 1, NULL, &view, &d, scratch), KVW_E_CODEC);
         t_kv_block_zero(&pool, 0);
         t_kv_block_zero(&pool, 2);
         for (uint32_t i = 0; i < 2000; ++i) {
@@ -159,7 +160,7 @@ Test(codecs, damaged_streams)
             kvw_err err;
 
             stream[at] ^= bit;
-            err = codec->decode(stream, bytes, &view, &d, scratch);
+            err = codec->decode(stream, bytes, NULL, &view, &d, scratch);
             cr_assert(err == KVW_OK || err == KVW_E_CODEC);
             stream[at] ^= bit;
         }
