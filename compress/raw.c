@@ -148,8 +148,9 @@ static kvw_err raw_decode(const void *src, uint64_t src_bytes, const struct kvw_
 const struct kvw_codec_ops kvc_codec_raw = {
     .name = "raw",
     .id = KVW_CODEC_RAW,
-    .flags = 0,
+    .budget = KVW_BUDGET_EXACT,
     .mem_kinds = 1u << KVW_MEM_HOST,
+    .dtypes = ~0u,
     .bound = raw_bound,
     .scratch_bytes = raw_scratch_bytes,
     .encode = raw_encode,

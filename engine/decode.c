@@ -89,7 +89,8 @@ static kvw_err receive(struct kve_worker *w, const struct kve_request *r, struct
         .count = (r->count + block_tokens - 1) / block_tokens,
         .tokens = r->count,
     };
-    kvw_err err = kve_link_offer(w->link, x, &blocks, w->cfg->lease_ns, until_ns);
+    const struct kvw_terms terms = {.lease_ns = w->cfg->lease_ns, .deadline_ns = until_ns};
+    kvw_err err = kve_link_offer(w->link, x, &blocks, &terms);
 
     if (err != KVW_OK) {
         snprintf(why, KVE_WHY_BYTES, "offer: %s", kvw_strerror(err));

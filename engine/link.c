@@ -19,7 +19,8 @@ struct cmd {
     struct kve_xfer *x;
     kvw_xfer_id id;
     const struct kvw_blocks *blocks; /* OFFER, STREAM: the caller waits, so borrowing is safe */
-    uint64_t first_ns;               /* lease_ns or offer_by_ns */
+    struct kvw_terms terms;          /* OFFER */
+    uint64_t offer_by_ns;            /* STREAM */
     uint64_t deadline_ns;
     uint32_t layer, tokens;
     uint32_t note_bytes;
@@ -177,9 +178,9 @@ static kvw_err run_open(struct kve_link *l, const struct cmd *c, uint64_t now_ns
         return KVW_E_AGAIN;
 
     if (c->kind == CMD_OFFER)
-        err = kvw_offer(l->session, c->id, c->blocks, c->first_ns, c->deadline_ns, now_ns);
+        err = kvw_offer(l->session, c->id, c->blocks, &c->terms, now_ns);
     else
-        err = kvw_stream_open(l->session, c->id, c->blocks, c->first_ns, c->deadline_ns, now_ns);
+        err = kvw_stream_open(l->session, c->id, c->blocks, c->offer_by_ns, c->deadline_ns, now_ns);
     if (err != KVW_OK) {
         pthread_mutex_lock(&l->mutex);
         *slot = NULL;
@@ -471,13 +472,9 @@ static kvw_err call_open(struct kve_link *l, struct cmd *c)
 }
 
 kvw_err kve_link_offer(struct kve_link *l, struct kve_xfer *x, const struct kvw_blocks *blocks,
-                       uint64_t lease_ns, uint64_t deadline_ns)
+                       const struct kvw_terms *terms)
 {
-    struct cmd c = {.kind = CMD_OFFER,
-                    .x = x,
-                    .blocks = blocks,
-                    .first_ns = lease_ns,
-                    .deadline_ns = deadline_ns};
+    struct cmd c = {.kind = CMD_OFFER, .x = x, .blocks = blocks, .terms = *terms};
 
     return call_open(l, &c);
 }
@@ -488,7 +485,7 @@ kvw_err kve_link_stream(struct kve_link *l, struct kve_xfer *x, const struct kvw
     struct cmd c = {.kind = CMD_STREAM,
                     .x = x,
                     .blocks = blocks,
-                    .first_ns = offer_by_ns,
+                    .offer_by_ns = offer_by_ns,
                     .deadline_ns = deadline_ns};
 
     return call_open(l, &c);

@@ -69,8 +69,8 @@ int kve_link_notify_fd(const struct kve_link *link);
 /* As kvw_offer and kvw_stream_open; wait for the link's thread (at most 2 s). KVW_E_PEER_LOST: the
  * link isn't running. On KVW_OK *x is the link's until x->done. */
 KVW_NODISCARD kvw_err kve_link_offer(struct kve_link *link, struct kve_xfer *x,
-                                     const struct kvw_blocks *blocks, uint64_t lease_ns,
-                                     uint64_t deadline_ns);
+                                     const struct kvw_blocks *blocks,
+                                     const struct kvw_terms *terms);
 KVW_NODISCARD kvw_err kve_link_stream(struct kve_link *link, struct kve_xfer *x,
                                       const struct kvw_blocks *blocks, uint64_t offer_by_ns,
                                       uint64_t deadline_ns);

@@ -120,7 +120,7 @@ int main(void)
 
     /* Both sides, in either order: the receiver lends blocks, the sender opens a stream for them.
      */
-    if ((err = kvw_offer(decode, id, &to_blocks, 0, 0, 0)) != KVW_OK)
+    if ((err = kvw_offer(decode, id, &to_blocks, NULL, 0)) != KVW_OK)
         die("offer", err);
     if ((err = kvw_stream_open(prefill, id, &from_blocks, 0, 0, 0)) != KVW_OK)
         die("stream", err);

@@ -14,6 +14,8 @@
 #ifndef KVW_CODEC_H
 #define KVW_CODEC_H
 
+#include <stdbool.h>
+
 #include "digest.h"
 #include "mem.h"
 
@@ -56,13 +58,23 @@ struct kvw_codec_args {
     const struct kvw_codec_book *book; /* NULL: calibrate in the call */
 };
 
-#define KVW_CODEC_LOSSY 1u /* flags: the decoded values may differ from the encoded ones */
+/*
+ * What a request lets a codec do to its values, least first. A codec states the least budget that
+ * allows it; a request's budget travels in OFFER.
+ */
+typedef enum kvw_budget {
+    KVW_BUDGET_EXACT = 0, /* every bit comes back */
+    KVW_BUDGET_E8 = 1,    /* bounded error, at most the noise of fp8 e4m3 */
+    KVW_BUDGET_E4 = 2,    /* bounded error, at most the noise of a Hadamard-rotated int4 */
+} kvw_budget;
 
 struct kvw_codec_ops {
     const char *name;   /* as on the command line: "raw" */
     uint8_t id;         /* kvw_codec_id */
-    uint8_t flags;      /* KVW_CODEC_LOSSY */
+    uint8_t budget;     /* kvw_budget: the least that allows it; EXACT: lossless */
+    bool by_name_only;  /* a yardstick: used where it is asked for, never chosen */
     uint16_t mem_kinds; /* bit (1 << kvw_mem_kind) for each kind of memory a view may lie in */
+    uint32_t dtypes;    /* bit (1 << kvw_dtype) for each element type it takes */
 
     /* The longest stream that encode can make of raw_bytes. Never more than raw + 0.2 % + 64. */
     uint64_t (*bound)(uint64_t raw_bytes);

@@ -131,20 +131,29 @@ struct kvw_blocks {
     uint32_t tokens;     /* tokens to move, 1 .. xfer_tokens_max */
 };
 
+/* What the receiver asks for beside the bytes. All zero, or NULL: exact values, the default lease,
+ * no deadline. */
+struct kvw_terms {
+    uint64_t lease_ns;    /* KVW_LEASE_NS_MIN..MAX, 0: default */
+    uint64_t deadline_ns; /* absolute, 0: none */
+    kvw_budget budget;    /* what codecs may do to the values */
+    uint8_t exact_first;  /* under a lossy codec the first (sinks) and the last (newest) tokens */
+    uint16_t exact_last;  /* stay exact, so many at either end of the whole transfer */
+};
+
 /*
  * Receiver: lend blocks to a transfer. They are the session's until XFER_DONE; nothing else may
- * write them. lease_ns (KVW_LEASE_NS_MIN..MAX, 0: default) is how long the sender may be silent
- * about this transfer before it ends with KVW_E_LEASE; it starts at once. deadline_ns is absolute,
- * 0: none. May be called before the peer is up: it is sent when the peer comes, if the lease still
- * lives.
+ * write them. terms may be NULL. The lease is how long the sender may be silent about this transfer
+ * before it ends with KVW_E_LEASE; it starts at once. May be called before the peer is up: it is
+ * sent when the peer comes, if the lease still lives.
  *
  *   KVW_E_AGAIN    xfers_max are in use
- *   KVW_E_INVALID  wrong role, id in use, a block id or count out of range, runs >
+ *   KVW_E_INVALID  wrong role, id in use, a block id or count or a term out of range, runs >
  * KVW_XFER_RUNS_MAX
  */
 KVW_API KVW_NODISCARD kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id,
-                                        const struct kvw_blocks *blocks, uint64_t lease_ns,
-                                        uint64_t deadline_ns, uint64_t now_ns);
+                                        const struct kvw_blocks *blocks,
+                                        const struct kvw_terms *terms, uint64_t now_ns);
 
 /*
  * Sender: open the stream that fills an offer. blocks are read until XFER_DONE, a range only after

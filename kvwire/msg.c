@@ -213,8 +213,11 @@ kvw_err kvw_offer_decode(struct kvw_offer_msg *out, const uint8_t *msg, uint32_t
     o.tokens = kvw_load_le32(msg + 24);
     o.block_tokens = kvw_load_le32(msg + 28);
     o.run_count = kvw_load_le32(msg + 32);
+    o.budget = (kvw_budget)msg[36];
+    o.exact_first = msg[37];
+    o.exact_last = kvw_load_le16(msg + 38);
     o.runs = msg + KVW_OFFER_BYTES;
-    if (!all_zero(msg + 1, 3) || !all_zero(msg + 36, 4) || o.epoch == 0 || o.tokens == 0 ||
+    if (!all_zero(msg + 1, 3) || o.budget > KVW_BUDGET_E4 || o.epoch == 0 || o.tokens == 0 ||
         o.tokens > KVW_XFER_TOKENS_MAX || o.block_tokens == 0 ||
         o.block_tokens > KVW_BLOCK_TOKENS_MAX || o.lease_ns < KVW_LEASE_NS_MIN ||
         o.lease_ns > KVW_LEASE_NS_MAX || o.run_count == 0 || o.run_count > KVW_XFER_RUNS_MAX)
@@ -238,6 +241,9 @@ uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in, const str
     kvw_store_le32(to + 24, in->tokens);
     kvw_store_le32(to + 28, in->block_tokens);
     kvw_store_le32(to + 32, in->run_count);
+    to[36] = (uint8_t)in->budget;
+    to[37] = in->exact_first;
+    kvw_store_le16(to + 38, in->exact_last);
     for (uint32_t i = 0; i < in->run_count; ++i) {
         kvw_store_le32(to + KVW_OFFER_BYTES + i * KVW_RUN_BYTES, runs[i].first);
         kvw_store_le32(to + KVW_OFFER_BYTES + i * KVW_RUN_BYTES + 4, runs[i].count);
@@ -247,23 +253,30 @@ uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in, const str
 
 /* --- GRANT, RENEW ---------------------------------------------------------------------------- */
 
-kvw_err kvw_grant_decode(uint64_t *limit, const uint8_t *msg, uint32_t bytes)
+kvw_err kvw_grant_decode(struct kvw_grant *out, const uint8_t *msg, uint32_t bytes)
 {
+    struct kvw_grant g;
     kvw_err err = front(msg, bytes, KVW_MSG_GRANT, KVW_GRANT_BYTES);
 
     if (err != KVW_OK || (err = exact(bytes, KVW_GRANT_BYTES)) != KVW_OK)
         return err;
-    if (!all_zero(msg + 1, 7))
+    g.codec = msg[1];
+    g.decode_ps = kvw_load_le32(msg + 4);
+    g.limit = kvw_load_le64(msg + 8);
+    if (!all_zero(msg + 2, 2) || (g.codec == 0) != (g.decode_ps == 0) || g.codec > 63)
         return KVW_E_PROTOCOL;
-    *limit = kvw_load_le64(msg + 8);
+    *out = g;
     return KVW_OK;
 }
 
-uint32_t kvw_grant_encode(uint8_t *to, uint64_t limit)
+uint32_t kvw_grant_encode(uint8_t *to, const struct kvw_grant *in)
 {
+    assert((in->codec == 0) == (in->decode_ps == 0) && in->codec <= 63);
     memset(to, 0, KVW_GRANT_BYTES);
     to[0] = KVW_MSG_GRANT;
-    kvw_store_le64(to + 8, limit);
+    to[1] = in->codec;
+    kvw_store_le32(to + 4, in->decode_ps);
+    kvw_store_le64(to + 8, in->limit);
     return KVW_GRANT_BYTES;
 }
 

@@ -71,8 +71,18 @@ struct kvw_offer_msg {
     uint32_t tokens;       /* 1 .. KVW_XFER_TOKENS_MAX */
     uint32_t block_tokens; /* 1 .. KVW_BLOCK_TOKENS_MAX */
     uint64_t lease_ns;     /* KVW_LEASE_NS_MIN .. MAX */
-    uint32_t run_count;    /* 1 .. KVW_XFER_RUNS_MAX; together just enough blocks for tokens */
-    const uint8_t *runs;   /* decode: borrowed, KVW_RUN_BYTES each, in range; encode: see there */
+    kvw_budget budget;
+    uint8_t exact_first; /* tokens that stay exact under a lossy codec */
+    uint16_t exact_last;
+    uint32_t run_count;  /* 1 .. KVW_XFER_RUNS_MAX; together just enough blocks for tokens */
+    const uint8_t *runs; /* decode: borrowed, KVW_RUN_BYTES each, in range; encode: see there */
+};
+
+/* The receiver's credit, and what one codec costs it, which the sender's choice needs. */
+struct kvw_grant {
+    uint64_t limit;
+    uint8_t codec;      /* 0: says nothing of a codec */
+    uint32_t decode_ps; /* picoseconds a raw byte; 0 only with codec 0 */
 };
 
 struct kvw_xfer_msg { /* RENEW, and the front of COMMIT, DONE, ABORT */
@@ -113,7 +123,7 @@ KVW_NODISCARD kvw_err kvw_hello_decode(struct kvw_hello *out, const uint8_t *msg
 KVW_NODISCARD kvw_err kvw_reject_decode(struct kvw_reject *out, const uint8_t *msg, uint32_t bytes);
 KVW_NODISCARD kvw_err kvw_offer_decode(struct kvw_offer_msg *out, const uint8_t *msg,
                                        uint32_t bytes);
-KVW_NODISCARD kvw_err kvw_grant_decode(uint64_t *limit, const uint8_t *msg, uint32_t bytes);
+KVW_NODISCARD kvw_err kvw_grant_decode(struct kvw_grant *out, const uint8_t *msg, uint32_t bytes);
 KVW_NODISCARD kvw_err kvw_renew_decode(struct kvw_xfer_msg *out, const uint8_t *msg,
                                        uint32_t bytes);
 KVW_NODISCARD kvw_err kvw_commit_decode(struct kvw_commit_msg *out, const uint8_t *msg,
@@ -126,7 +136,7 @@ uint32_t kvw_hello_encode(uint8_t *to, const struct kvw_hello *in);
 uint32_t kvw_reject_encode(uint8_t *to, const struct kvw_reject *in);
 /* in->runs is not read: runs are, in->run_count of them. */
 uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in, const struct kvw_run *runs);
-uint32_t kvw_grant_encode(uint8_t *to, uint64_t limit);
+uint32_t kvw_grant_encode(uint8_t *to, const struct kvw_grant *in);
 uint32_t kvw_renew_encode(uint8_t *to, const struct kvw_xfer_msg *in);
 uint32_t kvw_commit_encode(uint8_t *to, const struct kvw_commit_msg *in);
 uint32_t kvw_done_encode(uint8_t *to, const struct kvw_done_msg *in);

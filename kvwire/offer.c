@@ -27,15 +27,17 @@ static uint32_t cut_runs(const uint32_t *blocks, uint32_t block_count, struct kv
 }
 
 kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id, const struct kvw_blocks *blocks,
-                  uint64_t lease_ns, uint64_t deadline_ns, uint64_t now_ns)
+                  const struct kvw_terms *terms, uint64_t now_ns)
 {
+    static const struct kvw_terms plain;
+    const struct kvw_terms *t = terms != NULL ? terms : &plain;
+    const uint64_t lease_ns = t->lease_ns != 0 ? t->lease_ns : KVW_LEASE_NS_DEFAULT;
     struct kvw_xfer *x;
     kvw_err err;
 
     s->now_ns = now_ns;
-    if (lease_ns == 0)
-        lease_ns = KVW_LEASE_NS_DEFAULT;
-    if (s->role != KVW_ROLE_RECEIVER || lease_ns < KVW_LEASE_NS_MIN || lease_ns > KVW_LEASE_NS_MAX)
+    if (s->role != KVW_ROLE_RECEIVER || lease_ns < KVW_LEASE_NS_MIN ||
+        lease_ns > KVW_LEASE_NS_MAX || (uint32_t)t->budget > KVW_BUDGET_E4)
         return KVW_E_INVALID;
     if ((err = kvw_xfer_take(s, id.value, blocks, &x)) != KVW_OK)
         return err;
@@ -48,7 +50,10 @@ kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id, const struct kvw_blocks
         s->next_epoch = 1;
     x->lease_ns = lease_ns;
     x->lease_until_ns = now_ns + lease_ns;
-    x->deadline_ns = deadline_ns != 0 ? deadline_ns : UINT64_MAX;
+    x->deadline_ns = t->deadline_ns != 0 ? t->deadline_ns : UINT64_MAX;
+    x->budget = t->budget;
+    x->exact_first = t->exact_first;
+    x->exact_last = t->exact_last;
     return KVW_OK;
 }
 
@@ -146,6 +151,9 @@ static kvw_err send_offer(struct kvw_session *s, struct kvw_xfer *x)
         .tokens = x->tokens,
         .block_tokens = s->pool.block_tokens,
         .lease_ns = x->lease_ns,
+        .budget = x->budget,
+        .exact_first = x->exact_first,
+        .exact_last = x->exact_last,
         .run_count = cut_runs(x->blocks, x->block_count, s->runs, KVW_XFER_RUNS_MAX),
     };
 
@@ -157,11 +165,11 @@ void kvw_offer_flush(struct kvw_session *s)
     uint32_t held = 0; /* offers the peer holds now: never more than it said it can */
 
     if (kvw_window_limit(&s->window) > s->window.told) {
-        const uint64_t limit = kvw_window_limit(&s->window);
+        const struct kvw_grant grant = {.limit = kvw_window_limit(&s->window)};
 
-        if (kvw_session_send(s, kvw_grant_encode(s->msg, limit)) != KVW_OK)
+        if (kvw_session_send(s, kvw_grant_encode(s->msg, &grant)) != KVW_OK)
             return;
-        s->window.told = limit;
+        s->window.told = grant.limit;
     }
     for (uint32_t i = 0; i < s->xfers_max; ++i)
         held += s->xfers[i].state == KVW_XFER_OPEN && s->xfers[i].offer_sent;

@@ -42,7 +42,7 @@ static void choose_codec(struct kvw_session *s)
         const struct kvw_codec_ops *c = s->codecs[i];
 
         if ((s->hello.codecs & peer->codecs & (1ull << c->id)) == 0 ||
-            (c->flags & KVW_CODEC_LOSSY) != 0)
+            c->budget != KVW_BUDGET_EXACT)
             continue;
         s->chunk_tokens = kvw_chunk_tokens(c, s->token_bytes, s->pool.block_tokens,
                                            s->chunk_raw_bytes, slot_bytes);
@@ -68,12 +68,12 @@ void kvw_send_stop(struct kvw_session *s)
         s->offers[i].used = false; /* that peer's */
 }
 
-void kvw_send_grant(struct kvw_session *s, uint64_t limit)
+void kvw_send_grant(struct kvw_session *s, const struct kvw_grant *m)
 {
-    if (limit > s->next_seq + s->ready->hello.slots)
+    if (m->limit > s->next_seq + s->ready->hello.slots)
         kvw_handshake_breach(s, "a GRANT of more landing slots than there are");
-    else if (limit > s->limit)
-        s->limit = limit;
+    else if (m->limit > s->limit)
+        s->limit = m->limit;
 }
 
 void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev)

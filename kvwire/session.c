@@ -319,7 +319,7 @@ static bool sender_message(struct kvw_session *s, const uint8_t *msg, uint32_t b
 {
     struct kvw_offer_msg offer;
     struct kvw_done_msg done;
-    uint64_t limit;
+    struct kvw_grant grant;
 
     switch (kvw_msg_type(msg)) {
     case KVW_MSG_OFFER:
@@ -328,9 +328,9 @@ static bool sender_message(struct kvw_session *s, const uint8_t *msg, uint32_t b
         kvw_stream_offer(s, &offer);
         return true;
     case KVW_MSG_GRANT:
-        if (kvw_grant_decode(&limit, msg, bytes) != KVW_OK)
+        if (kvw_grant_decode(&grant, msg, bytes) != KVW_OK)
             return false;
-        kvw_send_grant(s, limit);
+        kvw_send_grant(s, &grant);
         return true;
     case KVW_MSG_DONE:
         if (kvw_done_decode(&done, msg, bytes) != KVW_OK)

@@ -221,7 +221,7 @@ void kvw_send_start(struct kvw_session *s);
 /* It is gone: what was encoded for it is of no use. */
 void kvw_send_stop(struct kvw_session *s);
 void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev);
-void kvw_send_grant(struct kvw_session *s, uint64_t limit);
+void kvw_send_grant(struct kvw_session *s, const struct kvw_grant *m);
 /* Encode and put up to KVW_CHUNKS_A_POLL chunks; true: more could go. */
 bool kvw_send_poll(struct kvw_session *s);
 

@@ -55,6 +55,9 @@ struct kvw_xfer {
     uint32_t *blocks;     /* block_count pool block ids */
     uint64_t deadline_ns; /* UINT64_MAX: none */
     uint64_t lease_ns;
+    kvw_budget budget; /* and the exact tokens: of the offer */
+    uint8_t exact_first;
+    uint16_t exact_last;
     uint32_t chunks;
     uint64_t raw_bytes, wire_bytes;
     uint8_t *note; /* KVW_COMMIT_NOTE_MAX: to be sent, or as received */

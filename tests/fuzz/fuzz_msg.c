@@ -98,13 +98,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     struct kvw_commit_msg commit;
     struct kvw_xfer_msg renew;
     struct kvw_done_msg done;
-    uint64_t limit;
+    struct kvw_grant grant;
 
     hello(bytes, n);
     texts(bytes, n);
     offer(bytes, n);
-    if (kvw_grant_decode(&limit, bytes, n) == KVW_OK)
-        same(bytes, n, kvw_grant_encode(again, limit));
+    if (kvw_grant_decode(&grant, bytes, n) == KVW_OK)
+        same(bytes, n, kvw_grant_encode(again, &grant));
     if (kvw_renew_decode(&renew, bytes, n) == KVW_OK)
         same(bytes, n, kvw_renew_encode(again, &renew));
     if (kvw_commit_decode(&commit, bytes, n) == KVW_OK)

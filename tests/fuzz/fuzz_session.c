@@ -106,13 +106,16 @@ static void own_transfer(void)
     const uint32_t ids[3] = {blocks_of(id, 0), blocks_of(id, 1), blocks_of(id, 2)};
     const struct kvw_blocks blocks = {ids, 3, tokens};
     const uint64_t deadline = next() % 4 == 0 ? b.now + next() * MS : 0;
+    struct kvw_terms terms = {.deadline_ns = deadline};
     kvw_err err;
 
-    if (b.receiver)
-        err = kvw_offer(b.s, (kvw_xfer_id){id}, &blocks, next() % 2 * 50 * MS, deadline, b.now);
-    else
+    if (b.receiver) {
+        terms.lease_ns = next() % 2 * 50 * MS;
+        err = kvw_offer(b.s, (kvw_xfer_id){id}, &blocks, &terms, b.now);
+    } else {
         err =
             kvw_stream_open(b.s, (kvw_xfer_id){id}, &blocks, b.now + next() * MS, deadline, b.now);
+    }
     CHECK(err == KVW_OK || err == KVW_E_AGAIN || (err == KVW_E_INVALID && b.open[id]));
     b.open[id] += err == KVW_OK; /* an ended one whose event waits doesn't block its id */
 }
@@ -198,7 +201,7 @@ static void good_message(void)
         n = kvw_offer_encode(msg, &offer, &run);
         break;
     case 1:
-        n = kvw_grant_encode(msg, v % 40);
+        n = kvw_grant_encode(msg, &(struct kvw_grant){.limit = v % 40});
         break;
     case 2:
         n = kvw_renew_encode(msg, &x);

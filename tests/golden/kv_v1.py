@@ -28,8 +28,9 @@ def text(fixed, t):
     return fixed + t
 
 
-def offer(epoch=5, tokens=100, block_tokens=16, runs=((7, 2), (100, 5)), lease=2_000_000_000):
-    return struct.pack("<B3xIQQIIII", 3, epoch, 42, lease, tokens, block_tokens, len(runs), 0) + b"".join(
+def offer(epoch=5, tokens=100, block_tokens=16, runs=((7, 2), (100, 5)), lease=2_000_000_000, budget=1, first=4, last=128):
+    return struct.pack("<B3xIQQIIIBBH", 3, epoch, 42, lease, tokens, block_tokens, len(runs), budget, first,
+                       last) + b"".join(
         struct.pack("<II", *r) for r in runs)
 
 
@@ -63,10 +64,13 @@ rows = [
     ("offer_run_empty", "protocol", offer(runs=((7, 0), (100, 7)))),
     ("offer_run_beyond", "protocol", offer(runs=((1 << 24, 7),))),
     ("offer_lease", "protocol", offer(lease=1)),
+    ("offer_budget", "protocol", offer(budget=3)),
     ("offer_cut", "truncated", offer()[:-1]),
     ("offer_long", "protocol", offer() + b"\0"),
-    ("grant", "ok", struct.pack("<B7xQ", 4, 1 << 33)),
+    ("grant", "ok", struct.pack("<BBHIQ", 4, 4, 0, 70, 1 << 33)),
     ("grant_reserved", "protocol", struct.pack("<B6xBQ", 4, 1, 32)),
+    ("grant_codec_without_cost", "protocol", struct.pack("<BBHIQ", 4, 4, 0, 0, 32)),
+    ("grant_codec_64", "protocol", struct.pack("<BBHIQ", 4, 64, 0, 70, 32)),
     ("grant_cut", "truncated", struct.pack("<B7xI", 4, 32)),
     ("renew", "ok", struct.pack("<B3xIQ", 5, 5, 42)),
     ("renew_epoch_0", "protocol", struct.pack("<B3xIQ", 5, 0, 42)),

@@ -155,7 +155,9 @@ void duo_offer(struct duo *d, uint64_t id, uint64_t lease_ns)
 {
     const struct kvw_blocks b = {blocks, (DUO_TOKENS + 15) / 16, DUO_TOKENS};
 
-    cr_assert_eq(kvw_offer(d->r, (kvw_xfer_id){id}, &b, lease_ns, 0, d->now), KVW_OK);
+    cr_assert_eq(
+        kvw_offer(d->r, (kvw_xfer_id){id}, &b, &(struct kvw_terms){.lease_ns = lease_ns}, d->now),
+        KVW_OK);
 }
 
 void duo_stream(struct duo *d, uint64_t id)

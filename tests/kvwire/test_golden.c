@@ -60,7 +60,8 @@ static kvw_err offer(const char *name, uint32_t n)
     if (err != KVW_OK)
         return err;
     cr_expect(o.xfer == 42 && o.epoch == 5 && o.tokens == 100 && o.block_tokens == 16 &&
-              o.lease_ns == 2000000000 && o.run_count == 2);
+              o.lease_ns == 2000000000 && o.run_count == 2 && o.budget == KVW_BUDGET_E8 &&
+              o.exact_first == 4 && o.exact_last == 128);
     runs[0] = kvw_offer_run(&o, 0);
     runs[1] = kvw_offer_run(&o, 1);
     cr_expect(runs[0].first == 7 && runs[0].count == 2);
@@ -110,13 +111,13 @@ static kvw_err small(const char *name, uint32_t n)
 {
     struct kvw_xfer_msg x;
     struct kvw_done_msg d;
-    uint64_t limit;
+    struct kvw_grant g;
     kvw_err err;
 
     if (is(name, "grant")) {
-        if ((err = kvw_grant_decode(&limit, bytes, n)) == KVW_OK) {
-            cr_expect_eq(limit, 1ull << 33);
-            same(name, n, kvw_grant_encode(again, limit));
+        if ((err = kvw_grant_decode(&g, bytes, n)) == KVW_OK) {
+            cr_expect(g.limit == 1ull << 33 && g.codec == 4 && g.decode_ps == 70);
+            same(name, n, kvw_grant_encode(again, &g));
         }
     } else if (is(name, "renew")) {
         if ((err = kvw_renew_decode(&x, bytes, n)) == KVW_OK) {
@@ -190,5 +191,5 @@ Test(golden, kv_v1)
         ++rows;
     }
     fclose(f);
-    cr_expect_eq(rows, 44, "a row came or went: %u", rows);
+    cr_expect_eq(rows, 47, "a row came or went: %u", rows);
 }

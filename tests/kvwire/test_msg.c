@@ -131,7 +131,7 @@ Test(msg, offer_out_of_range)
     static const struct kvw_run runs[] = {{7, 2}, {100, 5}};
     static const struct poke bad[] = {
         {1, 1, 1},    {4, 0, 4},   {16, 9999999, 4}, {20, 1000, 4},       {24, 0, 4},
-        {24, 113, 4}, {24, 96, 4}, {28, 0, 4},       {28, 15, 4},         {36, 1, 4},
+        {24, 113, 4}, {24, 96, 4}, {28, 0, 4},       {28, 15, 4},         {36, 3, 1},
         {44, 0, 4},   {44, 3, 4},  {40, 1 << 24, 4}, {40, 0xffffffff, 4}, {24, 0xffffffff, 4},
     };
     const struct kvw_offer_msg in = {.xfer = 1,
@@ -180,14 +180,15 @@ Test(msg, grant_renew_done)
     const struct kvw_done_msg d = {x, 1234, 1ull << 40};
     struct kvw_xfer_msg x_out;
     struct kvw_done_msg d_out;
-    uint64_t limit = 0;
-    uint32_t n = kvw_grant_encode(wire, 1ull << 50);
+    const struct kvw_grant g = {.limit = 1ull << 50, .codec = 4, .decode_ps = 70};
+    struct kvw_grant g_out;
+    uint32_t n = kvw_grant_encode(wire, &g);
 
     for (uint32_t i = 0; i < n; ++i)
-        cr_expect_eq(kvw_grant_decode(&limit, wire, i), KVW_E_TRUNCATED);
-    cr_expect_eq(kvw_grant_decode(&limit, wire, n + 1), KVW_E_PROTOCOL);
-    cr_assert_eq(kvw_grant_decode(&limit, wire, n), KVW_OK);
-    cr_expect_eq(limit, 1ull << 50);
+        cr_expect_eq(kvw_grant_decode(&g_out, wire, i), KVW_E_TRUNCATED);
+    cr_expect_eq(kvw_grant_decode(&g_out, wire, n + 1), KVW_E_PROTOCOL);
+    cr_assert_eq(kvw_grant_decode(&g_out, wire, n), KVW_OK);
+    cr_expect(g_out.limit == g.limit && g_out.codec == 4 && g_out.decode_ps == 70);
 
     n = kvw_renew_encode(wire, &x);
     for (uint32_t i = 0; i < n; ++i)

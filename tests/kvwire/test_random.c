@@ -231,9 +231,10 @@ static void act_receiver(struct world *w)
 
     if (chance(w, 20) && (p = new_part(w, r)) != NULL) {
         const struct kvw_blocks b = {p->blocks, p->block_count, p->tokens};
-        const kvw_err err =
-            kvw_offer(r->session, (kvw_xfer_id){p->id}, &b, w->lease,
-                      chance(w, 10) ? w->now + t_below(&w->random, 40) * MS : 0, w->now);
+        const struct kvw_terms terms = {
+            .lease_ns = w->lease,
+            .deadline_ns = chance(w, 10) ? w->now + t_below(&w->random, 40) * MS : 0};
+        const kvw_err err = kvw_offer(r->session, (kvw_xfer_id){p->id}, &b, &terms, w->now);
 
         cr_assert(err == KVW_OK || err == KVW_E_AGAIN, "seed %lu: offer %d", w->seed, err);
         p->open = err == KVW_OK;

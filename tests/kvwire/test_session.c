@@ -240,11 +240,12 @@ Test(session, an_offer_nobody_takes_ends_with_its_lease)
 Test(session, deadlines)
 {
     const struct kvw_blocks b = {ids, 5, DUO_TOKENS};
+    const struct kvw_terms soon = {.deadline_ns = d.now + 30 * MS};
 
     cr_assert_eq(kvw_stream_open(d.s, (kvw_xfer_id){1}, &b, d.now + 50 * MS, 0, d.now), KVW_OK);
     cr_assert_eq(kvw_stream_open(d.s, (kvw_xfer_id){2}, &b, 0, d.now + 80 * MS, d.now), KVW_OK);
-    cr_assert_eq(kvw_offer(d.r, (kvw_xfer_id){2}, &b, 0, 0, d.now), KVW_OK);
-    cr_assert_eq(kvw_offer(d.r, (kvw_xfer_id){3}, &b, 0, d.now + 30 * MS, d.now), KVW_OK);
+    cr_assert_eq(kvw_offer(d.r, (kvw_xfer_id){2}, &b, NULL, d.now), KVW_OK);
+    cr_assert_eq(kvw_offer(d.r, (kvw_xfer_id){3}, &b, &soon, d.now), KVW_OK);
     cr_expect_eq(kvw_session_deadline_ns(d.r), d.now + 30 * MS);
     duo_sleep(&d, 31 * MS);
     cr_expect_str_eq(duo_done(d.r, 3, KVW_E_DEADLINE), "the receiver's deadline passed");
@@ -402,17 +403,21 @@ Test(session, limits_and_roles)
     const struct kvw_blocks beyond = {far, 3, DUO_TOKENS};
     const kvw_xfer_id one = {1};
 
-    cr_expect_eq(kvw_offer(d.s, one, &b, 0, 0, d.now), KVW_E_INVALID);
+    cr_expect_eq(kvw_offer(d.s, one, &b, NULL, d.now), KVW_E_INVALID);
     cr_expect_eq(kvw_stream_open(d.r, one, &b, 0, 0, d.now), KVW_E_INVALID);
-    cr_expect_eq(kvw_offer(d.r, one, &few, 0, 0, d.now), KVW_E_INVALID);
-    cr_expect_eq(kvw_offer(d.r, one, &none, 0, 0, d.now), KVW_E_INVALID);
-    cr_expect_eq(kvw_offer(d.r, one, &beyond, 0, 0, d.now), KVW_E_INVALID);
-    cr_expect_eq(kvw_offer(d.r, one, &b, KVW_LEASE_NS_MIN - 1, 0, d.now), KVW_E_INVALID);
-    cr_expect_eq(kvw_offer(d.r, one, &b, KVW_LEASE_NS_MAX + 1, 0, d.now), KVW_E_INVALID);
+    cr_expect_eq(kvw_offer(d.r, one, &few, NULL, d.now), KVW_E_INVALID);
+    cr_expect_eq(kvw_offer(d.r, one, &none, NULL, d.now), KVW_E_INVALID);
+    cr_expect_eq(kvw_offer(d.r, one, &beyond, NULL, d.now), KVW_E_INVALID);
+    cr_expect_eq(
+        kvw_offer(d.r, one, &b, &(struct kvw_terms){.lease_ns = KVW_LEASE_NS_MIN - 1}, d.now),
+        KVW_E_INVALID);
+    cr_expect_eq(
+        kvw_offer(d.r, one, &b, &(struct kvw_terms){.lease_ns = KVW_LEASE_NS_MAX + 1}, d.now),
+        KVW_E_INVALID);
     for (uint64_t i = 0; i < 3; ++i)
-        cr_expect_eq(kvw_offer(d.r, (kvw_xfer_id){i}, &b, 0, 0, d.now), KVW_OK);
-    cr_expect_eq(kvw_offer(d.r, one, &b, 0, 0, d.now), KVW_E_INVALID, "in use");
-    cr_expect_eq(kvw_offer(d.r, (kvw_xfer_id){9}, &b, 0, 0, d.now), KVW_E_AGAIN);
+        cr_expect_eq(kvw_offer(d.r, (kvw_xfer_id){i}, &b, NULL, d.now), KVW_OK);
+    cr_expect_eq(kvw_offer(d.r, one, &b, NULL, d.now), KVW_E_INVALID, "in use");
+    cr_expect_eq(kvw_offer(d.r, (kvw_xfer_id){9}, &b, NULL, d.now), KVW_E_AGAIN);
     cr_expect_eq(kvw_commit(d.s, one, NULL, 0), KVW_E_NOTFOUND);
     duo_stream(&d, 1);
     cr_expect_eq(kvw_commit(d.s, one, NULL, 0), KVW_E_INVALID, "not pushed");
@@ -424,13 +429,14 @@ Test(session, limits_and_roles)
 /* Nobody takes events for a long time: work stops, nothing is lost, nothing overflows. */
 Test(session, a_full_event_queue_holds_everything_up)
 {
+    const struct kvw_terms brief = {.lease_ns = KVW_LEASE_NS_MIN};
     struct kvw_event ev;
     uint32_t offered = 0, ended = 0;
 
     for (uint32_t i = 0; i < 200; ++i) {
         const struct kvw_blocks b = {ids, 3, DUO_TOKENS};
 
-        if (kvw_offer(d.r, (kvw_xfer_id){1000 + i}, &b, KVW_LEASE_NS_MIN, 0, d.now) == KVW_OK)
+        if (kvw_offer(d.r, (kvw_xfer_id){1000 + i}, &b, &brief, d.now) == KVW_OK)
             ++offered;
         duo_sleep(&d, 15 * MS);
         while (

@@ -41,7 +41,7 @@ static void work(struct end *e, struct kvw_session *s, struct kvw_transport *net
 
     while (e->ok < XFERS && now_ns() < until && e->err == KVW_OK) {
         if (begun == e->ok && e->role == KVW_ROLE_RECEIVER) {
-            e->err = kvw_offer(s, (kvw_xfer_id){++begun}, &b, 0, 0, now_ns());
+            e->err = kvw_offer(s, (kvw_xfer_id){++begun}, &b, NULL, now_ns());
         } else if (begun == e->ok) {
             t_kv_fill(pool, blocks, TOKENS, ++begun);
             e->err = kvw_stream_open(s, (kvw_xfer_id){begun}, &b, 0, 0, now_ns());
