@@ -11,6 +11,7 @@ kvw_packages_build="gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libxx
 libcjson-dev libdnnl-dev python3 python3-pip ca-certificates"
 kvw_packages_test="libcriterion-dev clang libclang-rt-14-dev clang-format g++ cmake python3-venv
 binutils git iproute2 procps"
+kvw_packages_guest="qemu-system-x86 busybox-static kmod ibverbs-utils ibverbs-providers perftest iperf3"
 
 kvw_say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 kvw_die() { printf 'kvwire: %s\n' "$*" >&2; exit 1; }

@@ -1,0 +1,91 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# inside.sh - second half of the guest's start, on the host's root: what /run/guest/setup asks for, then the job.
+# /run/guest (shared with the host): setup (words), env (exports), command (argv, shell-quoted), cwd;
+# written here: stdout, stderr, and at last rc.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+job=/run/guest
+finish() { # STATUS
+    sync
+    echo "$1" >$job/rc.part && mv $job/rc.part $job/rc
+    busybox poweroff -f
+}
+die() {
+    echo "guest: setting up: $*" >>$job/stderr
+    finish 125
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm /dev/pts /dev/hugepages
+mount -t tmpfs shm /dev/shm
+mount -t devpts pts /dev/pts
+ln -sfn /proc/self/fd /dev/fd
+ln -sfn /proc/self/fd/0 /dev/stdin
+ln -sfn /proc/self/fd/1 /dev/stdout
+ln -sfn /proc/self/fd/2 /dev/stderr
+. $job/env
+mkdir -p /lib/modules
+ln -sfn "$KVW_GUEST_MODULES" "/lib/modules/$(uname -r)"
+hostname "$KVW_GUEST"
+ulimit -l unlimited
+ip link set lo up
+
+# rxe0 (10.77.1.1) and rxe1 (10.77.1.2), two RoCE devices on the ends of a veth pair. A port is DOWN until its peer is
+# up. Linux takes a packet between two of its own addresses through lo, and rxe then gives it to the device that sent
+# it; so packets that we send from one address to the other are routed before the table of local addresses is asked.
+setup_rxe() {
+    modprobe -a ib_uverbs rdma_rxe rdma_ucm || die "no rdma_rxe"
+    ip link add v0 mtu 9000 type veth peer name v1 mtu 9000 || die "no veth"
+    ip addr add 10.77.1.1/24 dev v0
+    ip addr add 10.77.1.2/24 dev v1
+    sysctl -qw net.ipv4.conf.v0.accept_local=1 net.ipv4.conf.v1.accept_local=1
+    ip link set v0 up
+    ip link set v1 up
+    ip route add 10.77.1.2 dev v0 src 10.77.1.1 table 100
+    ip route add 10.77.1.1 dev v1 src 10.77.1.2 table 100
+    ip rule add pref 1 iif lo from 10.77.1.1 to 10.77.1.2 lookup 100
+    ip rule add pref 1 iif lo from 10.77.1.2 to 10.77.1.1 lookup 100
+    ip rule add pref 10 lookup local
+    ip rule del pref 0
+    rdma link add rxe0 type rxe netdev v0 && rdma link add rxe1 type rxe netdev v1 || die "rdma link add failed"
+}
+
+# The NIC at 00:0c.0 leads to the other guest: eth0, rxe0 on it, netem on what leaves.
+setup_pair() {
+    modprobe virtio_net || die "no virtio_net"
+    ip link set eth0 mtu "$KVW_GUEST_MTU" || die "no eth0"
+    ip addr add "$KVW_SELF/24" dev eth0
+    ip link set eth0 up
+    modprobe -a ib_uverbs rdma_rxe rdma_ucm || die "no rdma_rxe"
+    rdma link add rxe0 type rxe netdev eth0 || die "rdma link add failed"
+    [ -z "$KVW_NETEM" ] && return
+    # shellcheck disable=SC2086
+    tc qdisc add dev eth0 root netem limit 100000 $KVW_NETEM || die "tc refused netem $KVW_NETEM"
+}
+
+bind() { # ADDRESS DRIVER
+    local dev=/sys/bus/pci/devices/$1
+    echo "$2" >"$dev/driver_override"
+    [ -e "$dev/driver" ] && echo "$1" >"$dev/driver/unbind"
+    echo "$1" >/sys/bus/pci/drivers_probe
+    [ "$(basename "$(readlink -f "$dev/driver")")" = "$2" ] || die "$1 was not bound to $2"
+}
+
+# The two NICs of the hub for DPDK.
+setup_pci() {
+    mount -t hugetlbfs huge /dev/hugepages
+    modprobe uio_pci_generic || die "no uio_pci_generic"
+    bind "$KVW_PCI0" uio_pci_generic
+    bind "$KVW_PCI1" uio_pci_generic
+}
+
+for word in $(cat $job/setup); do
+    "setup_$word" 2>>$job/stderr
+done
+echo "guest: up" >/dev/console
+touch $job/up
+cd "$(cat $job/cwd)" || die "no folder $(cat $job/cwd)"
+timeout -k 2 "$KVW_GUEST_SECONDS" bash $job/command </dev/null >>$job/stdout 2>>$job/stderr
+finish $?
