@@ -52,8 +52,10 @@ setup_rxe() {
     rdma link add rxe0 type rxe netdev v0 && rdma link add rxe1 type rxe netdev v1 || die "rdma link add failed"
 }
 
-# The NIC at 00:0c.0 leads to the other guest: eth0, rxe0 on it, netem on what leaves.
+# The NIC that leads to the other guest: eth0, rxe0 on it, netem on what leaves. /run/both is shared with the other.
 setup_pair() {
+    mkdir /run/both
+    mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 both /run/both || die "can't mount both"
     modprobe virtio_net || die "no virtio_net"
     ip link set eth0 mtu "$KVW_GUEST_MTU" || die "no eth0"
     ip addr add "$KVW_SELF/24" dev eth0
