@@ -29,6 +29,8 @@ struct kvn_config {
     const char *fault;   /* NULL, or faults to inject below the protocol, for tests:
                             "loss=0.05,reorder=0.05,dup=0.01,corrupt=0.001,seed=7" */
     uint64_t open_by_ns; /* 0: 10 s from the call */
+    uint8_t paths;       /* udp: UDP ports of this side, PORT, PORT + 1, ..; 0: 1; at most 8 */
+    bool busy_poll; /* udp, dpdk: wait() never sleeps. For a core that has nothing else to do */
 };
 
 #define KVN_WHY_BYTES 256
@@ -36,7 +38,8 @@ struct kvn_config {
 struct kvn_transport_entry {
     const char *name;
     const char *what; /* one line for --help */
-    /* On an error: *t untouched, nothing kept, a sentence in why naming the address or device. */
+    /* On an error: *t untouched, nothing kept, a sentence in why naming the address or device. On
+     * KVW_OK why is one line on what was opened and what it falls short in, or empty. */
     kvw_err (*open)(struct kvw_transport **t, const struct kvn_config *cfg,
                     char why[KVN_WHY_BYTES]);
 };

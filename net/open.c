@@ -24,6 +24,7 @@ kvw_err kvn_open(struct kvw_transport **t, const char *net, const struct kvn_con
 {
     char names[KVN_WHY_BYTES / 2];
 
+    why[0] = '\0';
     for (const struct kvn_transport_entry *e = kvn_transports; e->name != NULL; ++e)
         if (strcmp(e->name, net) == 0)
             return e->open(t, cfg, why);

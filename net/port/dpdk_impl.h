@@ -17,6 +17,7 @@
 
 #include "dpdk_frame.h"
 #include "dpdk_port.h"
+#include "spin.h"
 
 struct kvn_dpdk_port {
     struct kvn_port port; /* first */
@@ -42,6 +43,7 @@ struct kvn_dpdk_port {
     uint32_t late_at, late_count;
     uint64_t late_ns; /* when rx() should try again */
 
+    struct kvn_spin spin;
     int epoll_fd; /* receive interrupts, link_fd, and the caller's wake_fd during wait() */
     int link_fd;  /* an eventfd that link_changed writes to */
     /*

@@ -261,6 +261,7 @@ static kvw_err port_new(struct kvn_dpdk_port **port, const struct kvn_dpdk_confi
         return KVW_E_NOMEM;
     }
     pthread_mutex_init(&p->arming, NULL);
+    kvn_spin_begin(&p->spin, cfg->busy_poll);
     sem_init(&p->stopped, 0, 0);
     p->port.ops = &ops;
     p->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : KVN_DPDK_PAYLOAD_MAX;

@@ -17,6 +17,7 @@ KVN_OPEN_DECLARE(dpdk)
         .path = cfg->local,
         .listener = cfg->listener,
         .wait_peer = true,
+        .busy_poll = cfg->busy_poll,
         .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
     };
     struct kvn_fault_spec spec;

@@ -33,6 +33,7 @@ struct kvn_dpdk_config {
                             link is up. False lets one thread open both ends, this one first */
     uint64_t open_by_ns; /* CLOCK_MONOTONIC */
     uint32_t payload_max; /* 0: KVN_DPDK_PAYLOAD_MAX; 1200 .. KVN_ETHER_PAYLOAD_MAX - 64 */
+    bool busy_poll;       /* wait() never sleeps: for a core of its own */
     uint32_t ring;        /* 0: KVN_DPDK_RING; a power of two, 64 .. 1024. The listener's counts */
 };
 

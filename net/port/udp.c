@@ -2,13 +2,9 @@
 #include "udp.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,279 +12,203 @@
 #include "../packet/endpoint.h"
 #include "../packet/wire.h"
 #include "fault.h"
+#include "udp_impl.h"
 
 #define PAYLOAD_DEFAULT (KVN_SLICE_DEFAULT + KVN_DATA_BYTES)
-/* Inside one host a packet costs the same whatever its length; the README has the figures. */
+/* With GSO and GRO a longer packet is no cheaper, and MTU 9000 carries these; without them, inside
+ * one host, a packet costs the same whatever its length. The README has the figures. */
+#define PAYLOAD_GSO   (8896u + KVN_DATA_BYTES)
 #define SLICE_LOCAL   (32u * 1024)
 #define PAYLOAD_LOCAL (SLICE_LOCAL + KVN_DATA_BYTES)
-/* Room for whatever a peer proposes, so that a smaller size can be agreed on. */
-#define RX_BYTES      65536u
-#define PAYLOAD_1500  1452u /* what IPv6 leaves of the common MTU */
 #define QUEUE_DEFAULT (4u * 1024 * 1024)
 
-union any_addr {
-    struct sockaddr any;
-    struct sockaddr_in four;
-    struct sockaddr_in6 six;
-};
-
-struct udp_port {
-    struct kvn_port base;
-    int fd;
-    uint8_t *buffers; /* KVN_BURST of them, stride bytes each */
-    uint32_t stride;
-    struct mmsghdr rx_msg[KVN_BURST], tx_msg[KVN_BURST];
-    struct iovec rx_iov[KVN_BURST], tx_iov[KVN_BURST][3];
-    union any_addr rx_from[KVN_BURST], tx_to[KVN_BURST];
-};
-
-static socklen_t to_sockaddr(union any_addr *out, const struct kvn_addr *a)
+static uint64_t clock_ns(void)
 {
-    if (a->family == 4) {
-        out->four = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(a->port)};
-        memcpy(&out->four.sin_addr, a->ip, 4);
-        return sizeof(out->four);
-    }
-    out->six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(a->port)};
-    memcpy(&out->six.sin6_addr, a->ip, 16);
-    return sizeof(out->six);
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void from_sockaddr(struct kvn_addr *out, const union any_addr *a)
+/* Look again and again, as long as the waits before suggest. True: there is input. */
+static bool look(struct kvn_udp_port *u, nfds_t fds, uint64_t *now_ns, uint64_t until_ns)
 {
-    *out = (struct kvn_addr){.family = 0};
-    if (a->any.sa_family == AF_INET) {
-        out->family = 4;
-        out->port = ntohs(a->four.sin_port);
-        memcpy(out->ip, &a->four.sin_addr, 4);
-    } else if (a->any.sa_family == AF_INET6) {
-        out->family = 6;
-        out->port = ntohs(a->six.sin6_port);
-        memcpy(out->ip, &a->six.sin6_addr, 16);
-    }
-}
+    const uint64_t stop_ns = kvn_spin_until(&u->spin, *now_ns, until_ns);
 
-static uint32_t udp_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
-                       uint32_t max)
-{
-    struct udp_port *u = (struct udp_port *)port;
-    int n = -1;
-
-    (void)now_ns;
-    for (uint32_t i = 0; i < max; ++i)
-        u->rx_msg[i].msg_hdr.msg_namelen = sizeof(u->rx_from[i]);
-    /* An ICMP error (the peer's port is closed) is reported once, in place of packets; it says
-     * nothing that silence doesn't, so look again. */
-    for (int tries = 0; tries < 4 && n < 0; ++tries) {
-        n = recvmmsg(u->fd, u->rx_msg, max, MSG_DONTWAIT, NULL);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return 0;
-    }
-    if (n < 0)
-        return 0;
-    for (int i = 0; i < n; ++i) {
-        packets[i].bytes = u->buffers + (size_t)i * u->stride;
-        packets[i].len = u->rx_msg[i].msg_len;
-        packets[i].source = 0;
-        packets[i].ecn = KVN_ECN_NOT_ECT;
-        /* Longer than any packet of ours: the digest is gone with its tail, so it is dropped. */
-        if (u->rx_msg[i].msg_hdr.msg_flags & MSG_TRUNC)
-            packets[i].len = 0;
-        from_sockaddr(&packets[i].from, &u->rx_from[i]);
-    }
-    return (uint32_t)n;
-}
-
-/* The first packet couldn't be sent, for a reason that won't pass. */
-static void tx_failed(struct udp_port *u, int error)
-{
-    ++u->base.tx_errors;
-    if (error == EMSGSIZE && u->base.payload_max > PAYLOAD_1500)
-        u->base.payload_max = PAYLOAD_1500;
-    else if (error == EMSGSIZE)
-        u->base.payload_max = KVN_PAYLOAD_MIN;
-}
-
-static uint32_t udp_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_packet *packets,
-                       uint32_t count)
-{
-    struct udp_port *u = (struct udp_port *)port;
-    uint32_t done = 0, again = 0;
-
-    (void)now_ns;
-    for (uint32_t i = 0; i < count; ++i) {
-        const struct kvn_tx_packet *p = &packets[i];
-        struct msghdr *m = &u->tx_msg[i].msg_hdr;
-
-        u->tx_iov[i][0] = (struct iovec){(void *)(uintptr_t)p->head, p->head_bytes};
-        for (uint32_t b = 0; b < p->body_count; ++b)
-            u->tx_iov[i][1 + b] =
-                (struct iovec){(void *)(uintptr_t)p->body[b].base, p->body[b].bytes};
-        m->msg_name = &u->tx_to[i];
-        m->msg_namelen = to_sockaddr(&u->tx_to[i], &p->to);
-        m->msg_iov = u->tx_iov[i];
-        m->msg_iovlen = 1 + p->body_count;
-    }
-    while (done < count) {
-        const int n = sendmmsg(u->fd, u->tx_msg + done, count - done, MSG_DONTWAIT);
-
-        if (n > 0) {
-            done += (uint32_t)n;
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
-            break;
-        } else if (errno == EINTR || (errno == ECONNREFUSED && again < count)) {
-            ++again; /* an ICMP error of an earlier packet; this one wasn't tried */
-        } else {
-            tx_failed(u, errno);
-            ++done;
+    if (stop_ns == *now_ns)
+        return false;
+    do {
+        if (poll(u->polled, fds, 0) != 0) {
+            kvn_spin_looked(&u->spin, true);
+            return true;
         }
-    }
-    return done;
+        *now_ns = clock_ns();
+    } while (*now_ns < stop_ns);
+    if (stop_ns != until_ns)
+        kvn_spin_looked(&u->spin, false);
+    return false;
 }
 
 static void udp_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
 {
-    struct udp_port *u = (struct udp_port *)port;
-    struct pollfd fds[2] = {{.fd = u->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
-    struct timespec now, left;
-    uint64_t now_ns, left_ns;
+    struct kvn_udp_port *u = (struct kvn_udp_port *)port;
+    const nfds_t fds = port->source_count + (wake_fd >= 0 ? 1u : 0u);
+    uint64_t now_ns = clock_ns(), left_ns;
+    struct timespec left;
+    int woken;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    if (until_ns <= now_ns)
+    if (u->rx_at < u->rx_count || until_ns <= now_ns)
+        return;
+    u->polled[port->source_count] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
+    if (look(u, fds, &now_ns, until_ns) || until_ns <= now_ns)
         return;
     left_ns = until_ns - now_ns;
     left.tv_sec = (time_t)(left_ns / 1000000000u);
     left.tv_nsec = (long)(left_ns % 1000000000u);
-    (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &left, NULL);
+    woken = ppoll(u->polled, fds, until_ns == UINT64_MAX ? NULL : &left, NULL);
+    kvn_spin_slept(&u->spin, clock_ns() - now_ns, woken > 0);
 }
 
 static uint64_t udp_deadline_ns(const struct kvn_port *port)
 {
-    (void)port;
-    return UINT64_MAX;
+    const struct kvn_udp_port *u = (const struct kvn_udp_port *)port;
+
+    return u->rx_at < u->rx_count ? 0 : UINT64_MAX;
 }
 
 static void udp_close(struct kvn_port *port)
 {
-    struct udp_port *u = (struct udp_port *)port;
+    struct kvn_udp_port *u = (struct kvn_udp_port *)port;
 
-    close(u->fd);
+    for (uint32_t i = 0; i < port->source_count; ++i)
+        close(u->fd[i]);
     free(u->buffers);
     free(u);
 }
 
 static const struct kvn_port_ops udp_ops = {
     .name = "udp",
-    .rx = udp_rx,
-    .tx = udp_tx,
+    .rx = kvn_udp_rx,
+    .tx = kvn_udp_tx,
     .wait = udp_wait,
     .deadline_ns = udp_deadline_ns,
     .close = udp_close,
 };
 
-/* As large as the kernel lets it be; the second form needs a capability, so it may fail. */
-static uint32_t raise_buffer(int fd, int plain, int force, uint32_t bytes)
+/* Both addresses, and that there is a UDP port for every source. */
+static kvw_err read_config(const struct kvn_udp_config *cfg, struct kvn_addr *local,
+                           struct kvn_addr *peer, char why[KVN_WHY_BYTES])
 {
-    int want = (int)bytes, got = 0;
-    socklen_t len = sizeof(got);
+    const uint32_t sources = cfg->sources != 0 ? cfg->sources : 1;
 
-    if (setsockopt(fd, SOL_SOCKET, force, &want, sizeof(want)) != 0)
-        (void)setsockopt(fd, SOL_SOCKET, plain, &want, sizeof(want));
-    (void)getsockopt(fd, SOL_SOCKET, plain, &got, &len);
-    return got > 0 ? (uint32_t)got : 0;
-}
-
-static void never_fragment(int fd, uint8_t family)
-{
-    const int four = IP_PMTUDISC_DO, six = IPV6_PMTUDISC_DO;
-
-    if (family == 4)
-        (void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &four, sizeof(four));
-    else
-        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &six, sizeof(six));
-}
-
-/* A bound socket; *local gets the port that was given. -1: errno says why. */
-static int bind_socket(struct kvn_addr *local)
-{
-    union any_addr a;
-    socklen_t len = to_sockaddr(&a, local);
-    const int fd = socket(local->family == 4 ? AF_INET : AF_INET6,
-                          SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (fd < 0)
-        return -1;
-    if (bind(fd, &a.any, len) != 0 || getsockname(fd, &a.any, &len) != 0) {
-        const int error = errno;
-        close(fd);
-        errno = error;
-        return -1;
+    if (cfg->local == NULL || kvn_addr_parse(local, cfg->local) != KVW_OK) {
+        snprintf(why, KVN_WHY_BYTES, "local '%.100s' is not IPV4:PORT or [IPV6]:PORT",
+                 cfg->local != NULL ? cfg->local : "");
+        return KVW_E_ADDRESS;
     }
-    from_sockaddr(local, &a);
-    return fd;
+    peer->family = 0;
+    if (cfg->peer != NULL && kvn_addr_parse(peer, cfg->peer) != KVW_OK) {
+        snprintf(why, KVN_WHY_BYTES, "peer '%.100s' is not IPV4:PORT or [IPV6]:PORT", cfg->peer);
+        return KVW_E_ADDRESS;
+    }
+    if (sources > KVN_PORT_SOURCES_MAX ||
+        (local->port != 0 && local->port + sources - 1 > UINT16_MAX)) {
+        snprintf(why, KVN_WHY_BYTES, "udp %.100s: %u UDP ports; there can be %u, up to port 65535",
+                 cfg->local, sources, KVN_PORT_SOURCES_MAX);
+        return KVW_E_INVALID;
+    }
+    return KVW_OK;
 }
 
-static void prepare_rx(struct udp_port *u)
+/* One socket for each source, on ports that follow each other; or on any, where local says any. */
+static kvw_err open_sockets(struct kvn_udp_port *u, const struct kvn_addr *local, uint32_t sources,
+                            char why[KVN_WHY_BYTES])
 {
-    for (uint32_t i = 0; i < KVN_BURST; ++i) {
-        u->rx_iov[i] = (struct iovec){u->buffers + (size_t)i * u->stride, RX_BYTES};
-        u->rx_msg[i].msg_hdr.msg_name = &u->rx_from[i];
-        u->rx_msg[i].msg_hdr.msg_iov = &u->rx_iov[i];
-        u->rx_msg[i].msg_hdr.msg_iovlen = 1;
+    for (uint32_t i = 0; i < sources; ++i) {
+        struct kvn_addr at = *local;
+        char text[KVN_ADDR_TEXT_BYTES];
+        int error;
+
+        if (at.port != 0)
+            at.port = (uint16_t)(at.port + i);
+        u->fd[i] = kvn_udp_socket(&at);
+        if (u->fd[i] >= 0) {
+            u->polled[i] = (struct pollfd){.fd = u->fd[i], .events = POLLIN};
+            if (i == 0)
+                u->port.local = at;
+            ++u->port.source_count;
+            continue;
+        }
+        error = errno;
+        snprintf(why, KVN_WHY_BYTES, "udp %s: %s", kvn_addr_format(&at, text), strerror(error));
+        return error == EADDRINUSE || error == EADDRNOTAVAIL || error == EACCES ? KVW_E_ADDRESS
+                                                                                : KVW_E_DEVICE;
     }
+    return KVW_OK;
+}
+
+/* Buffers, GSO and GRO; and the line that says what came of it. */
+static void set_up(struct kvn_udp_port *u, const struct kvn_udp_config *cfg, uint32_t *queued_max,
+                   char why[KVN_WHY_BYTES])
+{
+    const uint32_t want = cfg->queue_bytes != 0 ? cfg->queue_bytes : QUEUE_DEFAULT;
+    uint32_t in = UINT32_MAX, out = UINT32_MAX;
+    char local[KVN_ADDR_TEXT_BYTES], small[112] = "";
+
+    u->gso = !cfg->plain && kvn_udp_can_gso(u->fd[0]);
+    u->gro = !cfg->plain;
+    for (uint32_t i = 0; i < u->port.source_count; ++i) {
+        const uint32_t o = kvn_udp_buffer(u->fd[i], false, want);
+        const uint32_t r = kvn_udp_buffer(u->fd[i], true, want);
+
+        out = o < out ? o : out;
+        in = r < in ? r : in;
+        u->gro = u->gro && kvn_udp_turn_gro_on(u->fd[i]);
+    }
+    /* The kernel charges a packet's buffers, not its bytes: about twice as much, and it doubles
+     * what is asked for because of that. */
+    *queued_max = in;
+    if (in < want || out < want)
+        snprintf(small, sizeof(small),
+                 "; short of the %u KiB asked for: raise net.core.rmem_max and wmem_max",
+                 want / 1024);
+    snprintf(why, KVN_WHY_BYTES, "udp %s: %u socket%s, GSO %s, GRO %s, buffers in %u out %u KiB%s",
+             kvn_addr_format(&u->port.local, local), u->port.source_count,
+             u->port.source_count > 1 ? "s" : "", u->gso ? "yes" : "no", u->gro ? "yes" : "no",
+             in / 1024, out / 1024, small);
 }
 
 kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *cfg,
                           uint32_t *queued_max, char why[KVN_WHY_BYTES])
 {
-    struct kvn_addr local, peer = {.family = 0};
-    struct udp_port *u;
-    int error;
+    struct kvn_addr local, peer;
+    struct kvn_udp_port *u;
+    kvw_err err = read_config(cfg, &local, &peer, why);
 
-    if (cfg->local == NULL || kvn_addr_parse(&local, cfg->local) != KVW_OK) {
-        snprintf(why, KVN_WHY_BYTES, "local '%.100s' is not IPV4:PORT or [IPV6]:PORT",
-                 cfg->local != NULL ? cfg->local : "");
-        return KVW_E_ADDRESS;
-    }
-    if (cfg->peer != NULL && kvn_addr_parse(&peer, cfg->peer) != KVW_OK) {
-        snprintf(why, KVN_WHY_BYTES, "peer '%.100s' is not IPV4:PORT or [IPV6]:PORT", cfg->peer);
-        return KVW_E_ADDRESS;
-    }
+    if (err != KVW_OK)
+        return err;
     u = calloc(1, sizeof(*u));
     if (u == NULL)
         goto nomem;
-    u->base.ops = &udp_ops;
-    u->base.payload_max = cfg->payload_max != 0 ? cfg->payload_max : PAYLOAD_DEFAULT;
-    u->base.default_peer = peer;
+    u->port.ops = &udp_ops;
+    u->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : PAYLOAD_DEFAULT;
+    u->port.default_peer = peer;
+    kvn_spin_begin(&u->spin, cfg->busy_poll);
     /* Buffers a page multiple apart would all compete for the same cache sets. */
-    u->stride = RX_BYTES + 64;
+    u->stride = KVN_UDP_RX_BYTES + 64;
     u->buffers = malloc((size_t)KVN_BURST * u->stride);
     if (u->buffers == NULL)
         goto free_port;
-    u->fd = bind_socket(&local);
-    if (u->fd < 0) {
-        error = errno;
-        snprintf(why, KVN_WHY_BYTES, "udp %.100s: %s", cfg->local, strerror(error));
-        goto free_buffers;
+    err = open_sockets(u, &local, cfg->sources != 0 ? cfg->sources : 1, why);
+    if (err != KVW_OK) {
+        udp_close(&u->port);
+        return err;
     }
-    u->base.local = local;
-    never_fragment(u->fd, local.family);
-    (void)raise_buffer(u->fd, SO_SNDBUF, SO_SNDBUFFORCE,
-                       cfg->queue_bytes != 0 ? cfg->queue_bytes : QUEUE_DEFAULT);
-    /* The kernel charges a packet's buffers, not its bytes: about twice as much. */
-    *queued_max = raise_buffer(u->fd, SO_RCVBUF, SO_RCVBUFFORCE,
-                               cfg->queue_bytes != 0 ? cfg->queue_bytes : QUEUE_DEFAULT) /
-                  2;
-    prepare_rx(u);
-    *port = &u->base;
+    set_up(u, cfg, queued_max, why);
+    kvn_udp_rx_prepare(u);
+    *port = &u->port;
     return KVW_OK;
 
-free_buffers:
-    free(u->buffers);
-    free(u);
-    return error == EADDRINUSE || error == EADDRNOTAVAIL || error == EACCES ? KVW_E_ADDRESS
-                                                                            : KVW_E_DEVICE;
 free_port:
     free(u);
 nomem:
@@ -296,25 +216,38 @@ nomem:
     return KVW_E_NOMEM;
 }
 
-static bool is_loopback(const char *text)
+/*
+ * The longest packet to start with. The client proposes a size and the handshake proves it, so a
+ * listener takes any. The client proposes what its own interface carries.
+ */
+static uint32_t first_payload(const struct kvn_config *cfg)
 {
-    static const uint8_t one[16] = {[15] = 1};
-    struct kvn_addr a;
+    struct kvn_addr peer;
+    uint32_t fits;
 
-    if (text == NULL || kvn_addr_parse(&a, text) != KVW_OK)
-        return false;
-    return a.family == 4 ? a.ip[0] == 127 : memcmp(a.ip, one, sizeof(one)) == 0;
+    if (cfg->listener)
+        return PAYLOAD_LOCAL;
+    if (cfg->peer == NULL || kvn_addr_parse(&peer, cfg->peer) != KVW_OK)
+        return PAYLOAD_DEFAULT;
+    fits = kvn_udp_route_payload(&peer);
+    if (fits == 0)
+        return PAYLOAD_DEFAULT;
+    if (fits < KVN_PAYLOAD_MIN)
+        return KVN_PAYLOAD_MIN;
+    return fits < PAYLOAD_LOCAL ? fits : PAYLOAD_LOCAL;
 }
 
 KVN_OPEN_DECLARE(udp);
 KVN_OPEN_DECLARE(udp)
 {
-    /* The client proposes the size and the handshake proves it, so a listener takes any. */
-    const bool big = cfg->listener || is_loopback(cfg->local) || is_loopback(cfg->peer);
     const struct kvn_udp_config udp = {.local = cfg->local,
                                        .peer = cfg->peer,
-                                       .payload_max = big ? PAYLOAD_LOCAL : PAYLOAD_DEFAULT};
+                                       .payload_max = first_payload(cfg),
+                                       .sources = cfg->paths,
+                                       .plain = getenv("KVWIRE_UDP_PLAIN") != NULL,
+                                       .busy_poll = cfg->busy_poll};
     struct kvn_packet_config packet = {.slice_bytes = SLICE_LOCAL};
+    char bad[KVN_WHY_BYTES]; /* why keeps the port's line unless something fails */
     struct kvn_port *port;
     uint32_t queued_max;
     kvw_err err;
@@ -322,20 +255,20 @@ KVN_OPEN_DECLARE(udp)
     err = kvn_udp_port_open(&port, &udp, &queued_max, why);
     if (err != KVW_OK)
         return err;
-    if (cfg->fault != NULL) {
-        err = kvn_fault_wrap(&port, cfg->fault, why);
-        if (err != KVW_OK)
-            goto close_port;
-    }
+    if (!cfg->listener && ((struct kvn_udp_port *)port)->gso && port->payload_max > PAYLOAD_GSO)
+        port->payload_max = PAYLOAD_GSO;
+    if (cfg->fault != NULL && (err = kvn_fault_wrap(&port, cfg->fault, bad)) != KVW_OK)
+        goto close_port;
     packet.inflight_bytes = queued_max < KVN_INFLIGHT_BYTES ? queued_max : KVN_INFLIGHT_BYTES;
     if (packet.inflight_bytes < 2 * port->payload_max)
         packet.inflight_bytes = 2 * port->payload_max;
-    err = kvn_packet_open(t, port, &packet, why);
+    err = kvn_packet_open(t, port, &packet, bad);
     if (err != KVW_OK)
         goto close_port;
     return KVW_OK;
 
 close_port:
     port->ops->close(port);
+    memcpy(why, bad, sizeof(bad));
     return err;
 }

@@ -3,7 +3,9 @@
  * open, and is not upset by a peer that isn't there. */
 #include <criterion/criterion.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../../net/net.h"
 #include "../../net/port/udp.h"
@@ -27,6 +29,26 @@ static struct kvn_port *open_port(const char *local, uint32_t payload_max)
     cr_expect_neq(port->local.port, 0);
     cr_expect_gt(queued, 0);
     return port;
+}
+
+static bool have_ipv6(void)
+{
+    const struct kvn_udp_config cfg = {.local = "[::1]:0"};
+    char why[KVN_WHY_BYTES];
+    struct kvn_port *port;
+    uint32_t queued;
+
+    if (kvn_udp_port_open(&port, &cfg, &queued, why) != KVW_OK)
+        return false;
+    port->ops->close(port);
+    return true;
+}
+
+/* Up to n packets, all still readable. */
+static uint32_t receive_all(struct kvn_port *port, struct kvn_rx_packet *packets, uint32_t n)
+{
+    port->ops->wait(port, now_ns() + 1000000000u, -1);
+    return port->ops->rx(port, 0, packets, n);
 }
 
 static void exchange(const char *local)
@@ -70,14 +92,8 @@ Test(udp, carries_ipv4)
 
 Test(udp, carries_ipv6)
 {
-    const struct kvn_udp_config cfg = {.local = "[::1]:0"};
-    char why[KVN_WHY_BYTES];
-    struct kvn_port *port;
-    uint32_t queued;
-
-    if (kvn_udp_port_open(&port, &cfg, &queued, why) != KVW_OK)
+    if (!have_ipv6())
         cr_skip_test("this machine has no IPv6");
-    port->ops->close(port);
     exchange("[::1]:0");
 }
 
@@ -111,22 +127,220 @@ Test(udp, survives_closed_ports)
     b->ops->close(b);
 }
 
-/* Too long for the route: counted, taken, and the port says what will fit. */
-Test(udp, steps_down_when_too_long)
+/* One that UDP can't carry at all is counted and taken, alone; its neighbours leave. */
+Test(udp, too_long_costs_only_itself)
 {
     static const uint8_t bytes[65507];
-    struct kvn_port *a = open_port("127.0.0.1:0", 65000);
-    struct kvn_tx_packet p = {.to = a->local,
-                              .head = bytes,
-                              .head_bytes = 48,
-                              .body = {{bytes, 65000}, {bytes, 1000}},
-                              .body_count = 2};
+    struct kvn_port *a = open_port("127.0.0.1:0", 1200), *b = open_port("127.0.0.1:0", 1200);
+    struct kvn_tx_packet p[3] = {
+        {.to = b->local, .head = bytes, .head_bytes = 48},
+        {.to = b->local,
+         .head = bytes,
+         .head_bytes = 48,
+         .body = {{bytes, 65507}},
+         .body_count = 1},
+        {.to = b->local, .head = bytes, .head_bytes = 47},
+    };
+    struct kvn_rx_packet r[KVN_BURST];
 
-    cr_expect_eq(a->ops->tx(a, 0, &p, 1), 1);
+    cr_expect_eq(a->ops->tx(a, 0, p, 3), 3);
     cr_expect_eq(a->tx_errors, 1);
-    cr_expect_lt(a->payload_max, 1500);
-    cr_expect_geq(a->payload_max, 1200);
+    cr_expect_eq(receive_all(b, r, 2), 2);
+    cr_expect_eq(r[0].len + r[1].len, 95);
     a->ops->close(a);
+    b->ops->close(b);
+}
+
+/*
+ * A burst of packets of mixed sizes, addresses and marks, which GSO and GRO may join as they like,
+ * arrives as the same packets in the same order. One rx() is asked for so few that what was joined
+ * has to be handed out over several.
+ */
+static void burst(const struct kvn_udp_config *cfg, uint32_t at_once)
+{
+    static const uint32_t sizes[] = {1200, 1200, 1200, 700,  1200, 1,    1200, 8000, 8000,
+                                     8000, 8000, 8000, 8000, 8000, 8000, 8000, 3000, 3000};
+    enum { N = 18 };
+    static uint8_t bytes[N][8000];
+    struct kvn_tx_packet p[N];
+    struct kvn_port *a, *b = open_port(cfg->local, 8192);
+    char why[KVN_WHY_BYTES];
+    uint32_t queued, got = 0;
+
+    cr_assert_eq(kvn_udp_port_open(&a, cfg, &queued, why), KVW_OK, "%s", why);
+    for (uint32_t i = 0; i < N; ++i) {
+        memset(bytes[i], (int)i, sizeof(bytes[i]));
+        p[i] = (struct kvn_tx_packet){
+            .to = b->local,
+            .head = bytes[i],
+            .head_bytes = sizes[i] / 2,
+            .body = {{bytes[i], sizes[i] - sizes[i] / 2}},
+            .body_count = 1,
+            .ecn = i < 2     ? KVN_ECN_ECT0
+                   : i == 14 ? KVN_ECN_CE
+                             : KVN_ECN_NOT_ECT,
+        };
+    }
+    cr_assert_eq(a->ops->tx(a, 0, p, N), N);
+    for (int tries = 0; tries < 200 && got < N; ++tries) {
+        struct kvn_rx_packet r[KVN_BURST];
+        uint32_t n;
+
+        b->ops->wait(b, now_ns() + 10000000u, -1);
+        n = b->ops->rx(b, 0, r, at_once);
+        cr_assert_leq(n, at_once);
+        for (uint32_t i = 0; i < n; ++i, ++got) {
+            cr_assert_lt(got, N);
+            cr_expect_eq(r[i].len, sizes[got], "packet %u: %u B", got, r[i].len);
+            cr_expect_eq(r[i].ecn, p[got].ecn, "packet %u: ecn %u", got, r[i].ecn);
+            for (uint32_t k = 0; k < r[i].len; ++k)
+                cr_assert_eq(r[i].bytes[k], (uint8_t)got, "packet %u, byte %u", got, k);
+        }
+    }
+    cr_expect_eq(got, N);
+    cr_expect_eq(b->ops->deadline_ns(b), UINT64_MAX);
+    a->ops->close(a);
+    b->ops->close(b);
+}
+
+Test(udp, bursts)
+{
+    static const uint32_t at_once[] = {32, 5, 1};
+
+    for (int i = 0; i < 3; ++i) {
+        burst(&(struct kvn_udp_config){.local = "127.0.0.1:0"}, at_once[i]);
+        burst(&(struct kvn_udp_config){.local = "127.0.0.1:0", .plain = true}, at_once[i]);
+    }
+}
+
+Test(udp, bursts_ipv6)
+{
+    static const struct kvn_udp_config cfg = {.local = "[::1]:0"};
+
+    if (!have_ipv6())
+        cr_skip_test("this machine has no IPv6");
+    burst(&cfg, 32);
+    burst(&cfg, 3);
+}
+
+/* As many full packets as a burst has, so that what GRO joins exceeds one rx(). */
+Test(udp, hands_out_the_rest_later)
+{
+    static uint8_t bytes[1000];
+    struct kvn_port *a = open_port("127.0.0.1:0", 1200), *b = open_port("127.0.0.1:0", 1200);
+    struct kvn_tx_packet p[KVN_BURST];
+    uint32_t got = 0;
+
+    for (uint32_t i = 0; i < KVN_BURST; ++i)
+        p[i] = (struct kvn_tx_packet){.to = b->local, .head = bytes, .head_bytes = sizeof(bytes)};
+    for (int i = 0; i < 8; ++i)
+        cr_assert_eq(a->ops->tx(a, 0, p, KVN_BURST), KVN_BURST);
+    while (got < 8 * KVN_BURST) {
+        struct kvn_rx_packet r[KVN_BURST];
+        const uint32_t n = b->ops->rx(b, 0, r, 7);
+
+        cr_assert_gt(n, 0, "%u came", got);
+        got += n;
+        cr_assert(b->ops->deadline_ns(b) == 0 || got % 32 == 0, "what is left is due now");
+    }
+    a->ops->close(a);
+    b->ops->close(b);
+}
+
+/* Several UDP ports: each packet leaves from the one it names and arrives at the one it is for. */
+Test(udp, sources)
+{
+    const struct kvn_udp_config four = {.local = "127.0.0.1:0", .sources = 4};
+    struct kvn_port *a, *b = open_port("127.0.0.1:0", 1200);
+    struct kvn_rx_packet r[KVN_BURST], back[KVN_BURST];
+    struct kvn_tx_packet p[8];
+    char why[KVN_WHY_BYTES];
+    uint32_t queued;
+
+    cr_assert_eq(kvn_udp_port_open(&a, &four, &queued, why), KVW_OK, "%s", why);
+    cr_expect_eq(a->source_count, 4);
+    for (uint32_t i = 0; i < 8; ++i)
+        p[i] = (struct kvn_tx_packet){.to = b->local,
+                                      .head = (const uint8_t *)"01234567" + i,
+                                      .head_bytes = 1,
+                                      .source = (uint8_t)(i / 2)};
+    cr_assert_eq(a->ops->tx(a, 0, p, 8), 8);
+    cr_assert_eq(receive_all(b, r, 8), 8);
+    for (uint32_t i = 0; i < 8; ++i) {
+        cr_expect_eq(kvn_addr_equal(&r[i].from, &r[i / 2 * 2].from), true);
+        if (i >= 2)
+            cr_expect_eq(kvn_addr_equal(&r[i].from, &r[i - 2].from), false);
+        p[i] = (struct kvn_tx_packet){.to = r[i].from, .head = p[i].head, .head_bytes = 1};
+    }
+    cr_assert_eq(b->ops->tx(b, 0, p, 8), 8);
+    cr_assert_eq(receive_all(a, back, 8), 8);
+    for (uint32_t i = 0, seen = 0; i < 8; ++i) {
+        const uint32_t n = back[i].bytes[0] - (uint32_t)'0';
+
+        cr_expect_eq(back[i].source, n / 2);
+        cr_expect_eq(seen & 1u << n, 0);
+        seen |= 1u << n;
+    }
+    a->ops->close(a);
+    b->ops->close(b);
+}
+
+Test(udp, too_many_sources)
+{
+    const struct kvn_udp_config nine = {.local = "127.0.0.1:0", .sources = 9},
+                                end = {.local = "127.0.0.1:65530", .sources = 8};
+    char why[KVN_WHY_BYTES];
+    struct kvn_port *port;
+    uint32_t queued;
+
+    cr_expect_eq(kvn_udp_port_open(&port, &nine, &queued, why), KVW_E_INVALID);
+    cr_expect(strstr(why, "9 UDP ports") != NULL, "%s", why);
+    cr_expect_eq(kvn_udp_port_open(&port, &end, &queued, why), KVW_E_INVALID);
+}
+
+/* What was opened is said in one line, and so is a buffer that the kernel made smaller. */
+Test(udp, says_what_falls_short)
+{
+    const struct kvn_udp_config huge = {.local = "127.0.0.1:0", .queue_bytes = 1u << 30},
+                                plain = {.local = "127.0.0.1:0", .plain = true};
+    char why[KVN_WHY_BYTES] = "";
+    struct kvn_port *port;
+    uint32_t queued;
+
+    cr_assert_eq(kvn_udp_port_open(&port, &plain, &queued, why), KVW_OK, "%s", why);
+    cr_expect(strstr(why, "GSO no, GRO no, buffers in") != NULL, "%s", why);
+    cr_expect(strstr(why, "short of") == NULL || queued < 4u << 20, "%s", why);
+    port->ops->close(port);
+    if (geteuid() == 0 && setuid(65534) != 0) /* who may do anything gets anything */
+        cr_skip_test("can't become an ordinary user");
+    cr_assert_eq(kvn_udp_port_open(&port, &huge, &queued, why), KVW_OK, "%s", why);
+    cr_expect(strstr(why, "raise net.core.rmem_max") != NULL, "%s", why);
+    cr_expect_lt(queued, 1u << 30);
+    port->ops->close(port);
+}
+
+/* A wait that never sleeps still ends for input, for wake_fd, and at its time. */
+Test(udp, busy_poll)
+{
+    const struct kvn_udp_config cfg = {.local = "127.0.0.1:0", .busy_poll = true};
+    struct kvn_port *a, *b = open_port("127.0.0.1:0", 1200);
+    char why[KVN_WHY_BYTES];
+    struct kvn_tx_packet p = {.head = (const uint8_t *)"x", .head_bytes = 1};
+    const int wake = eventfd(1, 0);
+    uint64_t begin;
+    uint32_t queued;
+
+    cr_assert_eq(kvn_udp_port_open(&a, &cfg, &queued, why), KVW_OK, "%s", why);
+    begin = now_ns();
+    a->ops->wait(a, begin + 20000000u, -1);
+    cr_expect_geq(now_ns() - begin, 20000000u);
+    a->ops->wait(a, UINT64_MAX, wake);
+    p.to = a->local;
+    cr_assert_eq(b->ops->tx(b, 0, &p, 1), 1);
+    a->ops->wait(a, UINT64_MAX, -1);
+    close(wake);
+    a->ops->close(a);
+    b->ops->close(b);
 }
 
 static const struct bad {

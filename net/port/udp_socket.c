@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <netinet/udp.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "udp_impl.h"
+
+socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a)
+{
+    if (a->family == 4) {
+        out->four = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(a->port)};
+        memcpy(&out->four.sin_addr, a->ip, 4);
+        return sizeof(out->four);
+    }
+    out->six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(a->port)};
+    memcpy(&out->six.sin6_addr, a->ip, 16);
+    return sizeof(out->six);
+}
+
+void kvn_sockaddr_to(struct kvn_addr *out, const union kvn_sockaddr *a)
+{
+    *out = (struct kvn_addr){.family = 0};
+    if (a->any.sa_family == AF_INET) {
+        out->family = 4;
+        out->port = ntohs(a->four.sin_port);
+        memcpy(out->ip, &a->four.sin_addr, 4);
+    } else if (a->any.sa_family == AF_INET6) {
+        out->family = 6;
+        out->port = ntohs(a->six.sin6_port);
+        memcpy(out->ip, &a->six.sin6_addr, 16);
+    }
+}
+
+static void set(int fd, int level, int option, int value)
+{
+    (void)setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+static int new_socket(uint8_t family)
+{
+    const int fd =
+        socket(family == 4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -1;
+    /* DF always. Not PMTUDISC_DO, which believes any ICMP message about the path's size; only
+     * packets that arrived prove one. */
+    if (family == 4) {
+        set(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+        set(fd, IPPROTO_IP, IP_RECVTOS, 1);
+    } else {
+        set(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
+        set(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
+        set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1); /* IPv4 peers need a socket of their own family */
+    }
+    return fd;
+}
+
+int kvn_udp_socket(struct kvn_addr *local)
+{
+    union kvn_sockaddr a;
+    socklen_t len = kvn_sockaddr_from(&a, local);
+    const int fd = new_socket(local->family);
+
+    if (fd < 0)
+        return -1;
+    if (bind(fd, &a.any, len) != 0 || getsockname(fd, &a.any, &len) != 0) {
+        const int error = errno;
+
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    kvn_sockaddr_to(local, &a);
+    return fd;
+}
+
+uint32_t kvn_udp_buffer(int fd, bool receive, uint32_t bytes)
+{
+    const int plain = receive ? SO_RCVBUF : SO_SNDBUF;
+    const int force = receive ? SO_RCVBUFFORCE : SO_SNDBUFFORCE;
+    int want = (int)bytes, got = 0;
+    socklen_t len = sizeof(got);
+
+    /* The second form needs CAP_NET_ADMIN, the first is held to net.core.*mem_max. */
+    if (setsockopt(fd, SOL_SOCKET, force, &want, sizeof(want)) != 0)
+        (void)setsockopt(fd, SOL_SOCKET, plain, &want, sizeof(want));
+    (void)getsockopt(fd, SOL_SOCKET, plain, &got, &len);
+    return got > 0 ? (uint32_t)got / 2 : 0;
+}
+
+bool kvn_udp_can_gso(int fd)
+{
+    int size = 0;
+    socklen_t len = sizeof(size);
+
+    return getsockopt(fd, SOL_UDP, UDP_SEGMENT, &size, &len) == 0;
+}
+
+bool kvn_udp_turn_gro_on(int fd)
+{
+    const int on = 1;
+
+    return setsockopt(fd, SOL_UDP, UDP_GRO, &on, sizeof(on)) == 0;
+}
+
+uint32_t kvn_udp_route_payload(const struct kvn_addr *a)
+{
+    const uint32_t headers = a->family == 4 ? 20 + 8 : 40 + 8;
+    union kvn_sockaddr to;
+    const socklen_t to_len = kvn_sockaddr_from(&to, a);
+    const int fd = new_socket(a->family);
+    int mtu = 0, known;
+    socklen_t len = sizeof(mtu);
+
+    if (fd < 0)
+        return 0;
+    /* Connecting a datagram socket sends nothing; it looks the route up. */
+    known = connect(fd, &to.any, to_len) == 0 &&
+            (a->family == 4 ? getsockopt(fd, IPPROTO_IP, IP_MTU, &mtu, &len)
+                            : getsockopt(fd, IPPROTO_IPV6, IPV6_MTU, &mtu, &len)) == 0;
+    close(fd);
+    if (!known || mtu <= (int)headers)
+        return 0;
+    return (uint32_t)mtu < 65535 ? (uint32_t)mtu - headers : 65535 - headers;
+}
