@@ -5,17 +5,33 @@
 #include <stdio.h>
 #include <string.h>
 
+uint64_t kvn_env_random64(struct kvn_env *env)
+{
+    uint64_t x = env->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
+
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
 uint32_t kvn_env_random(struct kvn_env *env)
 {
-    uint64_t x;
+    uint32_t x;
 
-    do { /* splitmix64 */
-        x = env->random += 0x9e3779b97f4a7c15ull;
-        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-        x ^= x >> 31;
-    } while ((uint32_t)x == 0);
-    return (uint32_t)x;
+    do
+        x = (uint32_t)kvn_env_random64(env);
+    while (x == 0);
+    return x;
+}
+
+uint64_t kvn_env_window(const struct kvn_env *env)
+{
+    const uint64_t least = (uint64_t)KVN_CREDIT_PACKETS * env->payload_max;
+    uint64_t share = env->cfg.inflight_bytes / (env->busy > 1 ? env->busy : 1);
+
+    if (share < least)
+        share = least;
+    return share < env->cfg.inflight_bytes ? share : env->cfg.inflight_bytes;
 }
 
 /* The fields that every connection starts with; mem survives. */
@@ -26,17 +42,16 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
     assert(c->state == KVN_CONN_FREE);
     memset(c, 0, sizeof(*c));
     c->mem = mem;
-    c->peer = *peer;
+    for (uint32_t i = 0; i < KVN_PATHS_MAX; ++i)
+        kvn_path_begin(&c->path[i], c, (uint8_t)i, mem->sent[i]);
+    c->path[0].peer = *peer;
     c->local_id = kvn_env_random(env);
     c->began_ns = env->now_ns;
-    c->progress_ns = env->now_ns;
-    c->seen.floor = 1; /* numbers start at 1 */
-    kvn_inflight_begin(&c->out, mem->sent);
-    kvn_loss_begin(&c->loss);
+    c->paths = 1;
     kvn_stream_out_begin(&c->stream_out, mem->stream_out, 0);
     kvn_stream_in_begin(&c->stream_in, mem->stream_in, mem->wrap);
     kvn_puts_out_begin(&c->puts_out, mem->puts_out);
-    kvn_puts_in_begin(&c->puts_in, mem->puts_in, KVN_SLICE_MIN);
+    kvn_puts_in_begin(&c->puts_in, mem->puts_in, kvn_env_window(env));
 }
 
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
@@ -58,29 +73,29 @@ static uint32_t slice_for(uint32_t wish, uint32_t payload)
     return wish < fits ? wish : fits;
 }
 
-/* Both sides compute both slices from what HELLO and HELLO_ACK said (SPEC.md 4). */
 void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer)
 {
-    const uint32_t ceiling =
-        peer->inflight < env->cfg.inflight_bytes ? peer->inflight : env->cfg.inflight_bytes;
-
     c->peer_id = peer->source;
     if (peer->payload < c->payload)
         c->payload = peer->payload;
     c->slice = slice_for(env->cfg.slice_bytes, c->payload);
-    c->puts_in.slice = slice_for(peer->slice, c->payload);
     c->stream_out.limit = peer->stream;
-    kvn_puts_out_agreed(&c->puts_out, c->slice, peer->puts);
-    kvn_cc_begin(&c->cc, c->slice, ceiling);
+    kvn_puts_out_agreed(&c->puts_out, c->slice, peer->puts, peer->credit);
+    c->paths = c->incoming ? peer->paths : env->sources;
+    if (c->paths > peer->paths)
+        c->paths = peer->paths;
+    for (uint32_t i = 0; i < c->paths; ++i)
+        kvn_path_agreed(&c->path[i], c->slice, env->cfg.inflight_bytes);
 }
 
 void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
-                     const struct kvn_addr *from, uint32_t api_id)
+                     const struct kvn_rx_packet *rx, uint32_t api_id)
 {
-    begin(c, env, from);
+    begin(c, env, &rx->from);
     c->state = KVN_CONN_ACCEPTING;
     c->api_id = api_id;
     c->incoming = true;
+    c->path[0].source = rx->source;
     c->payload = env->payload_max;
     kvn_conn_agree(c, env, hello);
     c->hello_due = true;
@@ -91,7 +106,15 @@ void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
 {
     c->state = KVN_CONN_UP;
     c->up_due = true;
-    c->progress_ns = env->now_ns;
+    c->path[0].state = KVN_PATH_LIVE;
+    c->path[0].progress_ns = env->now_ns;
+    /* The client asks for its other paths; the listener answers each as it comes. */
+    for (uint32_t i = 1; i < c->paths && !c->incoming; ++i) {
+        c->path[i].state = KVN_PATH_UNSURE;
+        c->path[i].source = (uint8_t)i;
+        c->path[i].peer = c->path[0].peer;
+        kvn_path_challenge(&c->path[i], kvn_env_random64(env), env->now_ns);
+    }
     kvn_timers_up(&c->timers);
     kvn_timers_heard(&c->timers, env->now_ns, env->cfg.dead_ns);
 }
@@ -117,8 +140,7 @@ void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tel
     c->err = err;
     c->farewell = err;
     c->down_due = true;
-    c->hello_due = c->ping_due = false;
-    c->seen.due = false;
+    c->hello_due = false;
     c->answers = tell;
     c->goodbye_due = tell && c->peer_id != 0;
     snprintf(c->text, sizeof(c->text), "%s", text);
@@ -132,11 +154,20 @@ void kvn_conn_disconnect(struct kvn_conn *c, struct kvn_env *env)
     c->down_due = c->up_due = false;
 }
 
+void kvn_conn_ack_soon(struct kvn_conn *c)
+{
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].state == KVN_PATH_LIVE && c->path[i].seen.largest > 0) {
+            c->path[i].seen.due = true;
+            return;
+        }
+}
+
 void kvn_conn_release(struct kvn_conn *c)
 {
     if (c->state == KVN_CONN_UP) {
         if (kvn_stream_in_reopened(&c->stream_in))
-            c->seen.due = c->seen.largest > 0;
+            kvn_conn_ack_soon(c);
         kvn_stream_in_release(&c->stream_in);
     }
 }
@@ -144,71 +175,115 @@ void kvn_conn_release(struct kvn_conn *c)
 /* What becomes of something that was sent. */
 static void arrived(void *arg, const struct kvn_sent *s, uint64_t pn, bool late)
 {
-    struct kvn_conn *c = arg;
+    struct kvn_path *p = arg;
+    struct kvn_conn *c = p->conn;
 
     if (late)
-        kvn_loss_was_late(&c->loss, c->out.largest_acked - pn);
+        kvn_loss_was_late(&p->loss, p->out.largest_acked - pn);
     if (s->kind == KVN_SENT_DATA)
-        (void)kvn_puts_out_arrived(&c->puts_out, (uint32_t)s->what, s->part);
+        kvn_puts_out_arrived(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
         kvn_stream_out_arrived(&c->stream_out, s->what, s->part);
 }
 
 static void lost(void *arg, const struct kvn_sent *s)
 {
-    struct kvn_conn *c = arg;
+    struct kvn_conn *c = ((struct kvn_path *)arg)->conn;
 
     if (s->kind == KVN_SENT_DATA)
-        kvn_puts_out_lost(&c->puts_out, (uint32_t)s->what, s->part);
+        kvn_puts_out_lost(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
         kvn_stream_out_lost(&c->stream_out, s->what, s->part);
 }
 
 const struct kvn_inflight_events kvn_conn_inflight_events = {.arrived = arrived, .lost = lost};
 
-void kvn_conn_rearm(struct kvn_conn *c, struct kvn_env *env)
+/* Something is held back by what the peer said last, and that may have been lost. */
+static bool blocked(const struct kvn_conn *c)
 {
-    uint64_t probe_at = UINT64_MAX;
-
-    if (c->state != KVN_CONN_UP)
-        return;
-    if (c->out.packets == 0)
-        c->progress_ns = env->now_ns;
-    if (c->out.packets > 0 || kvn_stream_out_blocked(&c->stream_out))
-        probe_at = kvn_loss_probe_at(&c->loss, c->out.last_asking_ns);
-    kvn_timers_flight(&c->timers, c->loss.loss_at_ns, probe_at);
+    return kvn_stream_out_blocked(&c->stream_out) || kvn_puts_out_blocked(&c->puts_out);
 }
 
-void kvn_conn_detect(struct kvn_conn *c, struct kvn_env *env)
+static uint64_t probe_at(const struct kvn_path *p)
+{
+    if (p->state != KVN_PATH_LIVE || (p->out.packets == 0 && !blocked(p->conn)))
+        return UINT64_MAX;
+    return kvn_loss_probe_at(&p->loss, p->out.last_asking_ns);
+}
+
+void kvn_conn_rearm(struct kvn_conn *c)
+{
+    uint64_t loss = UINT64_MAX, probe = UINT64_MAX, challenge = UINT64_MAX;
+
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        const struct kvn_path *p = &c->path[i];
+        const uint64_t at = probe_at(p);
+
+        loss = p->loss.loss_at_ns < loss ? p->loss.loss_at_ns : loss;
+        probe = at < probe ? at : probe;
+        challenge = p->challenge_at_ns < challenge ? p->challenge_at_ns : challenge;
+    }
+    kvn_timers_flight(&c->timers, loss, probe, challenge);
+}
+
+void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
 {
     /* If any is lost, the oldest is. */
-    const uint64_t oldest = kvn_inflight_oldest(&c->out);
+    const uint64_t oldest = kvn_inflight_oldest(&p->out);
     const uint32_t n =
-        kvn_loss_detect(&c->loss, &c->out, env->now_ns, &kvn_conn_inflight_events, c);
+        kvn_loss_detect(&p->loss, &p->out, env->now_ns, &kvn_conn_inflight_events, p);
 
     if (n == 0)
         return;
     env->stats.packets_lost += n;
-    kvn_cc_lost(&c->cc, kvn_inflight_at(&c->out, oldest)->sent_ns, env->now_ns);
+    kvn_cc_lost(&p->cc, kvn_inflight_at(&p->out, oldest)->sent_ns, env->now_ns);
+}
+
+/* Whether some other path has nothing to complain of. */
+static bool others_work(const struct kvn_conn *c, const struct kvn_path *but)
+{
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (&c->path[i] != but && c->path[i].state == KVN_PATH_LIVE && c->path[i].loss.probes == 0)
+            return true;
+    return false;
+}
+
+/* This path is silent and others aren't: what is on it goes to them, until it answers again. */
+static void path_down(struct kvn_path *p, struct kvn_env *env)
+{
+    uint64_t pn;
+
+    while ((pn = kvn_inflight_oldest(&p->out)) != 0) {
+        ++env->stats.packets_lost;
+        kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
+    }
+    p->state = KVN_PATH_DOWN;
+    p->loss.loss_at_ns = UINT64_MAX;
+    p->ping_due = false;
+    p->probe_credit = 0;
+    kvn_path_challenge(p, kvn_env_random64(env), env->now_ns);
 }
 
 /* Nothing came back for too long: send the two oldest again, whatever the window says. */
-static void probe(struct kvn_conn *c, struct kvn_env *env)
+static void probe(struct kvn_path *p, struct kvn_env *env)
 {
-    if (c->out.packets > 0 && env->now_ns - c->progress_ns > 4 * env->cfg.dead_ns) {
-        kvn_conn_end(c, env, KVW_E_PEER_LOST, true,
+    if (p->out.packets > 0 && env->now_ns - p->progress_ns > 4 * env->cfg.dead_ns) {
+        kvn_conn_end(p->conn, env, KVW_E_PEER_LOST, true,
                      "the peer is alive, but nothing this side sends arrives (path MTU?)");
         return;
     }
-    ++c->loss.probes;
+    if (++p->loss.probes > KVN_PATH_PROBES && others_work(p->conn, p)) {
+        path_down(p, env);
+        return;
+    }
     for (int i = 0; i < 2; ++i) {
-        const uint64_t pn = kvn_inflight_oldest(&c->out);
+        const uint64_t pn = kvn_inflight_oldest(&p->out);
         if (pn == 0)
             break;
-        kvn_inflight_lose(&c->out, pn, &kvn_conn_inflight_events, c);
+        kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
-    c->probe_credit = 2;
-    c->ping_due = true; /* in case what was lost needs no second copy */
+    p->probe_credit = 2;
+    p->ping_due = true; /* in case what was lost needs no second copy */
 }
 
 static void hello_timer(struct kvn_conn *c, struct kvn_env *env)
@@ -235,12 +310,23 @@ static void down_by_silence(struct kvn_conn *c, struct kvn_env *env)
 
     if (c->state == KVN_CONN_CONNECTING)
         snprintf(text, sizeof(text), "no answer from %s within %llu ms",
-                 kvn_addr_format(&c->peer, addr),
+                 kvn_addr_format(&c->path[0].peer, addr),
                  (unsigned long long)(env->cfg.connect_ns / 1000000));
     else
         snprintf(text, sizeof(text), "nothing heard from %s for %llu ms",
-                 kvn_addr_format(&c->peer, addr), (unsigned long long)(env->cfg.dead_ns / 1000000));
+                 kvn_addr_format(&c->path[0].peer, addr),
+                 (unsigned long long)(env->cfg.dead_ns / 1000000));
     kvn_conn_end(c, env, KVW_E_PEER_LOST, true, text);
+}
+
+static void run_path_timers(struct kvn_path *p, struct kvn_env *env)
+{
+    if (p->loss.loss_at_ns <= env->now_ns)
+        kvn_path_detect(p, env);
+    if (probe_at(p) <= env->now_ns)
+        probe(p, env);
+    if (p->challenge_at_ns <= env->now_ns)
+        p->challenge_due = true;
 }
 
 static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)
@@ -251,21 +337,20 @@ static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)
         down_by_silence(c, env);
         return;
     }
-    if (kvn_timers_due(&c->timers, KVN_TIMER_LOSS, now))
-        kvn_conn_detect(c, env);
-    if (kvn_timers_due(&c->timers, KVN_TIMER_PROBE, now))
-        probe(c, env);
+    for (uint32_t i = 0; i < c->paths && c->state == KVN_CONN_UP; ++i)
+        run_path_timers(&c->path[i], env);
     if (c->state != KVN_CONN_UP)
         return;
     if (kvn_timers_due(&c->timers, KVN_TIMER_ACK, now)) {
         kvn_timers_ack_sent(&c->timers);
-        c->seen.due = true;
+        for (uint32_t i = 0; i < c->paths; ++i)
+            c->path[i].seen.due |= c->path[i].seen.unacked > 0;
     }
     if (kvn_timers_due(&c->timers, KVN_TIMER_PING, now)) {
         kvn_timers_pinged(&c->timers, now, env->cfg.dead_ns);
-        c->ping_due = true;
+        for (uint32_t i = 0; i < c->paths; ++i)
+            c->path[i].ping_due |= c->path[i].state == KVN_PATH_LIVE;
     }
-    kvn_conn_rearm(c, env);
 }
 
 void kvn_conn_run_timers(struct kvn_conn *c, struct kvn_env *env)

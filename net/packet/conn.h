@@ -11,11 +11,9 @@
 #define KVN_PACKET_CONN_H
 
 #include "../port/port.h"
-#include "cc.h"
 #include "endpoint.h"
 #include "frame.h"
-#include "inflight.h"
-#include "loss.h"
+#include "path.h"
 #include "putin.h"
 #include "putout.h"
 #include "regions.h"
@@ -38,13 +36,18 @@ struct kvn_env {
     uint64_t now_ns;
     uint64_t random;      /* state of kvn_env_random() */
     uint32_t payload_max; /* the port's, now */
+    uint32_t sources;     /* the port's own UDP ports, 1 .. KVN_PATHS_MAX */
+    uint32_t busy;        /* connections that brought DATA lately */
 };
 
+/* Bytes that one sender should have on its way to us. */
+uint64_t kvn_env_window(const struct kvn_env *env);
+uint64_t kvn_env_random64(struct kvn_env *env);
 /* Not 0. */
 uint32_t kvn_env_random(struct kvn_env *env);
 
 struct kvn_conn_memory {
-    struct kvn_sent sent[KVN_SENT_MAX];
+    struct kvn_sent sent[KVN_PATHS_MAX][KVN_SENT_MAX];
     struct kvn_put_out puts_out[KVN_PUTS_MAX];
     struct kvn_put_in puts_in[KVN_PUTS_MAX];
     uint8_t stream_out[KVN_STREAM_BYTES];
@@ -52,26 +55,14 @@ struct kvn_conn_memory {
     uint8_t wrap[KVW_MSG_BYTES_MAX];
 };
 
-/* Which packet numbers came, and what the next ACK says. */
-struct kvn_seen {
-    struct kvn_ranges ranges;
-    uint64_t floor; /* numbers below count as seen, whether they were or not */
-    uint64_t largest;
-    uint64_t largest_ns;
-    uint32_t largest_stamp;
-    uint32_t unacked; /* packets that ask for an ACK, since the last one left */
-    bool due;         /* an ACK should leave now */
-};
-
 struct kvn_conn {
     enum kvn_conn_state state;
     struct kvn_conn_memory *mem;
     uint32_t api_id; /* struct kvw_conn_id's value */
     uint32_t local_id, peer_id;
-    struct kvn_addr peer;
     bool incoming;
     bool up_due, down_due;
-    bool hello_due, ping_due, goodbye_due;
+    bool hello_due, goodbye_due;
     kvw_err err;      /* of CONN_DOWN */
     kvw_err farewell; /* in GOODBYE */
     bool answers;     /* ENDED: tell the peer again when it still sends */
@@ -80,15 +71,13 @@ struct kvn_conn {
     uint32_t hellos;
     uint32_t payload;      /* proposed; after the handshake, agreed */
     uint32_t slice;        /* bytes this side sends in one packet */
-    uint32_t since_asked;  /* packets since one asked for an ACK at once */
-    uint32_t probe_credit; /* packets that may leave although the window is full */
-    uint64_t progress_ns;  /* when something last proved to have arrived, or nothing was out */
+    uint32_t paths;        /* path[0 .. paths) may be used */
+    uint32_t turn;         /* whose turn it is */
+    uint32_t turn_left;    /* packets */
+    uint64_t last_data_ns; /* 0: none came */
     uint64_t last_goodbye_ns;
     struct kvn_timers timers;
-    struct kvn_seen seen;
-    struct kvn_inflight out;
-    struct kvn_loss loss;
-    struct kvn_cc cc;
+    struct kvn_path path[KVN_PATHS_MAX];
     struct kvn_stream_out stream_out;
     struct kvn_stream_in stream_in;
     struct kvn_puts_out puts_out;
@@ -110,7 +99,7 @@ struct kvn_tx_slot {
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
                       uint32_t api_id);
 void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
-                     const struct kvn_addr *from, uint32_t api_id);
+                     const struct kvn_rx_packet *rx, uint32_t api_id);
 /* Sizes both sides now know. */
 void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer);
 void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env);
@@ -125,21 +114,24 @@ void kvn_conn_release(struct kvn_conn *c);
 void kvn_conn_run_timers(struct kvn_conn *c, struct kvn_env *env);
 bool kvn_conn_has_event(const struct kvn_conn *c);
 bool kvn_conn_next_event(struct kvn_conn *c, struct kvn_env *env, struct kvw_transport_event *ev);
-/* What is in flight has changed: set the timers by it. */
-void kvn_conn_rearm(struct kvn_conn *c, struct kvn_env *env);
-/* An ACK or time may have shown that packets are lost. */
-void kvn_conn_detect(struct kvn_conn *c, struct kvn_env *env);
+/* At the end of a poll, when it is UP: set the timers by what is in flight. */
+void kvn_conn_rearm(struct kvn_conn *c);
+/* An ACK or time may have shown that packets of this path are lost. */
+void kvn_path_detect(struct kvn_path *p, struct kvn_env *env);
 extern const struct kvn_inflight_events kvn_conn_inflight_events;
 
-/* conn_rx.c: a checked packet for this connection. */
+/* conn_rx.c: a checked packet for this connection, which came as rx says. */
 void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
-                      const struct kvn_addr *from);
+                      const struct kvn_rx_packet *rx);
 /* A HELLO for a connection that is here already. */
 void kvn_conn_hello(struct kvn_conn *c);
 void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_reset *reset);
 
+/* Answer on some path, as soon as it can be. */
+void kvn_conn_ack_soon(struct kvn_conn *c);
+
 /* conn_tx.c */
-bool kvn_conn_can_send(const struct kvn_conn *c);
+bool kvn_conn_can_send(struct kvn_conn *c);
 /* Build the next packet; it counts as sent. False: nothing may leave now. */
 bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot);
 

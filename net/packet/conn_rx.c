@@ -3,76 +3,56 @@
 
 #include <stdio.h>
 
-/* Whether this number was seen, or is so old that it counts as seen. */
-static bool seen_before(const struct kvn_seen *s, uint64_t pn)
-{
-    return pn < s->floor || kvn_ranges_has(&s->ranges, pn);
-}
-
-/*
- * Numbers lost on the way leave gaps for ever, as nothing is sent twice under one number; so the
- * set fills up, and then forgets its lowest range. A packet that comes later than that is dropped
- * and sent again under a new number.
- */
-static void mark_seen(struct kvn_conn *c, const struct kvn_env *env, const struct kvn_frame *f)
-{
-    struct kvn_seen *s = &c->seen;
-
-    if (kvn_ranges_add(&s->ranges, f->pn, f->pn + 1) == KVN_RANGES_FULL) {
-        if (f->pn < s->ranges.range[0].first)
-            return;
-        s->floor = kvn_ranges_shift(&s->ranges).end;
-        (void)kvn_ranges_add(&s->ranges, f->pn, f->pn + 1);
-    }
-    if (f->pn > s->largest) {
-        s->largest = f->pn;
-        s->largest_ns = env->now_ns;
-        s->largest_stamp = f->stamp;
-    }
-}
-
 /* A packet came that must be acknowledged. */
-static void owe_ack(struct kvn_conn *c, const struct kvn_env *env, const struct kvn_frame *f,
+static void owe_ack(struct kvn_path *p, const struct kvn_env *env, const struct kvn_frame *f,
                     bool in_order)
 {
-    ++c->seen.unacked;
-    if ((f->flags & KVN_FLAG_ACK_NOW) || !in_order || c->seen.unacked >= KVN_ACK_EVERY)
-        c->seen.due = true;
+    ++p->seen.unacked;
+    if ((f->flags & KVN_FLAG_ACK_NOW) || !in_order || p->seen.unacked >= KVN_ACK_EVERY)
+        p->seen.due = true;
     else
-        kvn_timers_ack_owed(&c->timers, env->now_ns);
+        kvn_timers_ack_owed(&p->conn->timers, env->now_ns);
+}
+
+/* An ACK, by whatever path it came, about path p. */
+static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct kvn_ack *a)
+{
+    const uint64_t before = p->out.bytes;
+    const bool full = 2 * p->out.bytes > p->cc.window;
+    const uint64_t largest_before = p->out.largest_acked;
+    bool progress = false, queued;
+
+    for (uint32_t i = 0; i < a->count; ++i) {
+        if (a->range[i].end <= p->out.base)
+            break;
+        progress |= kvn_inflight_ack(&p->out, &a->range[i], &kvn_conn_inflight_events, p);
+    }
+    if (a->largest > largest_before) {
+        const uint32_t now = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
+        kvn_loss_rtt(&p->loss, (uint64_t)(now - a->echo) << KVN_STAMP_SHIFT,
+                     (uint64_t)a->delay << KVN_STAMP_SHIFT);
+        env->stats.srtt_ns = p->loss.srtt_ns;
+    }
+    if (progress) {
+        p->loss.probes = 0;
+        p->progress_ns = env->now_ns;
+        queued = p->loss.latest_rtt_ns > 2 * p->loss.min_rtt_ns + 1000000;
+        kvn_cc_arrived(&p->cc, (uint32_t)(before - p->out.bytes), full, queued);
+    }
+    kvn_path_detect(p, env);
 }
 
 static void take_ack(struct kvn_conn *c, struct kvn_env *env, const struct kvn_ack *a)
 {
-    const uint64_t before = c->out.bytes;
-    const bool full = 2 * c->out.bytes > c->cc.window;
-    const uint64_t largest_before = c->out.largest_acked;
-    bool progress = false, queued;
-
-    if (a->largest >= c->out.next) {
+    if (a->path >= c->paths || a->largest >= c->path[a->path].out.next) {
         kvn_conn_end(c, env, KVW_E_PROTOCOL, true, "the peer acknowledged what was never sent");
         return;
     }
-    for (uint32_t i = 0; i < a->count; ++i) {
-        if (a->range[i].end <= c->out.base)
-            break;
-        progress |= kvn_inflight_ack(&c->out, &a->range[i], &kvn_conn_inflight_events, c);
-    }
-    if (a->largest > largest_before) {
-        const uint32_t now = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
-        kvn_loss_rtt(&c->loss, (uint64_t)(now - a->echo) << KVN_STAMP_SHIFT,
-                     (uint64_t)a->delay << KVN_STAMP_SHIFT);
-        env->stats.srtt_ns = c->loss.srtt_ns;
-    }
-    if (progress) {
-        c->loss.probes = 0;
-        c->progress_ns = env->now_ns;
-        queued = c->loss.latest_rtt_ns > 2 * c->loss.min_rtt_ns + 1000000;
-        kvn_cc_arrived(&c->cc, (uint32_t)(before - c->out.bytes), full, queued);
-    }
     if (a->stream_ends > c->stream_out.limit)
         c->stream_out.limit = a->stream_ends;
-    kvn_conn_detect(c, env);
+    if (a->credit > c->puts_out.credit)
+        c->puts_out.credit = a->credit;
+    take_path_ack(&c->path[a->path], env, a);
 }
 
 static kvw_err take_data(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f)
@@ -83,6 +63,9 @@ static kvw_err take_data(struct kvn_conn *c, struct kvn_env *env, const struct k
     const kvw_err err = kvn_puts_in_take(&c->puts_in, f, &env->regions, id, &fresh);
 
     env->stats.put_bytes_received += fresh;
+    c->last_data_ns = env->now_ns;
+    if (c->puts_in.credit - c->puts_in.taken < kvn_env_window(env) / 2)
+        kvn_conn_ack_soon(c);
     if (err == KVW_E_PROTOCOL) {
         snprintf(text, sizeof(text),
                  "the peer put %u bytes at offset %llu of region %u (imm %u), where it may not",
@@ -132,7 +115,7 @@ static void receive_ended(struct kvn_conn *c, const struct kvn_env *env, const s
 }
 
 static void receive_hello_ack(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
-                              const struct kvn_addr *from)
+                              const struct kvn_rx_packet *rx)
 {
     if (c->state != KVN_CONN_CONNECTING)
         return; /* a second copy */
@@ -141,11 +124,11 @@ static void receive_hello_ack(struct kvn_conn *c, struct kvn_env *env, const str
         return;
     }
     /* A listener on every address answers from the one it likes. */
-    c->peer = *from;
+    c->path[0].peer = rx->from;
     kvn_conn_agree(c, env, &f->hello);
     kvn_conn_up(c, env);
     c->hello_due = false;
-    c->ping_due = true; /* tells the listener that this side's address is real */
+    c->path[0].ping_due = true; /* tells the listener that this side's address is real */
 }
 
 void kvn_conn_hello(struct kvn_conn *c)
@@ -158,7 +141,7 @@ void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_re
 {
     char text[192], addr[KVN_ADDR_TEXT_BYTES];
 
-    kvn_addr_format(&c->peer, addr);
+    kvn_addr_format(&c->path[0].peer, addr);
     switch (reset->reason) {
     case KVN_RESET_VERSION:
         snprintf(text, sizeof(text),
@@ -177,54 +160,103 @@ void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_re
     kvn_conn_end(c, env, KVW_E_PEER_LOST, false, text);
 }
 
-static void receive_up(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f)
+/* What is acted on once, whatever the type. */
+static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_frame *f)
 {
-    const bool in_order = f->pn == c->seen.largest + 1;
-    kvw_err err = KVW_OK;
+    struct kvn_conn *c = p->conn;
 
-    kvn_timers_heard(&c->timers, env->now_ns, env->cfg.dead_ns);
-    if (f->pn == 0 || seen_before(&c->seen, f->pn)) {
-        ++env->stats.packets_duplicate;
-        if (f->type != KVN_PACKET_ACK)
-            c->seen.due = c->seen.largest > 0; /* perhaps our ACK was lost */
-        return;
-    }
     switch (f->type) {
     case KVN_PACKET_DATA:
-        err = take_data(c, env, f);
-        break;
+        return take_data(c, env, f);
     case KVN_PACKET_MSG:
-        err = take_msg(c, env, f);
-        break;
+        return take_msg(c, env, f);
     case KVN_PACKET_ACK:
         take_ack(c, env, &f->ack);
-        break;
+        return KVW_OK;
+    case KVN_PACKET_CHALLENGE:
+        p->response = f->token;
+        p->response_due = true;
+        return KVW_OK;
+    case KVN_PACKET_RESPONSE:
+        if (kvn_path_response(p, f->token, env->now_ns))
+            kvn_path_agreed(p, c->slice, env->cfg.inflight_bytes);
+        return KVW_OK;
     case KVN_PACKET_GOODBYE:
         take_goodbye(c, env, f->goodbye);
-        return;
+        return KVW_OK;
     default:
-        break;
+        return KVW_OK;
+    }
+}
+
+static void receive_up(struct kvn_path *p, struct kvn_env *env, const struct kvn_frame *f,
+                       uint8_t ecn)
+{
+    const bool in_order = f->pn == p->seen.largest + 1;
+    const bool asks =
+        f->type == KVN_PACKET_DATA || f->type == KVN_PACKET_MSG || f->type == KVN_PACKET_PING;
+
+    kvn_timers_heard(&p->conn->timers, env->now_ns, env->cfg.dead_ns);
+    if (f->pn == 0 || kvn_seen_has(&p->seen, f->pn)) {
+        ++env->stats.packets_duplicate;
+        if (asks)
+            p->seen.due = p->seen.largest > 0; /* perhaps our ACK was lost */
+        return;
     }
     /* What can't be taken now must come again, so its number isn't remembered. */
-    if (err != KVW_OK || c->state != KVN_CONN_UP)
+    if (act(p, env, f) != KVW_OK || p->conn->state != KVN_CONN_UP)
         return;
-    mark_seen(c, env, f);
-    if (f->type != KVN_PACKET_ACK)
-        owe_ack(c, env, f, in_order);
-    kvn_conn_rearm(c, env);
+    kvn_seen_add(&p->seen, f->pn, f->stamp, env->now_ns);
+    p->seen.ce += ecn == KVN_ECN_CE;
+    if (asks)
+        owe_ack(p, env, f, in_order);
+}
+
+/* A path that the client begins to use: from the same host, by another port. */
+static bool begins(const struct kvn_path *p, const struct kvn_frame *f,
+                   const struct kvn_rx_packet *rx)
+{
+    struct kvn_addr same = rx->from;
+
+    same.port = p->conn->path[0].peer.port;
+    return p->state == KVN_PATH_NONE && f->type == KVN_PACKET_CHALLENGE &&
+           p->conn->state == KVN_CONN_UP && p->conn->incoming &&
+           kvn_addr_equal(&same, &p->conn->path[0].peer);
+}
+
+/* The path a packet came by; NULL: there is no such path, or it isn't this peer. */
+static struct kvn_path *path_of(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
+                                const struct kvn_rx_packet *rx)
+{
+    struct kvn_path *p = f->path < c->paths ? &c->path[f->path] : NULL;
+
+    if (p == NULL)
+        return NULL;
+    if (begins(p, f, rx)) {
+        p->state = KVN_PATH_UNSURE;
+        p->peer = rx->from;
+        p->source = rx->source;
+        kvn_path_challenge(p, kvn_env_random64(env), env->now_ns);
+    }
+    if ((p->state == KVN_PATH_NONE && p->id > 0) || !kvn_addr_equal(&rx->from, &p->peer))
+        return NULL;
+    return p;
 }
 
 void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
-                      const struct kvn_addr *from)
+                      const struct kvn_rx_packet *rx)
 {
+    struct kvn_path *p;
+
     if (f->type == KVN_PACKET_HELLO_ACK) {
         if (c->state == KVN_CONN_ENDED)
             receive_ended(c, env, f);
         else
-            receive_hello_ack(c, env, f, from);
+            receive_hello_ack(c, env, f, rx);
         return;
     }
-    if (!kvn_addr_equal(from, &c->peer) || c->state == KVN_CONN_CONNECTING) {
+    p = path_of(c, env, f, rx);
+    if (p == NULL || c->state == KVN_CONN_CONNECTING) {
         ++env->stats.packets_rejected;
         return;
     }
@@ -239,5 +271,5 @@ void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
         }
         kvn_conn_up(c, env);
     }
-    receive_up(c, env, f);
+    receive_up(p, env, f, rx->ecn);
 }

@@ -7,23 +7,36 @@
 /* What HELLO and HELLO_ACK are padded with. */
 static const uint8_t padding[KVN_PAYLOAD_MAX];
 
-static struct kvn_frame frame(const struct kvn_conn *c, const struct kvn_env *env, uint8_t type)
+/* A path that works, or the first. */
+static struct kvn_path *first_live(struct kvn_conn *c)
+{
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].state == KVN_PATH_LIVE)
+            return &c->path[i];
+    return &c->path[0];
+}
+
+static struct kvn_frame frame(const struct kvn_path *p, const struct kvn_env *env, uint8_t type)
 {
     return (struct kvn_frame){
         .version = KVN_WIRE_VERSION,
         .type = type,
-        .conn = c->peer_id,
+        .path = p->id,
+        .conn = p->conn->peer_id,
         .stamp = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT),
     };
 }
 
-static void finish(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot,
+static void finish(const struct kvn_path *path, struct kvn_env *env, struct kvn_tx_slot *slot,
                    const struct kvn_frame *f)
 {
     struct kvn_tx_packet *p = slot->packet;
     uint32_t bytes;
 
-    p->to = c->peer;
+    p->to = path->peer;
+    p->source = path->source;
+    p->ecn =
+        f->type == KVN_PACKET_DATA || f->type == KVN_PACKET_MSG ? KVN_ECN_ECT0 : KVN_ECN_NOT_ECT;
     p->head = slot->head;
     p->head_bytes = kvn_frame_encode(slot->head, f);
     kvn_frame_seal(slot->head, p->head_bytes, p->body, p->body_count);
@@ -37,14 +50,14 @@ static void finish(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *
 static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
     const bool client = c->state == KVN_CONN_CONNECTING;
-    struct kvn_frame f = frame(c, env, client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
+    struct kvn_frame f = frame(&c->path[0], env, client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
 
     f.hello = (struct kvn_hello){
         .source = c->local_id,
         .payload = c->payload,
-        .slice = env->cfg.slice_bytes,
+        .paths = client ? env->sources : KVN_PATHS_MAX,
         .stream = KVN_STREAM_BYTES,
-        .inflight = env->cfg.inflight_bytes,
+        .credit = (uint32_t)c->puts_in.credit,
         .puts = KVN_PUTS_MAX,
     };
     slot->packet->body[0] = (struct kvw_iov){padding, c->payload - KVN_HELLO_BYTES};
@@ -52,98 +65,109 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     c->hello_due = false;
     if (client)
         kvn_timers_hello_sent(&c->timers, env->now_ns, ++c->hellos);
-    finish(c, env, slot, &f);
+    finish(&c->path[0], env, slot, &f);
+}
+
+/* Number a packet whose fate doesn't matter. */
+static uint64_t number(struct kvn_path *p)
+{
+    return kvn_inflight_add(&p->out, &(struct kvn_sent){.state = KVN_SENT_QUIET});
 }
 
 static void build_goodbye(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f = frame(c, env, KVN_PACKET_GOODBYE);
+    struct kvn_path *p = first_live(c);
+    struct kvn_frame f = frame(p, env, KVN_PACKET_GOODBYE);
 
     f.goodbye = c->farewell;
-    f.pn = c->out.next++; /* its fate is nobody's concern, so it isn't recorded */
+    f.pn = p->out.next++; /* not recorded, as there may be no room */
     c->goodbye_due = false;
     c->last_goodbye_ns = env->now_ns;
-    finish(c, env, slot, &f);
+    finish(p, env, slot, &f);
 }
 
-/* Number a packet that has been decided on. */
-static uint64_t record(struct kvn_conn *c, const struct kvn_env *env, enum kvn_sent_kind kind,
-                       uint64_t what, uint32_t part, uint32_t bytes)
+/* About path q; by itself if it works. */
+static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    return kvn_inflight_add(&c->out, &(struct kvn_sent){.sent_ns = env->now_ns,
-                                                        .what = what,
-                                                        .part = part,
-                                                        .bytes = bytes,
-                                                        .state = KVN_SENT_FLYING,
-                                                        .kind = (uint8_t)kind});
-}
+    struct kvn_conn *c = q->conn;
+    struct kvn_path *p = q->state == KVN_PATH_LIVE ? q : first_live(c);
+    struct kvn_frame f;
 
-static void build_ack(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
-{
-    struct kvn_frame f = frame(c, env, KVN_PACKET_ACK);
-    const struct kvn_ranges *r = &c->seen.ranges;
-    const uint64_t held = env->now_ns - c->seen.largest_ns;
-
-    f.pn = kvn_inflight_add(&c->out, &(struct kvn_sent){.state = KVN_SENT_QUIET});
-    f.ack.largest = c->seen.largest;
-    f.ack.delay = (uint32_t)(held >> KVN_STAMP_SHIFT);
-    f.ack.echo = c->seen.largest_stamp;
+    if (!kvn_inflight_room(&p->out))
+        p = q;
+    f = frame(p, env, KVN_PACKET_ACK);
+    f.pn = number(p);
+    f.ack.path = q->id;
     f.ack.stream_ends = kvn_stream_in_limit(&c->stream_in);
-    f.ack.count = r->count < KVN_ACK_RANGES_MAX ? r->count : KVN_ACK_RANGES_MAX;
-    for (uint32_t i = 0; i < f.ack.count; ++i)
-        f.ack.range[i] = r->range[r->count - 1 - i];
-    c->seen.unacked = 0;
-    c->seen.due = false;
-    kvn_timers_ack_sent(&c->timers);
-    finish(c, env, slot, &f);
+    f.ack.credit = kvn_puts_in_credit(&c->puts_in, kvn_env_window(env));
+    kvn_seen_tell(&q->seen, &f.ack, env->now_ns);
+    finish(p, env, slot, &f);
 }
 
-/* The last eighth of the records is kept for ACKs and PINGs: without those nothing would settle. */
-static bool window_open(const struct kvn_conn *c)
+static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    return (c->out.bytes < c->cc.window || c->probe_credit > 0) &&
-           c->out.next - c->out.base < KVN_SENT_MAX - KVN_SENT_MAX / 8;
+    struct kvn_frame f =
+        frame(p, env, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
+
+    f.pn = number(p);
+    f.token = p->response_due ? p->response : p->challenge;
+    if (p->response_due)
+        p->response_due = false;
+    else
+        kvn_path_challenged(p, env->now_ns);
+    finish(p, env, slot, &f);
 }
 
 /* Whether the peer should acknowledge at once: when nothing follows that would make it do so, and
  * often enough that a small window never waits for the peer's timer. */
-static uint8_t ask(struct kvn_conn *c, bool again)
+static uint8_t ask(struct kvn_path *p, bool again)
 {
-    const uint64_t quarter = c->cc.window / c->slice / 4;
+    const struct kvn_conn *c = p->conn;
+    const uint64_t quarter = p->cc.window / c->slice / 4;
     const uint32_t every = quarter > 16 ? 16 : quarter < 1 ? 1 : (uint32_t)quarter;
     const bool more = kvn_stream_out_ready(&c->stream_out) || kvn_puts_out_ready(&c->puts_out);
     uint8_t flags = again ? KVN_FLAG_AGAIN : 0;
 
-    if (!more || ++c->since_asked >= every || c->probe_credit > 0) {
-        c->since_asked = 0;
+    if (!more || ++p->since_asked >= every || p->probe_credit > 0) {
+        p->since_asked = 0;
         flags |= KVN_FLAG_ACK_NOW;
     }
     return flags;
 }
 
-static void sent(struct kvn_conn *c, struct kvn_env *env, bool again)
+static void sent(struct kvn_path *p, struct kvn_env *env, bool again)
 {
     if (again)
         ++env->stats.packets_retransmitted;
-    if (c->probe_credit > 0)
-        --c->probe_credit;
+    if (p->probe_credit > 0)
+        --p->probe_credit;
+    p->ping_due = false; /* it asks for an ACK too */
+    if (p->conn->turn_left > 0)
+        --p->conn->turn_left;
 }
 
-static bool build_msg(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
+static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f = frame(c, env, KVN_PACKET_MSG);
+    struct kvn_conn *c = p->conn;
     struct kvn_stretch s;
+    struct kvn_frame f;
 
     kvn_stream_out_take(&c->stream_out, c->payload - KVN_MSG_BYTES, &s);
     if (s.bytes == 0)
         return false;
+    f = frame(p, env, KVN_PACKET_MSG);
     f.stream_at = s.at;
-    f.flags = ask(c, s.again);
-    f.pn = record(c, env, KVN_SENT_MSG, s.at, s.bytes, KVN_MSG_BYTES + s.bytes);
+    f.flags = ask(p, s.again);
+    f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
+                                                 .what = s.at,
+                                                 .part = s.bytes,
+                                                 .bytes = KVN_MSG_BYTES + s.bytes,
+                                                 .state = KVN_SENT_FLYING,
+                                                 .kind = KVN_SENT_MSG});
     slot->packet->body_count = s.pieces;
     memcpy(slot->packet->body, s.piece, sizeof(s.piece));
-    finish(c, env, slot, &f);
-    sent(c, env, s.again);
+    finish(p, env, slot, &f);
+    sent(p, env, s.again);
     return true;
 }
 
@@ -165,81 +189,144 @@ static void set_body(struct kvn_tx_slot *slot, const struct kvw_iov *piece, uint
     slot->packet->body_count = 1;
 }
 
-static void build_data(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
+static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f = frame(c, env, KVN_PACKET_DATA);
+    struct kvn_conn *c = p->conn;
+    struct kvn_frame f = frame(p, env, KVN_PACKET_DATA);
     struct kvw_iov piece[KVW_PUT_IOV_MAX];
     const struct kvn_slice s = kvn_puts_out_take(&c->puts_out);
     const struct kvn_put_out *o = kvn_puts_out_find(&c->puts_out, s.put);
-    uint32_t bytes = 0, count;
 
     assert(o != NULL);
-    count = kvn_puts_out_pieces(&c->puts_out, &s, piece);
-    for (uint32_t i = 0; i < count; ++i)
-        bytes += piece[i].bytes;
     f.slice = (uint16_t)s.number;
-    f.flags = ask(c, s.again);
-    f.data = (struct kvn_data){
-        .put = s.put, .region = o->region, .offset = o->offset, .bytes = o->bytes, .imm = o->imm};
-    f.pn = record(c, env, KVN_SENT_DATA, s.put, s.number, KVN_DATA_BYTES + bytes);
-    set_body(slot, piece, count);
+    f.flags = ask(p, s.again);
+    f.data = (struct kvn_data){.put = s.put,
+                               .region = o->region,
+                               .offset = o->offset,
+                               .bytes = o->bytes,
+                               .slice = o->slice,
+                               .imm = o->imm};
+    f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
+                                                 .what = s.put,
+                                                 .part = s.number,
+                                                 .bytes = KVN_DATA_BYTES + s.bytes,
+                                                 .state = KVN_SENT_FLYING,
+                                                 .kind = KVN_SENT_DATA,
+                                                 .cut = (uint16_t)(o->slice / KVN_SLICE_ALIGN)});
+    set_body(slot, piece, kvn_puts_out_pieces(&c->puts_out, &s, piece));
     slot->of_put = true;
     slot->put = s.put;
-    finish(c, env, slot, &f);
-    sent(c, env, s.again);
+    finish(p, env, slot, &f);
+    sent(p, env, s.again);
     if (!s.again)
-        env->stats.put_bytes_sent += bytes;
+        env->stats.put_bytes_sent += s.bytes;
 }
 
-static void build_ping(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
+static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f = frame(c, env, KVN_PACKET_PING);
+    struct kvn_frame f = frame(p, env, KVN_PACKET_PING);
 
     f.flags = KVN_FLAG_ACK_NOW;
-    f.pn = record(c, env, KVN_SENT_PING, 0, 0, KVN_PING_BYTES);
-    c->ping_due = false;
-    sent(c, env, false);
-    finish(c, env, slot, &f);
+    f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
+                                                 .bytes = KVN_PING_BYTES,
+                                                 .state = KVN_SENT_FLYING,
+                                                 .kind = KVN_SENT_PING});
+    sent(p, env, false);
+    finish(p, env, slot, &f);
 }
 
-bool kvn_conn_can_send(const struct kvn_conn *c)
+/* A path that has something to say for itself, in front of everything else. */
+static struct kvn_path *talks(struct kvn_conn *c)
+{
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        struct kvn_path *p = &c->path[i];
+
+        if ((p->response_due || p->challenge_due || p->seen.due) && kvn_inflight_room(&p->out))
+            return p;
+    }
+    return NULL;
+}
+
+static struct kvn_path *pings(struct kvn_conn *c)
+{
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].ping_due && kvn_inflight_room(&c->path[i].out))
+            return &c->path[i];
+    return NULL;
+}
+
+/* The path that DATA and MSG go by: in turns, so that each carries as much as its window lets it.
+ * NULL: none may send. */
+static struct kvn_path *open_path(struct kvn_conn *c)
+{
+    struct kvn_path *p = &c->path[c->turn];
+
+    if ((c->turn_left > 0 || c->paths == 1) && kvn_path_open(p))
+        return p;
+    for (uint32_t i = 1; i <= c->paths; ++i) {
+        const uint32_t next = (c->turn + i) % c->paths;
+
+        if (kvn_path_open(&c->path[next])) {
+            c->turn = next;
+            c->turn_left = KVN_PATH_QUANTUM;
+            return &c->path[next];
+        }
+    }
+    return NULL;
+}
+
+bool kvn_conn_can_send(struct kvn_conn *c)
 {
     if (c->state == KVN_CONN_ENDED)
         return c->goodbye_due;
     if (c->state != KVN_CONN_UP)
         return c->hello_due;
-    if (!kvn_inflight_room(&c->out))
-        return c->hello_due;
-    return c->hello_due || c->seen.due || c->ping_due ||
-           (window_open(c) &&
-            (kvn_stream_out_ready(&c->stream_out) || kvn_puts_out_ready(&c->puts_out)));
+    return c->hello_due || talks(c) != NULL || pings(c) != NULL ||
+           ((kvn_stream_out_ready(&c->stream_out) || kvn_puts_out_ready(&c->puts_out)) &&
+            open_path(c) != NULL);
+}
+
+static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
+{
+    struct kvn_path *p = talks(c);
+
+    if (p != NULL) {
+        if (p->response_due || p->challenge_due)
+            build_token(p, env, slot);
+        else
+            build_ack(p, env, slot);
+        return true;
+    }
+    p = open_path(c);
+    if (p != NULL) {
+        /* Late arrivals are not worth a record when records run short. */
+        if (p->out.next - p->out.base > KVN_SENT_MAX / 2)
+            kvn_inflight_trim(&p->out, UINT64_MAX);
+        if (build_msg(p, env, slot))
+            return true;
+        if (kvn_puts_out_ready(&c->puts_out)) {
+            build_data(p, env, slot);
+            return true;
+        }
+    }
+    p = pings(c);
+    if (p == NULL)
+        return false;
+    build_ping(p, env, slot);
+    return true;
 }
 
 bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    if (!kvn_conn_can_send(c))
-        return false;
-    /* Late arrivals are not worth a record when records run short. */
-    if (c->out.next - c->out.base > KVN_SENT_MAX / 2)
-        kvn_inflight_trim(&c->out, UINT64_MAX);
     slot->conn = c;
     slot->api_id = c->api_id;
     slot->of_put = false;
     slot->packet->body_count = 0;
-    if (c->state == KVN_CONN_ENDED) {
+    if (c->state == KVN_CONN_ENDED && c->goodbye_due)
         build_goodbye(c, env, slot);
-    } else if (c->hello_due) {
+    else if (c->state != KVN_CONN_ENDED && c->hello_due)
         build_hello(c, env, slot);
-    } else if (c->seen.due) {
-        build_ack(c, env, slot);
-    } else if (window_open(c) && build_msg(c, env, slot)) {
-        c->ping_due = false; /* it asks for an ACK too */
-    } else if (window_open(c) && kvn_puts_out_ready(&c->puts_out)) {
-        build_data(c, env, slot);
-        c->ping_due = false;
-    } else {
-        build_ping(c, env, slot);
-    }
-    kvn_conn_rearm(c, env);
+    else
+        return c->state == KVN_CONN_UP && build_up(c, env, slot);
     return true;
 }

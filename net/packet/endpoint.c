@@ -14,6 +14,7 @@
 /* A RESET to be sent. */
 struct refusal {
     struct kvn_addr to;
+    uint8_t source;
     struct kvn_reset reset;
 };
 
@@ -79,7 +80,7 @@ static struct kvn_conn *by_peer_id(struct kvn_endpoint *ep, uint32_t id,
 {
     for (uint32_t i = 0; i < ep->high; ++i) {
         struct kvn_conn *c = &ep->conns[i];
-        if (c->state != KVN_CONN_FREE && c->peer_id == id && kvn_addr_equal(&c->peer, from))
+        if (c->state != KVN_CONN_FREE && c->peer_id == id && kvn_addr_equal(&c->path[0].peer, from))
             return c;
     }
     return NULL;
@@ -119,28 +120,30 @@ static uint32_t half_open(const struct kvn_endpoint *ep)
 
 /* --- receiving --- */
 
-static void refuse(struct kvn_endpoint *ep, const struct kvn_addr *to, uint32_t id,
+static void refuse(struct kvn_endpoint *ep, const struct kvn_rx_packet *rx, uint32_t id,
                    enum kvn_reset_reason reason)
 {
     if (ep->refusals == KVN_RESET_BURST || ep->refusal_credit_ns < KVN_RESET_GAP_NS)
         return;
     ep->refusal_credit_ns -= KVN_RESET_GAP_NS;
     ep->refusal[ep->refusals++] = (struct refusal){
-        .to = *to,
+        .to = rx->from,
+        .source = rx->source,
         .reset = {.id = id, .reason = (uint8_t)reason, .version = KVN_WIRE_VERSION},
     };
 }
 
 static void receive_hello(struct kvn_endpoint *ep, const struct kvn_frame *f,
-                          const struct kvn_addr *from)
+                          const struct kvn_rx_packet *rx)
 {
+    const struct kvn_addr *from = &rx->from;
     struct kvn_conn *c;
     uint32_t api_id;
 
     if (!ep->listening)
         return; /* the client tries again; perhaps listen() comes in time */
     if (f->version != KVN_WIRE_VERSION) {
-        refuse(ep, from, f->hello.source, KVN_RESET_VERSION);
+        refuse(ep, rx, f->hello.source, KVN_RESET_VERSION);
         return;
     }
     c = by_peer_id(ep, f->hello.source, from);
@@ -152,9 +155,9 @@ static void receive_hello(struct kvn_endpoint *ep, const struct kvn_frame *f,
         return;
     c = take_free(ep, true, &api_id);
     if (c == NULL)
-        refuse(ep, from, f->hello.source, KVN_RESET_FULL);
+        refuse(ep, rx, f->hello.source, KVN_RESET_FULL);
     else
-        kvn_conn_accept(c, &ep->env, &f->hello, from, api_id);
+        kvn_conn_accept(c, &ep->env, &f->hello, rx, api_id);
 }
 
 /* A RESET is believed when it names an id that only the peer can know. */
@@ -172,7 +175,7 @@ static void receive_reset(struct kvn_endpoint *ep, const struct kvn_frame *f,
         return;
     }
     c = by_local_id(ep, f->reset.id);
-    if (c != NULL && c->state == KVN_CONN_CONNECTING && kvn_addr_equal(&c->peer, from))
+    if (c != NULL && c->state == KVN_CONN_CONNECTING && kvn_addr_equal(&c->path[0].peer, from))
         kvn_conn_reset(c, &ep->env, &f->reset);
 }
 
@@ -188,7 +191,7 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
         return;
     }
     if (f.type == KVN_PACKET_HELLO) {
-        receive_hello(ep, &f, &p->from);
+        receive_hello(ep, &f, p);
         return;
     }
     if (f.type == KVN_PACKET_RESET) {
@@ -197,13 +200,12 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
     }
     c = by_local_id(ep, f.conn);
     if (c != NULL) {
-        kvn_conn_receive(c, &ep->env, &f, &p->from);
+        kvn_conn_receive(c, &ep->env, &f, p);
         return;
     }
     ++ep->env.stats.packets_rejected;
     if (f.type != KVN_PACKET_GOODBYE)
-        refuse(ep, &p->from, f.type == KVN_PACKET_HELLO_ACK ? f.hello.source : f.conn,
-               KVN_RESET_UNKNOWN);
+        refuse(ep, p, f.type == KVN_PACKET_HELLO_ACK ? f.hello.source : f.conn, KVN_RESET_UNKNOWN);
 }
 
 /* --- sending --- */
@@ -221,6 +223,8 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     slot->conn = NULL;
     slot->of_put = false;
     slot->packet->to = r->to;
+    slot->packet->source = r->source;
+    slot->packet->ecn = KVN_ECN_NOT_ECT;
     slot->packet->body_count = 0;
     slot->packet->head = slot->head;
     slot->packet->head_bytes = kvn_frame_encode(slot->head, &f);
@@ -420,6 +424,12 @@ static void mind_the_gap(struct kvn_endpoint *ep, uint64_t now_ns)
     ep->last_poll_ns = now_ns;
 }
 
+static bool brings_data(const struct kvn_conn *c, uint64_t now_ns)
+{
+    return c->state == KVN_CONN_UP && c->last_data_ns != 0 &&
+           now_ns - c->last_data_ns < KVN_BUSY_NS;
+}
+
 static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
                         struct kvw_transport_event *events, uint32_t max)
 {
@@ -433,8 +443,11 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
         ep->refusal_credit_ns = full;
     ep->env.now_ns = now_ns;
     ep->env.payload_max = ep->port->payload_max;
-    for (uint32_t i = 0; i < ep->high; ++i)
+    ep->env.busy = 0;
+    for (uint32_t i = 0; i < ep->high; ++i) {
         kvn_conn_release(&ep->conns[i]);
+        ep->env.busy += brings_data(&ep->conns[i], now_ns);
+    }
     receive_all(ep);
     for (uint32_t i = 0; i < ep->high; ++i)
         kvn_conn_run_timers(&ep->conns[i], &ep->env);
@@ -442,12 +455,15 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     for (uint32_t i = 0; i < ep->high; ++i)
         while (n < max && kvn_conn_next_event(&ep->conns[i], &ep->env, &events[n]))
             ++n;
+    for (uint32_t i = 0; i < ep->high; ++i)
+        if (ep->conns[i].state == KVN_CONN_UP)
+            kvn_conn_rearm(&ep->conns[i]);
     return n;
 }
 
 static uint64_t ep_deadline_ns(const struct kvw_transport *t)
 {
-    const struct kvn_endpoint *ep = self(t);
+    struct kvn_endpoint *ep = self(t);
     const bool tx_waits = ep->tx_first < ep->tx_count;
     uint64_t next = ep->port->ops->deadline_ns(ep->port);
 
@@ -456,7 +472,7 @@ static uint64_t ep_deadline_ns(const struct kvw_transport *t)
     if (tx_waits && ep->tx_retry_ns < next)
         next = ep->tx_retry_ns;
     for (uint32_t i = 0; i < ep->high; ++i) {
-        const struct kvn_conn *c = &ep->conns[i];
+        struct kvn_conn *c = &ep->conns[i];
         const uint64_t timer = kvn_timers_next(&c->timers);
 
         if (c->state == KVN_CONN_FREE)
@@ -585,6 +601,8 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     ep->port = port;
     ep->env.cfg = c;
     ep->env.random = c.seed;
+    ep->env.payload_max = port->payload_max;
+    ep->env.sources = port->source_count == 0 ? 1 : port->source_count;
     kvn_regions_begin(&ep->env.regions);
     for (uint32_t i = 0; i < KVW_CONNS_MAX; ++i) {
         ep->conns[i].mem = i < c.conns_max ? &mem[i] : NULL;

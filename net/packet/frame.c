@@ -33,6 +33,11 @@ static uint32_t fields_bytes(uint8_t type)
         return KVN_GOODBYE_BYTES;
     case KVN_PACKET_RESET:
         return KVN_RESET_BYTES;
+    case KVN_PACKET_CHALLENGE:
+    case KVN_PACKET_RESPONSE:
+        return KVN_TOKEN_BYTES;
+    case KVN_PACKET_NACK:
+        return KVN_NACK_BYTES;
     default:
         return 0;
     }
@@ -46,13 +51,14 @@ static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     if (f->version != KVN_WIRE_VERSION)
         return KVW_OK; /* the rest is another version's business */
     f->hello.payload = kvw_load_le32(p + 28);
-    f->hello.slice = kvw_load_le32(p + 32);
+    f->hello.paths = kvw_load_le32(p + 32);
     f->hello.stream = kvw_load_le32(p + 36);
-    f->hello.inflight = kvw_load_le32(p + 40);
+    f->hello.credit = kvw_load_le32(p + 40);
     f->hello.puts = kvw_load_le32(p + 44);
-    if (f->hello.payload != len || len < KVN_PAYLOAD_MIN || f->hello.slice < KVN_SLICE_MIN ||
+    if (f->hello.payload != len || len < KVN_PAYLOAD_MIN || f->hello.paths == 0 ||
+        f->hello.paths > KVN_PATHS_MAX ||
         f->hello.stream < KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES ||
-        f->hello.inflight < 2 * KVN_PAYLOAD_MIN || f->hello.puts == 0 ||
+        f->hello.credit < 2 * KVN_PAYLOAD_MIN || f->hello.puts == 0 ||
         (f->hello.puts & (f->hello.puts - 1)) != 0)
         return KVW_E_PROTOCOL;
     return KVW_OK;
@@ -60,21 +66,28 @@ static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 
 static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
+    const uint32_t sizes = kvw_load_le32(p + 40);
+    uint64_t skip;
+    uint32_t left;
+
     f->data = (struct kvn_data){
         .put = kvw_load_le32(p + 24),
         .region = kvw_load_le32(p + 28),
         .offset = kvw_load_le64(p + 32),
-        .bytes = kvw_load_le32(p + 40),
+        .bytes = (sizes & ((1u << KVN_PUT_BITS) - 1)) + 1,
+        .slice = (sizes >> KVN_PUT_BITS) * KVN_SLICE_ALIGN,
         .imm = kvw_load_le32(p + 44),
     };
     f->payload = p + KVN_DATA_BYTES;
     f->payload_bytes = len - KVN_DATA_BYTES;
+    skip = (uint64_t)f->slice * f->data.slice;
+    if (f->data.slice < KVN_SLICE_MIN || f->data.slice > KVN_SLICE_MAX || skip >= f->data.bytes)
+        return KVW_E_PROTOCOL;
     /* Whether offset is in its region is not one packet's business: such a put ends the connection
      * (SPEC.md 5), where a malformed packet is only dropped. */
-    if (f->data.bytes == 0 || f->data.bytes > KVW_PUT_BYTES_MAX || f->payload_bytes == 0 ||
-        f->payload_bytes > f->data.bytes || f->slice >= KVN_SLICES_MAX)
-        return KVW_E_PROTOCOL;
-    return KVW_OK;
+    left = f->data.bytes - (uint32_t)skip;
+    return f->payload_bytes == (left < f->data.slice ? left : f->data.slice) ? KVW_OK
+                                                                             : KVW_E_PROTOCOL;
 }
 
 static kvw_err msg_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
@@ -97,8 +110,12 @@ static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     a->delay = kvw_load_le32(p + 32);
     a->echo = kvw_load_le32(p + 36);
     a->stream_ends = kvw_load_le64(p + 40);
-    a->count = kvw_load_le16(p + 48);
-    if (a->count == 0 || a->count > KVN_ACK_RANGES_MAX || a->largest == UINT64_MAX)
+    a->credit = kvw_load_le64(p + 48);
+    a->ce = kvw_load_le32(p + 56);
+    a->count = kvw_load_le16(p + 60);
+    a->path = p[62];
+    if (a->count == 0 || a->count > KVN_ACK_RANGES_MAX || a->largest == UINT64_MAX ||
+        a->path >= KVN_PATHS_MAX)
         return KVW_E_PROTOCOL;
     if (len != KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES)
         return KVW_E_TRUNCATED;
@@ -112,6 +129,26 @@ static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
         end -= gap;
         a->range[i] = (struct kvn_range){.first = end - length, .end = end};
         end -= length;
+    }
+    return KVW_OK;
+}
+
+static kvw_err nack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+{
+    struct kvn_nack *n = &f->nack;
+
+    n->count = kvw_load_le16(p + 24);
+    if (n->count == 0 || n->count > KVN_NACK_MAX)
+        return KVW_E_PROTOCOL;
+    if (len != KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES)
+        return KVW_E_TRUNCATED;
+    for (uint32_t i = 0; i < n->count; ++i) {
+        const uint8_t *e = p + KVN_NACK_BYTES + i * KVN_NACK_ENTRY_BYTES;
+
+        n->missing[i] = (struct kvn_missing){
+            .put = kvw_load_le32(e), .first = kvw_load_le16(e + 4), .count = kvw_load_le16(e + 6)};
+        if (n->missing[i].count == 0 || n->missing[i].first + n->missing[i].count > KVN_SLICES_MAX)
+            return KVW_E_PROTOCOL;
     }
     return KVW_OK;
 }
@@ -135,6 +172,12 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
         f->reset =
             (struct kvn_reset){.id = kvw_load_le32(p + 24), .reason = p[28], .version = p[29]};
         return KVW_OK;
+    case KVN_PACKET_CHALLENGE:
+    case KVN_PACKET_RESPONSE:
+        f->token = kvw_load_le64(p + 24);
+        return KVW_OK;
+    case KVN_PACKET_NACK:
+        return nack_decode(f, p, len);
     default:
         return KVW_OK;
     }
@@ -146,7 +189,8 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
         return KVW_E_TRUNCATED;
     f->version = bytes[0] >> 4;
     f->type = bytes[0] & 15;
-    f->flags = bytes[1];
+    f->flags = bytes[1] & ((1u << KVN_FLAG_PATH_SHIFT) - 1);
+    f->path = bytes[1] >> KVN_FLAG_PATH_SHIFT;
     f->slice = kvw_load_le16(bytes + 2);
     f->conn = kvw_load_le32(bytes + 4);
     f->pn = kvw_load_le64(bytes + 8);
@@ -174,8 +218,11 @@ static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
     kvw_store_le32(p + 32, a->delay);
     kvw_store_le32(p + 36, a->echo);
     kvw_store_le64(p + 40, a->stream_ends);
-    kvw_store_le16(p + 48, (uint16_t)a->count);
-    kvw_store_le16(p + 50, 0);
+    kvw_store_le64(p + 48, a->credit);
+    kvw_store_le32(p + 56, a->ce);
+    kvw_store_le16(p + 60, (uint16_t)a->count);
+    p[62] = a->path;
+    p[63] = 0;
     for (uint32_t i = 0; i < a->count; ++i) {
         uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
 
@@ -186,10 +233,24 @@ static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
     return KVN_ACK_BYTES + a->count * KVN_ACK_RANGE_BYTES;
 }
 
+static uint32_t nack_encode(uint8_t *p, const struct kvn_nack *n)
+{
+    kvw_store_le16(p + 24, (uint16_t)n->count);
+    kvw_store_le16(p + 26, 0);
+    for (uint32_t i = 0; i < n->count; ++i) {
+        uint8_t *e = p + KVN_NACK_BYTES + i * KVN_NACK_ENTRY_BYTES;
+
+        kvw_store_le32(e, n->missing[i].put);
+        kvw_store_le16(e + 4, n->missing[i].first);
+        kvw_store_le16(e + 6, n->missing[i].count);
+    }
+    return KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES;
+}
+
 uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 {
     head[0] = (uint8_t)(f->version << 4 | f->type);
-    head[1] = f->flags;
+    head[1] = (uint8_t)(f->flags | f->path << KVN_FLAG_PATH_SHIFT);
     kvw_store_le16(head + 2, f->slice);
     kvw_store_le32(head + 4, f->conn);
     kvw_store_le64(head + 8, f->pn);
@@ -200,16 +261,17 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
     case KVN_PACKET_HELLO_ACK:
         kvw_store_le32(head + 24, f->hello.source);
         kvw_store_le32(head + 28, f->hello.payload);
-        kvw_store_le32(head + 32, f->hello.slice);
+        kvw_store_le32(head + 32, f->hello.paths);
         kvw_store_le32(head + 36, f->hello.stream);
-        kvw_store_le32(head + 40, f->hello.inflight);
+        kvw_store_le32(head + 40, f->hello.credit);
         kvw_store_le32(head + 44, f->hello.puts);
         break;
     case KVN_PACKET_DATA:
         kvw_store_le32(head + 24, f->data.put);
         kvw_store_le32(head + 28, f->data.region);
         kvw_store_le64(head + 32, f->data.offset);
-        kvw_store_le32(head + 40, f->data.bytes);
+        kvw_store_le32(head + 40,
+                       (f->data.bytes - 1) | f->data.slice / KVN_SLICE_ALIGN << KVN_PUT_BITS);
         kvw_store_le32(head + 44, f->data.imm);
         break;
     case KVN_PACKET_MSG:
@@ -226,6 +288,12 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
         head[29] = f->reset.version;
         kvw_store_le16(head + 30, 0);
         break;
+    case KVN_PACKET_CHALLENGE:
+    case KVN_PACKET_RESPONSE:
+        kvw_store_le64(head + 24, f->token);
+        break;
+    case KVN_PACKET_NACK:
+        return nack_encode(head, &f->nack);
     default:
         break;
     }

@@ -15,12 +15,12 @@
 
 /* HELLO and HELLO_ACK. */
 struct kvn_hello {
-    uint32_t source;   /* the sender's own connection id, not 0 */
-    uint32_t payload;  /* length of this very packet: the path is known to carry it */
-    uint32_t slice;    /* the longest slice the sender wishes to send */
-    uint32_t stream;   /* control stream bytes the sender will take before its first ACK */
-    uint32_t inflight; /* DATA and MSG bytes the sender can take in one go */
-    uint32_t puts;     /* puts in progress the sender can track, a power of two */
+    uint32_t source;  /* the sender's own connection id, not 0 */
+    uint32_t payload; /* length of this very packet: the path is known to carry it */
+    uint32_t paths;   /* the most that its sender would use, 1 .. KVN_PATHS_MAX */
+    uint32_t stream;  /* control stream bytes the sender will take before its first ACK */
+    uint32_t credit;  /* put bytes that the sender will take before its first ACK */
+    uint32_t puts;    /* puts in progress the sender can track, a power of two */
 };
 
 struct kvn_data {
@@ -28,6 +28,7 @@ struct kvn_data {
     uint32_t region; /* as in the region's key */
     uint64_t offset; /* of the whole put in its region */
     uint32_t bytes;  /* of the whole put */
+    uint32_t slice;  /* bytes of all its slices but the last */
     uint32_t imm;
 };
 
@@ -36,8 +37,23 @@ struct kvn_ack {
     uint32_t delay;       /* between the largest's arrival and this ACK, stamp units */
     uint32_t echo;        /* the largest's stamp */
     uint64_t stream_ends; /* absolute: control stream bytes before this one may be sent */
+    uint64_t credit;      /* absolute: so many put bytes may be sent, first copies */
+    uint32_t ce;          /* packets of this path that came marked CE, modulo 2^32 */
+    uint8_t path;         /* that this is about */
     uint32_t count;       /* 1 .. KVN_ACK_RANGES_MAX */
     struct kvn_range range[KVN_ACK_RANGES_MAX]; /* descending; range[0].end - 1 == largest */
+};
+
+/* Slices [first, first + count) of a put. */
+struct kvn_missing {
+    uint32_t put;
+    uint16_t first;
+    uint16_t count; /* >= 1 */
+};
+
+struct kvn_nack {
+    uint32_t count; /* 1 .. KVN_NACK_MAX */
+    struct kvn_missing missing[KVN_NACK_MAX];
 };
 
 struct kvn_reset {
@@ -48,8 +64,9 @@ struct kvn_reset {
 
 struct kvn_frame {
     uint8_t version;
-    uint8_t type; /* enum kvn_packet_type */
-    uint8_t flags;
+    uint8_t type;  /* enum kvn_packet_type */
+    uint8_t flags; /* without the path */
+    uint8_t path;
     uint16_t slice; /* DATA: number of the slice in its put */
     uint32_t conn;  /* the receiver's connection id; 0 in HELLO and RESET */
     uint64_t pn;
@@ -61,6 +78,8 @@ struct kvn_frame {
         struct kvn_ack ack;
         kvw_err goodbye;
         struct kvn_reset reset;
+        struct kvn_nack nack;
+        uint64_t token; /* CHALLENGE and RESPONSE */
     };
     const uint8_t *payload; /* DATA and MSG; borrowed */
     uint32_t payload_bytes;

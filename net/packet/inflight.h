@@ -26,7 +26,7 @@ enum kvn_sent_state {
 
 enum kvn_sent_kind {
     KVN_SENT_PING,
-    KVN_SENT_DATA, /* what: put number; part: slice */
+    KVN_SENT_DATA, /* what: put number; part: slice; cut: the put's slice / KVN_SLICE_ALIGN */
     KVN_SENT_MSG,  /* what: stream offset; part: bytes */
 };
 
@@ -37,6 +37,7 @@ struct kvn_sent {
     uint32_t bytes; /* on the wire */
     uint8_t state;  /* enum kvn_sent_state */
     uint8_t kind;   /* enum kvn_sent_kind */
+    uint16_t cut;
 };
 
 struct kvn_inflight {

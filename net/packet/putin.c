@@ -8,16 +8,31 @@ static struct kvn_put_in *at(const struct kvn_puts_in *p, uint32_t put)
     return &p->slot[put & (KVN_PUTS_MAX - 1)];
 }
 
-void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint32_t slice)
+void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint64_t credit)
 {
     *p = (struct kvn_puts_in){
-        .slot = slots, .landed_head = UINT32_MAX, .landed_tail = UINT32_MAX, .slice = slice};
+        .slot = slots, .landed_head = UINT32_MAX, .landed_tail = UINT32_MAX, .credit = credit};
 }
 
 void kvn_puts_in_end(struct kvn_puts_in *p)
 {
     for (uint32_t i = 0; i < KVN_PUTS_MAX; ++i)
         p->slot[i].state = KVN_PUT_IN_AHEAD;
+}
+
+static uint32_t slice_bytes(const struct kvn_put_in *in, uint32_t slice)
+{
+    const uint32_t left = in->data.bytes - slice * in->data.slice;
+
+    return left < in->data.slice ? left : in->data.slice;
+}
+
+static void begin_again(struct kvn_put_in *in, const struct kvn_data *d)
+{
+    in->data = *d;
+    in->slices = (d->bytes + d->slice - 1) / d->slice;
+    in->got = 0;
+    memset(in->map, 0, sizeof(in->map));
 }
 
 /* The whole put is checked and the gate asked on whichever slice comes first. */
@@ -28,12 +43,19 @@ static kvw_err open_put(struct kvn_puts_in *p, struct kvn_put_in *in, const stru
         return KVW_E_PROTOCOL;
     if (r->gate != NULL && !r->gate(r->gate_arg, conn, d->offset, d->bytes, d->imm))
         return KVW_E_PROTOCOL;
-    in->data = *d;
-    in->slices = (d->bytes + p->slice - 1) / p->slice;
-    in->got = 0;
-    memset(in->map, 0, sizeof(in->map));
+    begin_again(in, d);
     in->state = KVN_PUT_IN_OPEN;
+    ++p->open;
     return KVW_OK;
+}
+
+/* The sender cuts the put smaller, as its slices no longer fit the path; they come anew. */
+static void recut(struct kvn_puts_in *p, struct kvn_put_in *in, const struct kvn_data *d)
+{
+    for (uint32_t i = 0; i < in->slices; ++i)
+        if (in->map[i / 64] >> (i % 64) & 1)
+            p->taken -= slice_bytes(in, i);
+    begin_again(in, d);
 }
 
 static bool same_put(const struct kvn_data *a, const struct kvn_data *b)
@@ -47,6 +69,7 @@ static void landed(struct kvn_puts_in *p, struct kvn_put_in *in)
     const uint32_t slot = (uint32_t)(in - p->slot);
 
     in->state = KVN_PUT_IN_LANDED;
+    --p->open;
     in->after = UINT32_MAX;
     if (p->landed_tail == UINT32_MAX)
         p->landed_head = slot;
@@ -59,10 +82,10 @@ kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
                          const struct kvn_regions *regions, kvw_conn_id conn, uint32_t *fresh)
 {
     struct kvn_put_in *in = at(p, f->data.put);
-    const uint64_t skip = (uint64_t)f->slice * p->slice;
+    const uint64_t skip = (uint64_t)f->slice * f->data.slice;
     const struct kvn_region *r;
     uint64_t *word, mask;
-    uint32_t want;
+    const uint32_t want = f->payload_bytes; /* frame.c knows that it is the slice's length */
 
     *fresh = 0;
     if ((int32_t)(f->data.put - p->first) < 0)
@@ -74,10 +97,7 @@ kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
 
     /* Looked up for every slice: a region removed half way must not be written again. */
     r = kvn_regions_find(regions, f->data.region);
-    if (r == NULL || skip >= f->data.bytes)
-        return KVW_E_PROTOCOL;
-    want = f->data.bytes - skip < p->slice ? f->data.bytes - (uint32_t)skip : p->slice;
-    if (f->payload_bytes != want)
+    if (r == NULL)
         return KVW_E_PROTOCOL;
     if (in->state == KVN_PUT_IN_AHEAD) {
         const kvw_err err = open_put(p, in, &f->data, r, conn);
@@ -85,17 +105,56 @@ kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
             return err;
     } else if (!same_put(&in->data, &f->data)) {
         return KVW_E_PROTOCOL;
+    } else if (in->data.slice != f->data.slice) {
+        if (in->data.slice < f->data.slice)
+            return KVW_OK; /* an old copy, from before the put was cut again */
+        recut(p, in, &f->data);
     }
     word = &in->map[f->slice / 64];
     mask = 1ull << (f->slice % 64);
     if (*word & mask)
         return KVW_OK;
+    if (p->taken + want > p->credit)
+        return KVW_E_AGAIN;
     memcpy((uint8_t *)r->mem.base + f->data.offset + skip, f->payload, want);
     *word |= mask;
     *fresh = want;
+    p->taken += want;
     if (++in->got == in->slices)
         landed(p, in);
     return KVW_OK;
+}
+
+uint64_t kvn_puts_in_credit(struct kvn_puts_in *p, uint64_t window)
+{
+    if (p->taken + window > p->credit)
+        p->credit = p->taken + window;
+    return p->credit;
+}
+
+uint32_t kvn_puts_in_missing(const struct kvn_puts_in *p, struct kvn_missing *out, uint32_t max)
+{
+    uint32_t n = 0, seen = 0;
+
+    for (uint32_t put = p->first; seen < p->open && put != p->first + KVN_PUTS_MAX; ++put) {
+        const struct kvn_put_in *in = at(p, put);
+
+        if (in->state != KVN_PUT_IN_OPEN)
+            continue;
+        ++seen;
+        for (uint32_t i = 0; i < in->slices; ++i) {
+            if (in->map[i / 64] >> (i % 64) & 1)
+                continue;
+            if (n > 0 && out[n - 1].put == put && out[n - 1].first + out[n - 1].count == i) {
+                ++out[n - 1].count;
+                continue;
+            }
+            if (n == max)
+                return n;
+            out[n++] = (struct kvn_missing){.put = put, .first = (uint16_t)i, .count = 1};
+        }
+    }
+    return n;
 }
 
 const struct kvn_data *kvn_puts_in_next_landed(struct kvn_puts_in *p)

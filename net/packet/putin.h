@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * putin.h - puts arriving from the peer: each slice is checked, placed once, and the put reported
- * once when it is whole. SPEC.md 5.
+ * once when it is whole; how much the peer may send, and what to ask it for again. SPEC.md 5, 8.
  *
  * threads  one
  * memory   the slots are the caller's, KVN_PUTS_MAX of them, all zero at the start; slices are
@@ -36,22 +36,32 @@ struct kvn_puts_in {
     uint32_t first;
     uint32_t landed_head; /* by slot; UINT32_MAX: empty */
     uint32_t landed_tail;
-    uint32_t slice; /* bytes, the peer's; as agreed */
+    uint32_t open;   /* puts that are OPEN */
+    uint64_t taken;  /* bytes placed, all puts; a put that begins again gives its bytes back */
+    uint64_t credit; /* what the peer was told: so many bytes it may send */
 };
 
-void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint32_t slice);
+void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint64_t credit);
 /* Give the slots back, all AHEAD. */
 void kvn_puts_in_end(struct kvn_puts_in *p);
 
 /*
  * A slice from the peer, for conn (the gate asks). *fresh: bytes placed, 0 when it had come before.
- *   KVW_E_AGAIN     its put is too far ahead to be tracked: not placed, must not be acknowledged
+ *   KVW_E_AGAIN     its put is too far ahead to be tracked, or it is beyond the credit: not placed,
+ *                   must not be acknowledged
  *   KVW_E_PROTOCOL  no such region, out of it, refused by its gate, or at odds with the put's other
  *                   slices: nothing was placed
  */
 KVW_NODISCARD kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
                                        const struct kvn_regions *regions, kvw_conn_id conn,
                                        uint32_t *fresh);
+
+/* The credit to tell the peer, who should have window bytes on its way at most; remembered as told.
+ * Never falls. */
+uint64_t kvn_puts_in_credit(struct kvn_puts_in *p, uint64_t window);
+
+/* Up to max stretches of slices that OPEN puts wait for, lowest first. Returns how many. */
+uint32_t kvn_puts_in_missing(const struct kvn_puts_in *p, struct kvn_missing *out, uint32_t max);
 
 /* Take the oldest LANDED put; valid until the next call here. NULL: none. */
 const struct kvn_data *kvn_puts_in_next_landed(struct kvn_puts_in *p);

@@ -21,8 +21,9 @@ void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots)
     *p = (struct kvn_puts_out){.slot = slots, .done_head = UINT32_MAX, .done_tail = UINT32_MAX};
 }
 
-void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window)
+void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window, uint64_t credit)
 {
+    p->credit = credit;
     p->slice = slice;
     p->window = window < KVN_PUTS_MAX ? window : KVN_PUTS_MAX;
 }
@@ -47,11 +48,64 @@ kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put, uin
     return KVW_OK;
 }
 
+static bool has_fresh(const struct kvn_puts_out *p)
+{
+    return p->slice != 0 && p->fresh != p->next && p->fresh - p->first < p->window;
+}
+
 bool kvn_puts_out_ready(const struct kvn_puts_out *p)
 {
-    if (p->slice == 0)
-        return false;
-    return p->lost_count > 0 || (p->fresh != p->next && p->fresh - p->first < p->window);
+    return p->lost_count > 0 || (has_fresh(p) && p->sent + p->slice <= p->credit);
+}
+
+bool kvn_puts_out_blocked(const struct kvn_puts_out *p)
+{
+    return has_fresh(p) && p->sent + p->slice > p->credit;
+}
+
+static uint32_t slice_bytes(const struct kvn_put_out *o, uint32_t number)
+{
+    const uint32_t left = o->bytes - number * o->slice;
+
+    return left < o->slice ? left : o->slice;
+}
+
+/* fresh stands at a put with slices that were never sent, or at the end. */
+static void find_fresh(struct kvn_puts_out *p)
+{
+    while (p->fresh != p->next) {
+        const struct kvn_put_out *o = at(p, p->fresh);
+
+        if (o->state == KVN_PUT_OUT_ACTIVE && (o->slices == 0 || o->fresh < o->slices))
+            return;
+        ++p->fresh;
+    }
+}
+
+/* What of a put was sent and counted: its first `fresh` slices. */
+static uint32_t sent_bytes(const struct kvn_put_out *o)
+{
+    return o->fresh == o->slices ? o->bytes : o->fresh * o->slice;
+}
+
+void kvn_puts_out_recut(struct kvn_puts_out *p, uint32_t slice)
+{
+    p->slice = slice;
+    for (uint32_t put = p->next; put-- != p->first;) {
+        struct kvn_put_out *o = at(p, put);
+
+        if (o->state != KVN_PUT_OUT_ACTIVE || o->slices == 0 || o->slice <= slice)
+            continue;
+        p->sent -= sent_bytes(o);
+        o->slice = slice; /* never longer again: the peer takes longer ones for old copies */
+        p->lost_count -= o->lost_count;
+        o->slices = o->fresh = o->lost_count = o->arrived_count = 0;
+        memset(o->lost, 0, sizeof(o->lost));
+        memset(o->arrived, 0, sizeof(o->arrived));
+        if (p->fresh - p->first > put - p->first)
+            p->fresh = put;
+    }
+    find_fresh(p);
 }
 
 static struct kvn_slice take_lost(struct kvn_puts_out *p)
@@ -68,7 +122,8 @@ static struct kvn_slice take_lost(struct kvn_puts_out *p)
     o->lost[word] &= o->lost[word] - 1;
     --o->lost_count;
     --p->lost_count;
-    return (struct kvn_slice){.put = put, .number = number, .again = true};
+    return (struct kvn_slice){
+        .put = put, .number = number, .bytes = slice_bytes(o, number), .again = true};
 }
 
 struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p)
@@ -80,11 +135,15 @@ struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p)
     if (p->lost_count > 0)
         return take_lost(p);
     o = at(p, p->fresh);
-    if (o->slices == 0)
-        o->slices = (o->bytes + p->slice - 1) / p->slice;
-    s = (struct kvn_slice){.put = p->fresh, .number = o->fresh++};
-    if (o->fresh == o->slices)
-        ++p->fresh;
+    if (o->slices == 0) {
+        if (o->slice == 0 || o->slice > p->slice)
+            o->slice = p->slice;
+        o->slices = (o->bytes + o->slice - 1) / o->slice;
+    }
+    s = (struct kvn_slice){.put = p->fresh, .number = o->fresh, .bytes = slice_bytes(o, o->fresh)};
+    p->sent += s.bytes;
+    if (++o->fresh == o->slices)
+        find_fresh(p);
     return s;
 }
 
@@ -92,10 +151,8 @@ uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slic
                              struct kvw_iov piece[KVW_PUT_IOV_MAX])
 {
     const struct kvn_put_out *o = at(p, s->put);
-    uint32_t skip = s->number * p->slice, left = o->bytes - skip, count = 0;
+    uint32_t skip = s->number * o->slice, left = s->bytes, count = 0;
 
-    if (left > p->slice)
-        left = p->slice;
     for (uint32_t i = 0; i < o->iov_count && left > 0; ++i) {
         const struct kvw_iov *v = &o->iov[i];
         uint32_t n;
@@ -135,30 +192,30 @@ static void done(struct kvn_puts_out *p, struct kvn_put_out *o, kvw_err err)
     p->done_tail = slot;
 }
 
-bool kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice)
+void kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut)
 {
     struct kvn_put_out *o = kvn_puts_out_find(p, put);
     const uint64_t mask = 1ull << (slice % 64);
 
-    if (o == NULL || bit(o->arrived, slice))
-        return false;
+    if (o == NULL || cut != o->slice / KVN_SLICE_ALIGN || slice >= o->fresh ||
+        bit(o->arrived, slice))
+        return;
     o->arrived[slice / 64] |= mask;
     if (bit(o->lost, slice)) {
         o->lost[slice / 64] &= ~mask;
         --o->lost_count;
         --p->lost_count;
     }
-    if (++o->arrived_count < o->slices)
-        return false;
-    done(p, o, KVW_OK);
-    return true;
+    if (++o->arrived_count == o->slices)
+        done(p, o, KVW_OK);
 }
 
-void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice)
+void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut)
 {
     struct kvn_put_out *o = kvn_puts_out_find(p, put);
 
-    if (o == NULL || bit(o->arrived, slice) || bit(o->lost, slice))
+    if (o == NULL || cut != o->slice / KVN_SLICE_ALIGN || slice >= o->fresh ||
+        bit(o->arrived, slice) || bit(o->lost, slice))
         return;
     o->lost[slice / 64] |= 1ull << (slice % 64);
     ++o->lost_count;

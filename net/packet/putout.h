@@ -30,6 +30,7 @@ struct kvn_put_out {
     uint32_t region;
     uint32_t bytes;
     uint32_t imm;
+    uint32_t slice;  /* bytes of each but the last */
     uint32_t slices; /* 0 until the first is taken: a put may be queued before the slice is known */
     uint32_t fresh;  /* first slice never sent */
     uint32_t lost_count;
@@ -51,23 +52,32 @@ struct kvn_puts_out {
     uint32_t done_head;  /* list of DONE puts in their order, by slot; UINT32_MAX: empty */
     uint32_t done_tail;
     uint32_t window; /* puts the peer tracks */
-    uint32_t slice;  /* bytes; 0: not agreed yet */
+    uint32_t slice;  /* bytes, of puts that begin now; 0: not agreed yet */
+    uint64_t sent;   /* bytes, first copies */
+    uint64_t credit; /* sent stays at or below it */
 };
 
 /* One slice to send. */
 struct kvn_slice {
     uint32_t put;
     uint32_t number;
+    uint32_t bytes;
     bool again;
 };
 
 void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots);
-/* The handshake has told the slice and the peer's window. */
-void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window);
+/* The handshake has told the slice and what the peer can take: puts, and bytes. */
+void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window, uint64_t credit);
+/* slice is what fits the path now. Puts that were cut into longer slices begin again, from their
+ * first byte; the peer notices. */
+void kvn_puts_out_recut(struct kvn_puts_out *p, uint32_t slice);
 /* The put is in range. KVW_E_AGAIN: all slots are taken. */
 KVW_NODISCARD kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put,
                                         uint32_t bytes);
+/* Whether there is a slice to send: a lost one, or a new one within the credit. */
 bool kvn_puts_out_ready(const struct kvn_puts_out *p);
+/* There is a new slice, but the credit holds it back. */
+bool kvn_puts_out_blocked(const struct kvn_puts_out *p);
 /* The next slice to send; it counts as sent. Only when ready. */
 struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p);
 /* Where a slice's bytes lie: up to KVW_PUT_IOV_MAX pieces. Returns how many. */
@@ -75,9 +85,10 @@ uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slic
                              struct kvw_iov piece[KVW_PUT_IOV_MAX]);
 /* The ACTIVE put of this number; NULL: it is over. */
 struct kvn_put_out *kvn_puts_out_find(const struct kvn_puts_out *p, uint32_t put);
-/* Returns whether that was the put's last slice, so that its memory is about to be given back. */
-bool kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice);
-void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice);
+/* What became of a slice of cut * KVN_SLICE_ALIGN bytes; nothing, if its put was cut again since.
+ */
+void kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut);
+void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut);
 /* Every ACTIVE put becomes DONE with err. */
 void kvn_puts_out_fail(struct kvn_puts_out *p, kvw_err err);
 /* Take the oldest DONE put. */

@@ -61,10 +61,12 @@ void kvn_timers_pinged(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns)
     t->at_ns[KVN_TIMER_PING] = now_ns + dead_ns / 4;
 }
 
-void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns)
+void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns,
+                       uint64_t challenge_at_ns)
 {
     t->at_ns[KVN_TIMER_LOSS] = loss_at_ns;
     t->at_ns[KVN_TIMER_PROBE] = probe_at_ns;
+    t->at_ns[KVN_TIMER_CHALLENGE] = challenge_at_ns;
 }
 
 void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger)

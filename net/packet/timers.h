@@ -26,6 +26,7 @@ enum kvn_timer {
     KVN_TIMER_CONNECT,
     KVN_TIMER_LOSS,
     KVN_TIMER_PROBE,
+    KVN_TIMER_CHALLENGE,
     KVN_TIMER_ACK,
     KVN_TIMER_PING,
     KVN_TIMER_DEAD,
@@ -65,7 +66,8 @@ void kvn_timers_ack_sent(struct kvn_timers *t);
 void kvn_timers_pinged(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns);
 
 /* What is in flight changed: UINT64_MAX where nothing is to be waited for. */
-void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns);
+void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns,
+                       uint64_t challenge_at_ns);
 
 /* The connection ended; linger: it still answers. */
 void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger);

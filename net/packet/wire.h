@@ -23,30 +23,43 @@ enum kvn_packet_type {
     KVN_PACKET_PING = 6,      /* asks for an ACK, carries nothing */
     KVN_PACKET_GOODBYE = 7,   /* the sender has ended the connection, and why */
     KVN_PACKET_RESET = 8,     /* the sender knows no such connection, or refuses it */
+    KVN_PACKET_CHALLENGE = 9, /* whoever has this address and this path: send the token back */
+    KVN_PACKET_RESPONSE = 10, /* the token */
+    KVN_PACKET_NACK = 11,     /* slices that the receiver waits for */
 };
 
 /* Flags, second byte. Others are sent as 0 and ignored. */
-#define KVN_FLAG_ACK_NOW 0x01 /* acknowledge without waiting for more */
-#define KVN_FLAG_AGAIN   0x02 /* carries something sent before; for people reading captures */
+#define KVN_FLAG_ACK_NOW    0x01 /* acknowledge without waiting for more */
+#define KVN_FLAG_AGAIN      0x02 /* carries something sent before; for people reading captures */
+#define KVN_FLAG_PATH_SHIFT 5    /* the top three bits: the path's number */
+
+/* SPEC.md 4: paths of one connection. */
+#define KVN_PATHS_MAX 8u
 
 /* Lengths. */
 #define KVN_HEADER_BYTES     24u /* of every packet */
 #define KVN_HELLO_BYTES      48u /* header and fields, before the padding */
 #define KVN_DATA_BYTES       48u
 #define KVN_MSG_BYTES        32u
-#define KVN_ACK_BYTES        52u /* before its ranges */
+#define KVN_ACK_BYTES        64u /* before its ranges */
 #define KVN_ACK_RANGE_BYTES  8u
 #define KVN_ACK_RANGES_MAX   32u
 #define KVN_PING_BYTES       24u
 #define KVN_GOODBYE_BYTES    28u
 #define KVN_RESET_BYTES      32u
+#define KVN_TOKEN_BYTES      32u /* CHALLENGE and RESPONSE */
+#define KVN_NACK_BYTES       28u /* before its entries */
+#define KVN_NACK_ENTRY_BYTES 8u
+#define KVN_NACK_MAX         16u
 #define KVN_HEAD_BYTES_MAX   (KVN_ACK_BYTES + KVN_ACK_RANGES_MAX * KVN_ACK_RANGE_BYTES)
 #define KVN_CRC_AT           16u    /* the digest's place in the header */
 #define KVN_PAYLOAD_MIN      1200u  /* of a UDP payload that a path must carry */
 #define KVN_PAYLOAD_MAX      65507u /* UDP over IPv4 carries no more */
 #define KVN_STREAM_LEN_BYTES 4u     /* before each message in the control stream */
 
-/* SPEC.md 5: slices. A put has at most KVN_SLICES_MAX of them. */
+/* SPEC.md 5: slices. A put has at most KVN_SLICES_MAX of them. DATA tells a put's bytes - 1 in the
+ * low KVN_PUT_BITS of a word, its slice / KVN_SLICE_ALIGN above. */
+#define KVN_PUT_BITS      20
 #define KVN_SLICE_ALIGN   64u
 #define KVN_SLICE_MIN     ((KVN_PAYLOAD_MIN - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
 #define KVN_SLICE_MAX     ((KVN_PAYLOAD_MAX - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
@@ -60,7 +73,7 @@ enum kvn_reset_reason {
     KVN_RESET_FULL = 3,    /* id: the HELLO's source id; no room for another connection */
 };
 
-/* Limits of this implementation; the first three are announced in HELLO. */
+/* Limits of this implementation; the first three are announced in HELLO (the third as credit). */
 #define KVN_PUTS_MAX         512u               /* puts in progress, each way, a power of two */
 #define KVN_STREAM_BYTES     (256u * 1024)      /* control stream buffer, each way, same */
 #define KVN_INFLIGHT_BYTES   (4u * 1024 * 1024) /* not yet acknowledged, default */
@@ -71,29 +84,38 @@ enum kvn_reset_reason {
 #define KVN_WINDOW_START     (256u * 1024)      /* bytes in flight before anything is known */
 #define KVN_WINDOW_MIN       (128u * 1024)      /* never fewer, whatever is lost */
 #define KVN_WINDOW_MIN_SLICE 8u                 /* nor fewer slices */
-#define KVN_REORDER_MIN      3u                 /* packets; grows when found too small */
+#define KVN_CREDIT_PACKETS   16u /* longest packets that one of many senders may still send */
+#define KVN_PATH_PROBES      3u  /* without an answer: what is out goes to other paths */
+#define KVN_PATH_QUANTUM     8u  /* packets before the next path's turn */
+#define KVN_REORDER_MIN      3u  /* packets; grows when found too small */
 #define KVN_REORDER_MAX      128u
 #define KVN_RESET_BURST      16u /* RESETs that may leave at once */
 #define KVN_RX_BURSTS        8u  /* of one poll() */
 #define KVN_TX_BURSTS        16u
 
 /* Times, nanoseconds. */
-#define KVN_ACK_DELAY_NS      (1000ull * 1000) /* longest wait for more to acknowledge */
-#define KVN_RTT_START_NS      (5ull * 1000 * 1000)
-#define KVN_PTO_MIN_NS        (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */
-#define KVN_PTO_MAX_NS        (100ull * 1000 * 1000)
-#define KVN_LOSS_DELAY_MIN_NS (200ull * 1000)
-#define KVN_HELLO_FIRST_NS    (10ull * 1000 * 1000)
-#define KVN_HELLO_MAX_NS      (160ull * 1000 * 1000)
-#define KVN_HALF_OPEN_NS      (500ull * 1000 * 1000) /* for a client to answer HELLO_ACK */
-#define KVN_LINGER_NS         (500ull * 1000 * 1000) /* an ended connection still answers */
-#define KVN_GOODBYE_GAP_NS    (1000ull * 1000)
-#define KVN_RESET_GAP_NS      (1000ull * 1000)
-#define KVN_TX_RETRY_NS       (100ull * 1000) /* after the port was full */
-#define KVN_STAMP_SHIFT       6               /* time stamps count 64 ns */
+#define KVN_ACK_DELAY_NS       (1000ull * 1000) /* longest wait for more to acknowledge */
+#define KVN_RTT_START_NS       (5ull * 1000 * 1000)
+#define KVN_PTO_MIN_NS         (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */
+#define KVN_PTO_MAX_NS         (100ull * 1000 * 1000)
+#define KVN_LOSS_DELAY_MIN_NS  (200ull * 1000)
+#define KVN_HELLO_FIRST_NS     (10ull * 1000 * 1000)
+#define KVN_HELLO_MAX_NS       (160ull * 1000 * 1000)
+#define KVN_HALF_OPEN_NS       (500ull * 1000 * 1000) /* for a client to answer HELLO_ACK */
+#define KVN_LINGER_NS          (500ull * 1000 * 1000) /* an ended connection still answers */
+#define KVN_GOODBYE_GAP_NS     (1000ull * 1000)
+#define KVN_RESET_GAP_NS       (1000ull * 1000)
+#define KVN_CHALLENGE_FIRST_NS (10ull * 1000 * 1000)
+#define KVN_CHALLENGE_MAX_NS   (1000ull * 1000 * 1000)
+#define KVN_BUSY_NS            (10ull * 1000 * 1000) /* after its last DATA, a sender counts */
+#define KVN_TX_RETRY_NS        (100ull * 1000)       /* after the port was full */
+#define KVN_STAMP_SHIFT        6                     /* time stamps count 64 ns */
 
 _Static_assert((KVW_PUT_BYTES_MAX + KVN_SLICE_MIN - 1) / KVN_SLICE_MIN <= KVN_SLICES_MAX,
                "the longest put of the shortest slices fits the bitmap");
+_Static_assert(KVW_PUT_BYTES_MAX == 1u << KVN_PUT_BITS &&
+                   KVN_SLICE_MAX / KVN_SLICE_ALIGN < 1u << (32 - KVN_PUT_BITS),
+               "a put's bytes and its slice fit their word");
 _Static_assert(KVN_STREAM_BYTES >= 2 * (KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES),
                "two of the longest messages fit the stream buffer");
 _Static_assert((KVN_PUTS_MAX & (KVN_PUTS_MAX - 1)) == 0 &&

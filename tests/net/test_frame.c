@@ -20,24 +20,25 @@ static const struct golden {
      {.version = 1,
       .type = KVN_PACKET_HELLO,
       .stamp = 0x01020304,
-      .hello = {0xa1b2c3d4, 1200, 8192, 262144, 4194304, 512}},
+      .hello = {0xa1b2c3d4, 1200, 4, 262144, 4194304, 512}},
      1152},
     {"hello_ack",
      {.version = 1,
       .type = KVN_PACKET_HELLO_ACK,
       .conn = 0xa1b2c3d4,
       .stamp = 0x01020305,
-      .hello = {0x55667788, 1200, 8192, 262144, 4194304, 512}},
+      .hello = {0x55667788, 1200, 8, 262144, 4194304, 512}},
      1152},
     {"data",
      {.version = 1,
       .type = KVN_PACKET_DATA,
       .flags = KVN_FLAG_ACK_NOW,
+      .path = 2,
       .slice = 3,
       .conn = 0x55667788,
       .pn = 0x1122334455,
       .stamp = 0x01020306,
-      .data = {7, 0x41, 0x10000, 24582, 0xcafe}},
+      .data = {7, 0x41, 0x10000, 24582, 8192, 0xcafe}},
      6},
     {"msg",
      {.version = 1,
@@ -54,7 +55,7 @@ static const struct golden {
       .conn = 0xa1b2c3d4,
       .pn = 12,
       .stamp = 0x01020308,
-      .ack = {100, 50, 0x01020306, 300000, 3, {{91, 101}, {80, 90}, {1, 5}}}},
+      .ack = {100, 50, 0x01020306, 300000, 5000000, 7, 2, 3, {{91, 101}, {80, 90}, {1, 5}}}},
      0},
     {"ping", {.version = 1, .type = KVN_PACKET_PING, .flags = 1, .conn = 1, .pn = 1}, 0},
     {"goodbye",
@@ -62,6 +63,29 @@ static const struct golden {
      0},
     {"reset",
      {.version = 1, .type = KVN_PACKET_RESET, .reset = {0x55667788, KVN_RESET_UNKNOWN, 1}},
+     0},
+    {"challenge",
+     {.version = 1,
+      .type = KVN_PACKET_CHALLENGE,
+      .path = 7,
+      .conn = 0x55667788,
+      .pn = 1,
+      .token = 0x0123456789abcdef},
+     0},
+    {"response",
+     {.version = 1,
+      .type = KVN_PACKET_RESPONSE,
+      .path = 7,
+      .conn = 0xa1b2c3d4,
+      .pn = 1,
+      .token = 0x0123456789abcdef},
+     0},
+    {"nack",
+     {.version = 1,
+      .type = KVN_PACKET_NACK,
+      .conn = 0xa1b2c3d4,
+      .pn = 13,
+      .nack = {2, {{7, 0, 2}, {9, 31, 1}}}},
      0},
 };
 #define GOLDEN (sizeof(golden) / sizeof(golden[0]))
@@ -117,8 +141,8 @@ Test(frame, round_trip)
         memset(&out, 0xff, sizeof(out));
         cr_assert_eq(kvn_frame_decode(&out, wire, n), KVW_OK, "%s", golden[i].name);
         cr_expect(out.version == in->version && out.type == in->type && out.flags == in->flags &&
-                      out.slice == in->slice && out.conn == in->conn && out.pn == in->pn &&
-                      out.stamp == in->stamp,
+                      out.path == in->path && out.slice == in->slice && out.conn == in->conn &&
+                      out.pn == in->pn && out.stamp == in->stamp,
                   "%s", golden[i].name);
         switch (in->type) {
         case KVN_PACKET_HELLO:
@@ -126,7 +150,7 @@ Test(frame, round_trip)
             cr_expect(memcmp(&out.hello, &in->hello, sizeof(in->hello)) == 0);
             break;
         case KVN_PACKET_DATA:
-            cr_expect(memcmp(&out.data, &in->data, sizeof(in->data)) == 0);
+            cr_expect(memcmp(&out.data, &in->data, offsetof(struct kvn_data, imm) + 4) == 0);
             cr_expect(out.payload_bytes == 6 && memcmp(out.payload, "kvwire", 6) == 0);
             break;
         case KVN_PACKET_MSG:
@@ -135,7 +159,8 @@ Test(frame, round_trip)
             break;
         case KVN_PACKET_ACK:
             cr_expect(out.ack.largest == 100 && out.ack.delay == 50 && out.ack.count == 3 &&
-                      out.ack.echo == in->ack.echo && out.ack.stream_ends == 300000);
+                      out.ack.echo == in->ack.echo && out.ack.stream_ends == 300000 &&
+                      out.ack.credit == 5000000 && out.ack.ce == 7 && out.ack.path == 2);
             cr_expect(memcmp(out.ack.range, in->ack.range, 3 * sizeof(struct kvn_range)) == 0);
             break;
         case KVN_PACKET_GOODBYE:
@@ -143,6 +168,14 @@ Test(frame, round_trip)
             break;
         case KVN_PACKET_RESET:
             cr_expect(out.reset.id == 0x55667788 && out.reset.reason == KVN_RESET_UNKNOWN);
+            break;
+        case KVN_PACKET_CHALLENGE:
+        case KVN_PACKET_RESPONSE:
+            cr_expect_eq(out.token, in->token);
+            break;
+        case KVN_PACKET_NACK:
+            cr_expect(out.nack.count == 2 && memcmp(out.nack.missing, in->nack.missing,
+                                                    2 * sizeof(struct kvn_missing)) == 0);
             break;
         default:
             break;
@@ -180,27 +213,36 @@ static const struct nonsense {
     kvw_err err;
 } nonsense[] = {
     {"type 0", 5, 0, 1, 0x10, KVW_E_PROTOCOL},
-    {"type 9", 5, 0, 1, 0x19, KVW_E_PROTOCOL},
+    {"type 12", 5, 0, 1, 0x1c, KVW_E_PROTOCOL},
     {"version 2", 5, 0, 1, 0x26, KVW_E_VERSION},
     {"HELLO without a source", 0, 24, 4, 0, KVW_E_PROTOCOL},
     {"HELLO of another length", 0, 28, 4, 1300, KVW_E_PROTOCOL},
-    {"HELLO with tiny slices", 0, 32, 4, 64, KVW_E_PROTOCOL},
+    {"HELLO without a path", 0, 32, 4, 0, KVW_E_PROTOCOL},
+    {"HELLO with nine", 0, 32, 4, 9, KVW_E_PROTOCOL},
     {"HELLO with a small stream", 0, 36, 4, 1000, KVW_E_PROTOCOL},
     {"HELLO that takes nothing", 0, 40, 4, 100, KVW_E_PROTOCOL},
     {"HELLO with 500 puts", 0, 44, 4, 500, KVW_E_PROTOCOL},
-    {"slice 1024", 2, 2, 2, 1024, KVW_E_PROTOCOL},
-    {"empty put", 2, 40, 4, 0, KVW_E_PROTOCOL},
-    {"put shorter than its slice", 2, 40, 4, 5, KVW_E_PROTOCOL},
-    {"put of 1 MiB and a byte", 2, 40, 4, KVW_PUT_BYTES_MAX + 1, KVW_E_PROTOCOL},
+    {"slice beyond the put", 2, 2, 2, 4, KVW_E_PROTOCOL},
+    {"slice of another length", 2, 2, 2, 2, KVW_E_PROTOCOL},
+    {"last slice of another length", 2, 40, 4, 24582 | 128 << 20, KVW_E_PROTOCOL},
+    {"tiny slices", 2, 40, 4, 24581 | 17 << 20, KVW_E_PROTOCOL},
+    {"slices that no packet holds", 2, 40, 4, 24581 | 1023u << 20, KVW_E_PROTOCOL},
+    {"slices of nothing", 2, 40, 4, 24581, KVW_E_PROTOCOL},
     {"stream that wraps", 3, 24, 8, UINT64_MAX - 3, KVW_E_PROTOCOL},
-    {"ACK without ranges", 4, 48, 2, 0, KVW_E_PROTOCOL},
-    {"ACK with too many", 4, 48, 2, 33, KVW_E_PROTOCOL},
-    {"ACK with more than it holds", 4, 48, 2, 4, KVW_E_TRUNCATED},
-    {"ACK whose first range has a gap", 4, 52, 4, 1, KVW_E_PROTOCOL},
-    {"ACK whose second has none", 4, 60, 4, 0, KVW_E_PROTOCOL},
-    {"ACK with an empty range", 4, 56, 4, 0, KVW_E_PROTOCOL},
-    {"ACK below zero", 4, 56, 4, 102, KVW_E_PROTOCOL},
-    {"ACK far below zero", 4, 72, 4, UINT32_MAX, KVW_E_PROTOCOL},
+    {"ACK without ranges", 4, 60, 2, 0, KVW_E_PROTOCOL},
+    {"ACK with too many", 4, 60, 2, 33, KVW_E_PROTOCOL},
+    {"ACK with more than it holds", 4, 60, 2, 4, KVW_E_TRUNCATED},
+    {"ACK whose first range has a gap", 4, 64, 4, 1, KVW_E_PROTOCOL},
+    {"ACK whose second has none", 4, 72, 4, 0, KVW_E_PROTOCOL},
+    {"ACK with an empty range", 4, 68, 4, 0, KVW_E_PROTOCOL},
+    {"ACK below zero", 4, 68, 4, 102, KVW_E_PROTOCOL},
+    {"ACK far below zero", 4, 84, 4, UINT32_MAX, KVW_E_PROTOCOL},
+    {"ACK of a ninth path", 4, 62, 1, 8, KVW_E_PROTOCOL},
+    {"NACK of nothing", 10, 24, 2, 0, KVW_E_PROTOCOL},
+    {"NACK of too much", 10, 24, 2, 17, KVW_E_PROTOCOL},
+    {"NACK with more than it holds", 10, 24, 2, 3, KVW_E_TRUNCATED},
+    {"NACK of no slice", 10, 34, 2, 0, KVW_E_PROTOCOL},
+    {"NACK beyond any put", 10, 32, 2, 1023, KVW_E_PROTOCOL},
 };
 
 Test(frame, nonsense_is_refused)

@@ -62,9 +62,9 @@ static struct kvn_frame hello(uint32_t source)
                               .type = KVN_PACKET_HELLO,
                               .hello = {.source = source,
                                         .payload = 1200,
-                                        .slice = 8192,
+                                        .paths = 1,
                                         .stream = KVN_STREAM_BYTES,
-                                        .inflight = 1 << 20,
+                                        .credit = 1 << 20,
                                         .puts = 512}};
 }
 
@@ -412,7 +412,7 @@ Test(life, what_is_not_taken_is_not_acknowledged)
     }
     f.type = KVN_PACKET_DATA; /* a put too far ahead */
     f.pn = pn++;
-    f.data = (struct kvn_data){.put = KVN_PUTS_MAX, .region = 64, .bytes = 1};
+    f.data = (struct kvn_data){.put = KVN_PUTS_MAX, .region = 64, .bytes = 1, .slice = 8192};
     raw_send(port, 1, &f, 1);
     f.type = KVN_PACKET_PING;
     f.pn = pn++;

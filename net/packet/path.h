@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * path.h - one way through the network between two peers, by the UDP port of this side that it
+ * leaves from: its own packet numbers, acknowledgements, round trip, losses and window. A
+ * connection has 1 .. KVN_PATHS_MAX of them. SPEC.md 4.
+ *
+ * threads  one
+ * memory   the caller's struct; records of what was sent are the connection's memory
+ * time     as given
+ */
+#ifndef KVN_PACKET_PATH_H
+#define KVN_PACKET_PATH_H
+
+#include "../port/port.h"
+#include "cc.h"
+#include "inflight.h"
+#include "loss.h"
+#include "seen.h"
+
+enum kvn_path_state {
+    KVN_PATH_NONE,   /* nothing was sent or came on it */
+    KVN_PATH_UNSURE, /* CHALLENGE is out; RESPONSE leads to LIVE */
+    KVN_PATH_LIVE,   /* carries anything; three probes without an answer lead to DOWN */
+    KVN_PATH_DOWN,   /* as UNSURE, but what was on it went to others */
+};
+
+struct kvn_conn;
+
+struct kvn_path {
+    struct kvn_conn *conn; /* whose it is, for the callbacks of inflight.h */
+    uint8_t id;            /* in the header */
+    uint8_t source;        /* the port's own UDP port it leaves from */
+    enum kvn_path_state state;
+    struct kvn_addr peer;
+    bool ping_due, challenge_due, response_due;
+    uint32_t challenges;      /* since the last RESPONSE */
+    uint64_t challenge_at_ns; /* when the next CHALLENGE leaves; UINT64_MAX: none */
+    uint64_t challenge;       /* its token */
+    uint64_t response;        /* the token to send back */
+    uint32_t since_asked;     /* packets since one asked for an ACK at once */
+    uint32_t probe_credit;    /* packets that may leave although the window is full */
+    uint64_t progress_ns;     /* when something last proved to have arrived, or nothing was out */
+    struct kvn_seen seen;
+    struct kvn_inflight out;
+    struct kvn_loss loss;
+    struct kvn_cc cc;
+};
+
+/* ring: KVN_SENT_MAX records. */
+void kvn_path_begin(struct kvn_path *p, struct kvn_conn *conn, uint8_t id, struct kvn_sent *ring);
+
+/* Both sides' sizes are known. */
+void kvn_path_agreed(struct kvn_path *p, uint32_t slice, uint64_t ceiling);
+
+/* Ask whether the peer is there; the answer must bring token back. */
+void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns);
+/* The CHALLENGE left: the next one, if need be, is a while away. */
+void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns);
+/* A RESPONSE came. Returns whether the path has become LIVE by it. */
+bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns);
+
+/* Whether DATA and MSG may leave. */
+static inline bool kvn_path_open(const struct kvn_path *p)
+{
+    /* The last eighth of the records is kept for ACKs and PINGs: without those nothing would
+     * settle. */
+    return p->state == KVN_PATH_LIVE && (p->out.bytes < p->cc.window || p->probe_credit > 0) &&
+           p->out.next - p->out.base < KVN_SENT_MAX - KVN_SENT_MAX / 8;
+}
+
+/* Number a packet that has been decided on. */
+uint64_t kvn_path_record(struct kvn_path *p, const struct kvn_sent *sent);
+
+#endif
