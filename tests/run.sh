@@ -11,13 +11,14 @@
 #   fuzz         the corpus, then each fuzz target for a few seconds (KVW_FUZZ_SECONDS, 5)
 #   sanitize     unit, conformance, sim, fault and the corpus again under ASan and UBSan
 #   e2e          kvserve: equal tokens over every transport, overlap, kill -9, bad input
+#   guest        in virtual machines of our own: RDMA verbs, DPDK on PCI NICs, two hosts with loss between them
 #   oracle       tokenizer and logits beside llama.cpp (llama-cpp-python from PyPI)
 set -uo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 
-all="lint unit conformance sim fault fuzz sanitize e2e oracle"
+all="lint unit conformance sim fault fuzz sanitize e2e guest oracle"
 case "${1:-}" in -h | --help)
-    sed -n '3,16s/^# \{0,1\}//p' "$0"
+    sed -n '3,17s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -141,6 +142,14 @@ suite_e2e() {
     run_tap "e2e: kill -9, dpdk" python3 "$kvw_root/tests/e2e/kill.py" dpdk
     run_tap "e2e: kill -9, udp" python3 "$kvw_root/tests/e2e/kill.py" udp
     run_tap "e2e: bad input" python3 "$kvw_root/tests/e2e/bad_input.py"
+}
+
+# Without qemu the suite says so itself, as a skip.
+suite_guest() {
+    # shellcheck disable=SC2086
+    (kvw_need $kvw_packages_guest) || true
+    kvw_get_model
+    run_tap guest python3 "$kvw_root/tests/guest/suite.py"
 }
 
 suite_oracle() {

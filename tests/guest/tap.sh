@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# tap.sh - sourced by the scripts that run inside guests. Each line they print is a test of suite.py's count:
+# "ok - NAME", "not ok - NAME", "ok - NAME # SKIP why"; other lines pass through as comments.
+build=${KVW_BUILD:-build}
+
+# check NAME COMMAND...: its exit status is the result; its output is shown if it failed.
+check() {
+    local name=$1 log
+    shift
+    log=$(mktemp)
+    if "$@" >"$log" 2>&1; then
+        echo "ok - $name"
+    else
+        echo "not ok - $name (status $?)"
+        tail -n 15 "$log" | sed 's/^/    /'
+    fi
+    rm -f "$log"
+}
+
+# says NAME WORDS COMMAND...: it must fail, and its output must have WORDS (an extended regular expression).
+says() {
+    local name=$1 words=$2 out status
+    shift 2
+    out=$("$@" 2>&1)
+    status=$?
+    if [ $status -ne 0 ] && grep -qE -- "$words" <<<"$out"; then
+        echo "ok - $name: $(grep -m1 -E -- "$words" <<<"$out")"
+    else
+        echo "not ok - $name (status $status): wanted '$words', got '$(head -n 5 <<<"$out" | tr '\n' ' ')'"
+    fi
+}
+
+# criterion NAME COMMAND...: a Criterion binary; each of its tests is one of ours.
+criterion() {
+    local name=$1 out status
+    shift
+    out=$("$@" --tap 2>&1)
+    status=$?
+    grep -E '^(not )?ok ' <<<"$out" | sed -E "s/^((not )?ok) +(- )?/\1 - $name: /"
+    if [ $status -ne 0 ] && ! grep -qE '^not ok ' <<<"$out"; then
+        echo "not ok - $name ended with status $status"
+    fi
+    [ $status -eq 0 ] || grep -vE '^ok ' <<<"$out" | head -n 30 | sed 's/^/    /'
+}
+
+# listening PORT: until somebody listens on that TCP port, for at most 20 s.
+listening() {
+    local i
+    for ((i = 0; i < 200; i++)); do
+        [ -n "$(ss -Hltn "sport = :$1")" ] && return
+        sleep 0.1
+    done
+    return 1
+}
