@@ -25,7 +25,7 @@ pair() { # READY LISTEN SEND
     if [ "$KVW_GUEST" = a ]; then
         bash -c "$2" >"$log" 2>&1 &
         for ((i = 0; i < 300; i++)); do
-            bash -c "$1" >/dev/null 2>&1 && break
+            bash -c "$1" >/dev/null 2>&1 || ! kill -0 $! 2>/dev/null && break
             sleep 0.1
         done
         touch "/run/both/$step.up"

@@ -43,7 +43,7 @@ def nets():
     """The transports of this build that reach another host, and TCP."""
     text = subprocess.run([XFER, "send", "net=?"], capture_output=True, text=True, timeout=30).stderr
     names = text.split("there are:", 1)[1].replace(" ", "").strip().split(",")
-    return [n for n in names if n != "loop"] + ["tcp"]
+    return [n for n in names if n not in ("loop", "dpdk")] + ["tcp"]
 
 
 def cli(*args, timeout=400):
