@@ -11,14 +11,15 @@
 #   fuzz         the corpus, then each fuzz target for a few seconds (KVW_FUZZ_SECONDS, 5)
 #   sanitize     unit, conformance, sim, fault and the corpus again under ASan and UBSan
 #   e2e          kvserve: equal tokens over every transport, overlap, kill -9, bad input
+#   veth         two hosts in network namespaces (needs root): UDP over IPv4 and IPv6, loss, small MTUs, lost links, kills
 #   guest        in virtual machines of our own: RDMA verbs, DPDK on PCI NICs, two hosts with loss between them
 #   oracle       tokenizer and logits beside llama.cpp (llama-cpp-python from PyPI)
 set -uo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 
-all="lint unit conformance sim fault fuzz sanitize e2e guest oracle"
+all="lint unit conformance sim fault fuzz sanitize e2e veth guest oracle"
 case "${1:-}" in -h | --help)
-    sed -n '3,17s/^# \{0,1\}//p' "$0"
+    sed -n '3,18s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -150,6 +151,10 @@ suite_guest() {
     (kvw_need $kvw_packages_guest) || true
     kvw_get_model
     run_tap guest python3 "$kvw_root/tests/guest/suite.py"
+}
+
+suite_veth() {
+    run_tap "veth" python3 "$kvw_root/tests/lab/veth.py"
 }
 
 suite_oracle() {

@@ -40,7 +40,7 @@ struct end {
 
 struct shared {
     struct end listener, sender;
-    double seconds;
+    double seconds; /* of the sender, or of a listener without one */
     uint32_t latencies;
     uint32_t latency_ns[LATENCIES];
 };
@@ -52,6 +52,7 @@ struct options {
     double seconds;
     uint8_t paths;
     bool busy, json;
+    bool only[2]; /* this process is just one of the ends */
 };
 
 static struct shared *shared;
@@ -132,6 +133,7 @@ static void receive(const struct kvn_config *cfg, const struct options *o, uint8
     struct end *end = &shared->listener;
     struct kvw_transport *t = open_or_die(cfg, o->net, end->note);
     struct kvw_region_key key;
+    uint64_t begin = now_ns();
     double cpu = 0;
     bool over = false;
 
@@ -142,6 +144,7 @@ static void receive(const struct kvn_config *cfg, const struct options *o, uint8
         for (uint32_t i = 0; i < n; ++i) {
             if (ev[i].kind == KVW_TEV_CONN_UP) {
                 cpu = cpu_s();
+                begin = now_ns();
                 if (t->ops->send(t, ev[i].conn, &key, sizeof(key)) != KVW_OK)
                     die(o->net, "send");
             }
@@ -149,10 +152,15 @@ static void receive(const struct kvn_config *cfg, const struct options *o, uint8
                 ++end->puts;
                 end->wrong += pool[ev[i].offset] != (uint8_t)ev[i].imm;
             }
-            over |= ev[i].kind == KVW_TEV_CONN_DOWN;
+            if (ev[i].kind == KVW_TEV_CONN_DOWN) {
+                over = true;
+                snprintf(end->note, sizeof(end->note), "%s", ev[i].text);
+            }
         }
     }
     end->cpu_s = cpu_s() - cpu;
+    if (o->only[0])
+        shared->seconds = (double)(now_ns() - begin) / 1e9;
     t->ops->stats(t, &end->stats);
     t->ops->close(t);
 }
@@ -237,7 +245,7 @@ static double latency_us(double share)
 static void print_json(const struct options *o)
 {
     const struct end *s = &shared->sender, *l = &shared->listener;
-    const double bytes = (double)s->puts * o->bytes;
+    const double bytes = (double)(s->puts > 0 ? s->puts : l->puts) * o->bytes;
 
     printf("{\"gbit_s\": %.4f, \"mb_s\": %.2f, \"seconds\": %.3f, \"puts\": %llu, \"landed\": "
            "%llu, \"wrong\": %llu, \"cpu_sender\": %.3f, \"cpu_listener\": %.3f, "
@@ -290,6 +298,7 @@ static void usage(void)
                     "  --paths N        UDP ports of each end (udp)\n"
                     "  --cpu L,S        CPU of the listener, of the sender\n"
                     "  --netns L,S      network namespace of the listener, of the sender\n"
+                    "  --only END       listener or sender: the other end is another process\n"
                     "  --busy-poll      never sleep\n"
                     "  --json           one line for programs\n");
     exit(2);
@@ -309,12 +318,10 @@ static void split(char *text, const char *out[2])
 static struct options parse(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"bytes", 1, NULL, 'b'},     {"outstanding", 1, NULL, 'o'},
-        {"seconds", 1, NULL, 's'},   {"gap", 1, NULL, 'g'},
-        {"fault", 1, NULL, 'f'},     {"paths", 1, NULL, 'p'},
-        {"cpu", 1, NULL, 'c'},       {"netns", 1, NULL, 'n'},
-        {"busy-poll", 0, NULL, 'y'}, {"json", 0, NULL, 'j'},
-        {NULL, 0, NULL, 0},
+        {"bytes", 1, NULL, 'b'}, {"outstanding", 1, NULL, 'o'}, {"seconds", 1, NULL, 's'},
+        {"gap", 1, NULL, 'g'},   {"fault", 1, NULL, 'f'},       {"paths", 1, NULL, 'p'},
+        {"cpu", 1, NULL, 'c'},   {"netns", 1, NULL, 'n'},       {"busy-poll", 0, NULL, 'y'},
+        {"only", 1, NULL, 'O'},  {"json", 0, NULL, 'j'},        {NULL, 0, NULL, 0},
     };
     struct options o = {.cpu = {-1, -1}, .bytes = 262144, .outstanding = 16, .seconds = 2};
     const char *pair[2];
@@ -348,6 +355,9 @@ static struct options parse(int argc, char **argv)
         case 'n':
             split(optarg, o.netns);
             break;
+        case 'O':
+            o.only[strcmp(optarg, "sender") == 0] = true;
+            break;
         case 'y':
             o.busy = true;
             break;
@@ -377,21 +387,25 @@ int main(int argc, char **argv)
         die("memory", "none");
     for (uint32_t i = 0; i < POOL_BYTES; ++i)
         pool[i] = (uint8_t)(i * 2654435761u >> 24);
-    child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    child = o.only[0] || o.only[1] ? 0 : fork();
+    if (child == 0 && !o.only[1]) {
+        if (!o.only[0])
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
         settle(&o, 0);
         memset(pool, 0, POOL_BYTES);
         cfg.local = argv[optind + 1];
         cfg.listener = true;
         receive(&cfg, &o, pool);
-        _exit(0);
+        if (!o.only[0])
+            _exit(0);
+    } else {
+        settle(&o, 1);
+        cfg.local = argv[optind + 2];
+        cfg.peer = argv[optind + 1];
+        send_all(&cfg, &o, pool);
+        if (child != 0)
+            waitpid(child, NULL, 0);
     }
-    settle(&o, 1);
-    cfg.local = argv[optind + 2];
-    cfg.peer = argv[optind + 1];
-    send_all(&cfg, &o, pool);
-    waitpid(child, NULL, 0);
     qsort(shared->latency_ns, shared->latencies, sizeof(uint32_t), by_size);
     if (o.json)
         print_json(&o);
