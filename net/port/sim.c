@@ -186,14 +186,21 @@ void kvn_sim_move(struct kvn_sim *sim, uint32_t node)
         sim->node[node].port->base.local = kvn_sim_addr(sim, node);
 }
 
+static void set(struct kvn_sim_link_state *s, const struct kvn_sim_link *l)
+{
+    s->l = *l;
+    if (l->overtake_packets > 0 && s->held == NULL)
+        s->held = malloc(KVN_SIM_HELD_MAX * sizeof(*s->held));
+}
+
 void kvn_sim_link(struct kvn_sim *sim, uint32_t from, uint32_t to, const struct kvn_sim_link *l)
 {
-    sim->link[from][to].l = *l;
+    set(&sim->link[from][to], l);
     /* A path that was set apart keeps its wire and its packets, and gets the link's faults: its
      * state must live until the network ends, as packets may be held there. */
     for (uint32_t s = 0; s < KVN_PORT_SOURCES_MAX; ++s)
         if (sim->path[from][to][s] != NULL)
-            sim->path[from][to][s]->l = *l;
+            set(sim->path[from][to][s], l);
 }
 
 void kvn_sim_links(struct kvn_sim *sim, const struct kvn_sim_link *l)
@@ -211,7 +218,7 @@ void kvn_sim_path(struct kvn_sim *sim, uint32_t from, uint32_t to, uint32_t sour
     if (*path == NULL)
         *path = calloc(1, sizeof(**path));
     if (*path != NULL)
-        (*path)->l = *l;
+        set(*path, l);
 }
 
 void kvn_sim_sources(struct kvn_sim *sim, uint32_t n)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim_impl.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* Into a packet of the network's; KVN_SIM_NONE: none was left. */
@@ -53,10 +52,10 @@ static void mark(struct kvn_sim *sim, struct kvn_sim_packet *q)
 
 /* Whether the link's faults lose this packet. All of them are asked, so that the random numbers of
  * the others don't depend on one. */
-static bool lose(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_t bytes)
+static bool lose(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint64_t index, uint32_t bytes)
 {
     const struct kvn_sim_link *l = &s->l;
-    const uint64_t at = s->index - l->drop_first;
+    const uint64_t at = index - l->drop_first;
     bool lost = l->cut || bytes > sim->payload_limit ||
                 (l->payload_limit != 0 && bytes > l->payload_limit) ||
                 (at < 64 && (l->drop_mask >> at & 1) != 0);
@@ -94,8 +93,6 @@ static bool onto_wire(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_
 
 static bool hold(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_t packet, uint64_t at_ns)
 {
-    if (s->held == NULL)
-        s->held = malloc(KVN_SIM_HELD_MAX * sizeof(*s->held));
     if (s->held == NULL || s->helds == KVN_SIM_HELD_MAX)
         return false;
     s->held[s->helds++] = (struct kvn_sim_held){
@@ -214,7 +211,7 @@ static void send_on(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_t 
     uint32_t packet;
     bool marked;
 
-    if (lose(sim, s, bytes) || !onto_wire(sim, s, bytes, &left_ns, &marked)) {
+    if (lose(sim, s, index, bytes) || !onto_wire(sim, s, bytes, &left_ns, &marked)) {
         ++sim->stats.lost;
         return;
     }
