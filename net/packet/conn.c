@@ -267,7 +267,9 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
 /* Nothing came back for too long: send the two oldest again, whatever the window says. */
 static void probe(struct kvn_path *p, struct kvn_env *env)
 {
-    if (p->out.packets > 0 && env->now_ns - p->progress_ns > 4 * env->cfg.dead_ns) {
+    /* Time alone proves nothing: this side may have been stopped. */
+    if (p->out.packets > 0 && p->loss.probes >= KVN_STUCK_PROBES &&
+        env->now_ns - p->progress_ns > 4 * env->cfg.dead_ns) {
         kvn_conn_end(p->conn, env, KVW_E_PEER_LOST, true,
                      "the peer is alive, but nothing this side sends arrives (path MTU?)");
         return;

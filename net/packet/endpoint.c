@@ -329,6 +329,13 @@ static void receive_all(struct kvn_endpoint *ep)
 
 /* --- the transport's operations --- */
 
+/* A clock that steps back stands still here until it has caught up. */
+static void clock_is(struct kvn_endpoint *ep, uint64_t now_ns)
+{
+    if (now_ns > ep->env.now_ns)
+        ep->env.now_ns = now_ns;
+}
+
 static kvw_err ep_listen(struct kvw_transport *t)
 {
     struct kvn_endpoint *ep = self(t);
@@ -354,7 +361,7 @@ static kvw_err ep_connect(struct kvw_transport *t, const char *peer, uint64_t no
     c = take_free(ep, false, &api_id);
     if (c == NULL)
         return KVW_E_AGAIN;
-    ep->env.now_ns = now_ns;
+    clock_is(ep, now_ns);
     ep->env.payload_max = ep->port->payload_max;
     kvn_conn_connect(c, &ep->env, &addr, api_id);
     conn->value = api_id;
@@ -368,7 +375,7 @@ static void ep_disconnect(struct kvw_transport *t, kvw_conn_id conn, uint64_t no
 
     if (conn.value == 0 || c->api_id != conn.value)
         return;
-    ep->env.now_ns = now_ns;
+    clock_is(ep, now_ns);
     kvn_conn_disconnect(c, &ep->env);
 }
 
@@ -435,13 +442,15 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
 {
     struct kvn_endpoint *ep = self(t);
     const uint64_t full = (uint64_t)KVN_RESET_BURST * KVN_RESET_GAP_NS;
+    const uint64_t before_ns = ep->env.now_ns;
     uint32_t n = 0;
 
+    clock_is(ep, now_ns);
+    now_ns = ep->env.now_ns;
     mind_the_gap(ep, now_ns);
-    ep->refusal_credit_ns += now_ns - ep->env.now_ns;
+    ep->refusal_credit_ns += now_ns - before_ns;
     if (ep->refusal_credit_ns > full)
         ep->refusal_credit_ns = full;
-    ep->env.now_ns = now_ns;
     ep->env.payload_max = ep->port->payload_max;
     ep->env.busy = 0;
     for (uint32_t i = 0; i < ep->high; ++i) {
@@ -479,8 +488,12 @@ static uint64_t ep_deadline_ns(const struct kvw_transport *t)
             continue;
         if (kvn_conn_has_event(c) || (!tx_waits && kvn_conn_can_send(c)))
             return 0;
-        if (c->state == KVN_CONN_UP && kvn_stream_in_reopened(&c->stream_in))
+        if (c->state == KVN_CONN_UP && !tx_waits && kvn_stream_in_reopened(&c->stream_in))
             return 0;
+        /* What was due at the last poll() was done, and if it is still due, then because what it
+         * led to waits for the port. */
+        if (tx_waits && timer <= ep->env.now_ns)
+            continue;
         if (timer < next)
             next = timer;
     }

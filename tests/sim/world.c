@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "world.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,6 +214,8 @@ static bool begin(struct t_world *w, uint64_t seed, uint32_t off)
     const size_t bytes = (size_t)T_SLOTS * T_SLOT_BYTES;
 
     if (memory == NULL) {
+        /* The endpoints' memory is mostly never touched, if it comes straight from the kernel. */
+        mallopt(M_MMAP_THRESHOLD, 1 << 20);
         memory = malloc(T_NODES * bytes);
         memset(memory, T_FILL, T_NODES * bytes);
     }
