@@ -49,6 +49,12 @@ typedef enum kvw_role {
 
 #define KVW_FINGERPRINT_BYTES 16
 
+/* Monotonic nanoseconds. Called from the session's thread and from its encoders'. */
+struct kvw_clock {
+    uint64_t (*now_ns)(void *arg); /* NULL: durations can't be measured, codecs count as free */
+    void *arg;
+};
+
 struct kvw_session_config {
     uint32_t size; /* sizeof(struct kvw_session_config), so that it can grow */
     kvw_role role;
@@ -62,7 +68,14 @@ struct kvw_session_config {
                  may differ from the peer's; layers, kv_heads, head_dim, dtype may not */
 
     const struct kvw_codec_ops *const *codecs; /* NULL-terminated, best first; must contain raw */
-    uint32_t chunk_raw_bytes;                  /* sender's aim, 0: KVW_CHUNK_RAW_AIM */
+    /* How codecs are chosen, and what for: choose.h. */
+    uint8_t codec; /* sender: kvw_codec_id to use wherever peer, dtype and budget allow it, and raw
+                      where not; 0: choose by what makes the request's last chunk land soonest */
+    struct kvw_clock clock;  /* durations of encoding and decoding only */
+    uint32_t encoders;       /* sender: threads that encode, 0: inside poll; <= KVW_ENCODERS_MAX */
+    void (*wake)(void *arg); /* called from encoders' threads: poll again. NULL: poll often */
+    void *wake_arg;
+    uint32_t chunk_raw_bytes; /* sender's aim, 0: KVW_CHUNK_RAW_AIM */
     uint32_t slots;     /* landing (receiver) or staging (sender) slots, 0: 32; <= KVW_SLOTS_MAX */
     uint32_t xfers_max; /* transfers open, or ended and their XFER_DONE not yet taken, 0: 16; <=
                            KVW_XFERS_MAX */
@@ -211,9 +224,23 @@ struct kvw_session_stats {
     uint64_t chunks_rejected; /* digest, codec, or a range that fits no offer */
     uint64_t chunks_stale;    /* an epoch that is over */
     uint64_t raw_bytes, wire_bytes;
-    uint64_t credit_stalls; /* something to send, no slot granted */
+    uint64_t credit_stalls;    /* something to send, no slot granted */
+    uint64_t encoder_stalls;   /* chunks that went raw because the encoders were behind */
+    uint64_t wire_bytes_per_s; /* gauge: what the sender takes the wire's rate for; 0: not known */
 };
 KVW_API void kvw_session_stats(const struct kvw_session *s, struct kvw_session_stats *stats);
+
+/* What one codec has done in this session, and what the choice thinks of it. */
+struct kvw_codec_stats {
+    const char *name;
+    uint64_t chunks, raw_bytes, stream_bytes;
+    uint32_t encode_ps, decode_ps; /* a raw byte, smoothed; 0: not known */
+    uint64_t predicted_ns; /* sender, sums over chunks: from the choice until the chunk is in */
+    uint64_t actual_ns;    /* the peer's memory, as foretold and as it was */
+};
+/* KVW_E_NOTFOUND: the session has no such codec. */
+KVW_API KVW_NODISCARD kvw_err kvw_session_codec_stats(const struct kvw_session *s, uint8_t codec_id,
+                                                      struct kvw_codec_stats *stats);
 
 #ifdef __cplusplus
 }

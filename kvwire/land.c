@@ -26,19 +26,12 @@ void kvw_land_event(struct kvw_session *s, const struct kvw_transport_event *ev)
         kvw_handshake_breach(s, "a put landed where none was granted");
 }
 
-static const struct kvw_codec_ops *codec_by_id(const struct kvw_session *s, uint8_t id)
-{
-    for (uint32_t i = 0; i < s->codec_count; ++i)
-        if (s->codecs[i]->id == id)
-            return s->codecs[i];
-    return NULL;
-}
-
 /* What is wrong with a chunk for this transfer, or NULL. */
 static const char *fault_of(const struct kvw_session *s, const struct kvw_xfer *x,
                             const struct kvw_chunk_hdr *h)
 {
     const uint32_t end = h->token_first + h->token_count;
+    uint32_t codec;
 
     if (h->layer >= s->pool.layers)
         return "its layer is beyond the last";
@@ -50,8 +43,13 @@ static const char *fault_of(const struct kvw_session *s, const struct kvw_xfer *
         return "its raw bytes don't fit its tokens";
     if (h->raw_bytes > s->hello.slot_bytes - KVW_CHUNK_HDR_BYTES)
         return "its raw bytes are more than a landing slot holds"; /* nor would scratch do */
-    if (codec_by_id(s, h->codec) == NULL)
+    codec = kvw_choose_find(&s->chooser, h->codec);
+    if (codec == s->codec_count)
         return "its codec is not in this side's HELLO";
+    if (s->codecs[codec]->budget > x->budget)
+        return "its codec loses more than the offer allows";
+    if ((s->codecs[codec]->dtypes >> s->pool.dtype & 1) == 0)
+        return "its codec doesn't take this element type";
     if (h->digest != KVW_DIGEST_XXH3_64)
         return "its digest is not in this side's HELLO";
     if (kvw_ranges_overlap(&x->cover[2 * h->layer + h->kv], &s->span_pool, h->token_first, end))
@@ -72,12 +70,15 @@ static void refuse(struct kvw_session *s, struct kvw_xfer *x, const struct kvw_c
 static bool decode(struct kvw_session *s, struct kvw_xfer *x, const struct kvw_chunk_hdr *h,
                    const unsigned char *stream)
 {
-    const struct kvw_codec_ops *codec = codec_by_id(s, h->codec);
+    const uint32_t at = kvw_choose_find(&s->chooser, h->codec);
+    const struct kvw_codec_ops *codec = s->codecs[at];
     const struct kvw_view view =
         kvw_pool_view(&s->pool, x->blocks, h->layer, h->kv, h->token_first, h->token_count);
     struct kvw_digest digest;
     char why[96];
     kvw_err err = kvw_digest_begin(&digest, (kvw_digest_id)h->digest);
+
+    const uint64_t begin = s->clock.now_ns != NULL ? s->clock.now_ns(s->clock.arg) : 0;
 
     if (err == KVW_OK)
         err = codec->decode(stream, h->stream_bytes, NULL, &view, &digest, s->scratch);
@@ -93,6 +94,8 @@ static bool decode(struct kvw_session *s, struct kvw_xfer *x, const struct kvw_c
         refuse(s, x, h, KVW_E_CHECKSUM, why);
         return false;
     }
+    kvw_choose_decoded(&s->chooser, at, h->raw_bytes, h->stream_bytes,
+                       s->clock.now_ns != NULL ? s->clock.now_ns(s->clock.arg) - begin : 0);
     return true;
 }
 

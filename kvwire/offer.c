@@ -160,13 +160,28 @@ static kvw_err send_offer(struct kvw_session *s, struct kvw_xfer *x)
     return kvw_session_send(s, kvw_offer_encode(s->msg, &m, s->runs));
 }
 
+/* One codec's cost rides on each GRANT, in turn. */
+static void tell_cost(struct kvw_session *s, struct kvw_grant *m)
+{
+    for (uint32_t n = 0; n < s->codec_count && m->codec == 0; ++n) {
+        const struct kvw_choice *c = &s->chooser.codecs[s->told_codec];
+
+        s->told_codec = (s->told_codec + 1) % s->codec_count;
+        if (c->decode_ps >= 1) {
+            m->codec = c->ops->id;
+            m->decode_ps = c->decode_ps < UINT32_MAX ? (uint32_t)c->decode_ps : UINT32_MAX;
+        }
+    }
+}
+
 void kvw_offer_flush(struct kvw_session *s)
 {
     uint32_t held = 0; /* offers the peer holds now: never more than it said it can */
 
     if (kvw_window_limit(&s->window) > s->window.told) {
-        const struct kvw_grant grant = {.limit = kvw_window_limit(&s->window)};
+        struct kvw_grant grant = {.limit = kvw_window_limit(&s->window)};
 
+        tell_cost(s, &grant);
         if (kvw_session_send(s, kvw_grant_encode(s->msg, &grant)) != KVW_OK)
             return;
         s->window.told = grant.limit;

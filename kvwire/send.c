@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * send.c - the sender's chunks: from blocks through the codec into a staging slot, and out (SPEC.md
- * 4.2, 5).
+ * send.c - the sender's chunks: cut from what was pushed, given a codec, encoded into a staging
+ * slot by the session's encoders or here, and put in the order of cutting (SPEC.md 4.2, 5).
  *
- * Gathering and encoding happen inside kvw_session_poll(): when a stream has ended, none of its
- * blocks is read any more, while its staging slots stay lent to the transport until their PUT_DONE.
+ * Blocks are read by jobs only; when a stream ends its jobs are taken back first, so that none of
+ * its blocks is read any more, while staging slots stay lent to the transport until their PUT_DONE.
  */
 #include <assert.h>
 #include <string.h>
@@ -30,25 +30,41 @@ static void stage_free(struct kvw_session *s, struct kvw_stage *g)
     s->stage_free[s->stage_free_count++] = (uint16_t)(g - s->stages);
 }
 
-/* The first of our codecs, which stand best first, that the peer has too, that loses nothing, and
- * whose chunks fit its slots. raw always does: kvw_hello_match() has seen to it. */
-static void choose_codec(struct kvw_session *s)
+static struct kvw_stage *line_first(const struct kvw_session *s)
+{
+    return s->line_count > 0 ? &s->stages[s->line[s->line_head]] : NULL;
+}
+
+static void line_pop(struct kvw_session *s)
+{
+    s->line_head = (s->line_head + 1) % s->hello.slots;
+    --s->line_count;
+}
+
+/* Which of our codecs may be used with this peer, and how many tokens a chunk has so that any of
+ * them fits its slots. raw always does: kvw_hello_match() has seen to it. */
+static void agree(struct kvw_session *s)
 {
     const struct kvw_hello *peer = &s->ready->hello;
     const uint32_t slot_bytes =
         peer->slot_bytes < s->hello.slot_bytes ? peer->slot_bytes : s->hello.slot_bytes;
+    const uint32_t raw_tokens =
+        kvw_chunk_tokens(s->codecs[s->chooser.raw], s->token_bytes, s->pool.block_tokens,
+                         s->chunk_raw_bytes, slot_bytes);
 
+    s->allowed = 0;
+    s->chunk_tokens = raw_tokens;
     for (uint32_t i = 0; i < s->codec_count; ++i) {
         const struct kvw_codec_ops *c = s->codecs[i];
+        const uint32_t tokens = kvw_chunk_tokens(c, s->token_bytes, s->pool.block_tokens,
+                                                 s->chunk_raw_bytes, slot_bytes);
 
-        if ((s->hello.codecs & peer->codecs & (1ull << c->id)) == 0 ||
-            c->budget != KVW_BUDGET_EXACT)
+        if ((peer->codecs >> c->id & 1) == 0 || (c->dtypes >> s->pool.dtype & 1) == 0 ||
+            tokens == 0)
             continue;
-        s->chunk_tokens = kvw_chunk_tokens(c, s->token_bytes, s->pool.block_tokens,
-                                           s->chunk_raw_bytes, slot_bytes);
-        s->codec = c;
-        if (s->chunk_tokens > 0)
-            return;
+        s->allowed |= 1ull << i;
+        if (tokens < s->chunk_tokens)
+            s->chunk_tokens = tokens;
     }
 }
 
@@ -56,24 +72,44 @@ void kvw_send_start(struct kvw_session *s)
 {
     s->next_seq = s->limit = 0;
     s->stalled = false;
-    choose_codec(s);
+    agree(s);
+}
+
+/* Newest first, so that jobs which haven't begun never do while one that has is waited for. */
+void kvw_send_take_back(struct kvw_session *s, const struct kvw_xfer *x)
+{
+    for (uint32_t i = s->encoders != NULL ? s->line_count : 0; i > 0; --i) {
+        struct kvw_stage *g = &s->stages[s->line[(s->line_head + i - 1) % s->hello.slots]];
+        const bool its =
+            x == NULL || (g->xfer_at == (uint32_t)(x - s->xfers) && g->serial == x->serial);
+
+        if (its && !kvw_job_done(&g->job))
+            kvw_encoders_drop(s->encoders, &g->job);
+    }
 }
 
 void kvw_send_stop(struct kvw_session *s)
 {
-    if (s->filled != NULL)
-        stage_free(s, s->filled);
-    s->filled = NULL;
+    kvw_send_take_back(s, NULL);
+    for (struct kvw_stage *g; (g = line_first(s)) != NULL; line_pop(s))
+        stage_free(s, g);
+    kvw_rate_stop(&s->rate);
     for (uint32_t i = 0; i < s->xfers_max; ++i)
         s->offers[i].used = false; /* that peer's */
 }
 
 void kvw_send_grant(struct kvw_session *s, const struct kvw_grant *m)
 {
-    if (m->limit > s->next_seq + s->ready->hello.slots)
+    const uint32_t codec = kvw_choose_find(&s->chooser, m->codec);
+
+    if (m->limit > s->next_seq + s->ready->hello.slots) {
         kvw_handshake_breach(s, "a GRANT of more landing slots than there are");
-    else if (m->limit > s->limit)
+        return;
+    }
+    if (m->limit > s->limit)
         s->limit = m->limit;
+    if (codec < s->codec_count)
+        kvw_choose_told(&s->chooser, codec, m->decode_ps);
 }
 
 void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev)
@@ -87,6 +123,11 @@ void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *
     if (g->state != KVW_STAGE_FLIGHT || g->conn.value != ev->conn.value)
         return;
     x = &s->xfers[g->xfer_at];
+    if (ev->err == KVW_OK) {
+        kvw_rate_done(&s->rate, &g->mark, s->now_ns);
+        s->chooser.codecs[g->codec].predicted_ns += g->predicted_ns;
+        s->chooser.codecs[g->codec].actual_ns += s->now_ns - g->chosen_ns;
+    }
     if (ev->err == KVW_OK && x->state == KVW_XFER_OPEN && x->serial == g->serial) {
         --x->layers[g->layer].in_flight;
         kvw_stream_layer_sent(s, x, g->layer);
@@ -97,20 +138,20 @@ void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *
 /* Lowest layer first, K before V, tokens ascending. */
 static bool next_of(const struct kvw_session *s, struct kvw_xfer *x, struct piece *p)
 {
-    while (x->low_layer < s->pool.layers && x->layers[x->low_layer].sent[0] == x->tokens &&
-           x->layers[x->low_layer].sent[1] == x->tokens)
+    while (x->low_layer < s->pool.layers && x->layers[x->low_layer].cut[0] == x->tokens &&
+           x->layers[x->low_layer].cut[1] == x->tokens)
         ++x->low_layer;
     for (uint32_t l = x->low_layer; l < s->pool.layers; ++l) {
         const struct kvw_layer_out *out = &x->layers[l];
 
         for (uint32_t kv = 0; kv < 2; ++kv) {
-            uint32_t left = out->pushed - out->sent[kv];
+            uint32_t left = out->pushed - out->cut[kv];
 
             if (left == 0)
                 continue;
             if (left > s->chunk_tokens)
                 left = s->chunk_tokens;
-            *p = (struct piece){x, l, kv, out->sent[kv], left};
+            *p = (struct piece){x, l, kv, out->cut[kv], left};
             return true;
         }
     }
@@ -129,73 +170,144 @@ static bool next_piece(struct kvw_session *s, struct piece *p)
     return false;
 }
 
-static kvw_err encode_with(struct kvw_session *s, const struct kvw_codec_ops *codec,
-                           const struct kvw_view *view, unsigned char *to, struct kvw_chunk_hdr *h)
+/* What the choice goes by, for this chunk. */
+static struct kvw_choose_ask situation(const struct kvw_session *s, const struct piece *p)
 {
-    struct kvw_digest digest;
-    uint64_t bytes;
-    kvw_err err = kvw_digest_begin(&digest, KVW_DIGEST_XXH3_64);
-
-    if (err == KVW_OK)
-        err = codec->encode(view, NULL, to + KVW_CHUNK_HDR_BYTES,
-                            s->hello.slot_bytes - KVW_CHUNK_HDR_BYTES, &bytes, &digest, s->scratch);
-    if (err != KVW_OK)
-        return err;
-    h->codec = codec->id;
-    h->digest = KVW_DIGEST_XXH3_64;
-    h->stream_bytes = (uint32_t)bytes;
-    h->digest_value = kvw_digest_value(&digest);
-    return KVW_OK;
-}
-
-/* Fill a staging slot; NULL: the stream has ended over it. */
-static struct kvw_stage *encode(struct kvw_session *s, const struct piece *p)
-{
-    struct kvw_stage *g = &s->stages[s->stage_free[s->stage_free_count - 1]];
-    unsigned char *mem = stage_mem(s, g);
-    const struct kvw_view view =
-        kvw_pool_view(&s->pool, p->x->blocks, p->layer, p->kv, p->first, p->tokens);
-    struct kvw_chunk_hdr h = {
-        .xfer = p->x->id,
-        .epoch = p->x->epoch,
-        .seq = (uint32_t)s->next_seq,
+    const struct kvw_xfer *x = p->x;
+    const uint64_t all = 2ull * s->pool.layers * x->tokens * s->token_bytes;
+    const double took = (double)(s->now_ns - x->opened_ns);
+    struct kvw_choose_ask ask = {
         .layer = p->layer,
         .kv = p->kv,
-        .head_count = s->pool.kv_heads,
-        .token_first = p->first,
-        .token_count = p->tokens,
         .raw_bytes = p->tokens * s->token_bytes,
+        .left = all - x->cut_bytes,
+        .due_ns = took * (double)(all - x->pushed_bytes) / (double)x->pushed_bytes,
+        .queued_wire = s->rate.in_flight,
+        .encoders = s->encoder_count,
+        .budget = x->budget,
     };
-    const kvw_err err = encode_with(s, s->codec, &view, mem, &h);
 
-    if (err != KVW_OK) {
-        kvw_xfer_finishf(s, p->x, err, "layer %u %c tokens %u to %u: codec %s: %s", p->layer,
-                         p->kv == 0 ? 'K' : 'V', p->first, p->first + p->tokens - 1, s->codec->name,
-                         kvw_strerror(err));
-        return NULL;
+    for (uint32_t i = 0; i < s->line_count; ++i) {
+        const struct kvw_stage *g = &s->stages[s->line[(s->line_head + i) % s->hello.slots]];
+
+        if (kvw_job_done(&g->job))
+            ask.queued_wire += g->job.stream_bytes;
+        else
+            ask.queued_raw += g->raw_bytes;
     }
-    kvw_chunk_hdr_encode(mem, &h);
-    --s->stage_free_count;
+    return ask;
+}
+
+/* The codec for a chunk, and when it should be across. */
+static uint32_t choose(struct kvw_session *s, const struct piece *p, uint64_t *predicted_ns)
+{
+    const struct kvw_choose_ask ask = situation(s, p);
+    const uint32_t fixed = s->fixed_codec;
+    uint32_t pick;
+
+    if (fixed == s->codec_count)
+        pick = kvw_choose(&s->chooser, &s->rate, s->allowed, &ask);
+    else if ((s->allowed >> fixed & 1) != 0 && s->codecs[fixed]->budget <= p->x->budget)
+        pick = fixed;
+    else
+        pick = s->chooser.raw;
+    /* Encoders that are this far behind hold the wire up; raw costs them next to nothing. */
+    if (s->encoders != NULL && ask.queued_wire == 0 && fixed == s->codec_count &&
+        pick != s->chooser.raw && s->line_count >= s->encoder_count * KVW_ENCODE_AHEAD) {
+        pick = s->chooser.raw;
+        ++s->stats.encoder_stalls;
+    }
+    *predicted_ns = (uint64_t)kvw_choose_predict_ns(&s->chooser, &s->rate, pick, &ask);
+    return pick;
+}
+
+/* How many of the view's tokens are among the transfer's first or last exact ones. */
+static struct kvw_codec_args args_of(const struct piece *p)
+{
+    const uint32_t end = p->first + p->tokens;
+    const uint32_t tail =
+        p->x->exact_last < p->x->tokens ? p->x->tokens - p->x->exact_last : 0; /* first exact one */
+    struct kvw_codec_args args = {.kv = (uint8_t)p->kv};
+
+    if (p->first < p->x->exact_first)
+        args.exact_first =
+            p->x->exact_first - p->first < p->tokens ? p->x->exact_first - p->first : p->tokens;
+    if (end > tail)
+        args.exact_last = end - tail < p->tokens ? end - tail : p->tokens;
+    return args;
+}
+
+/* Give a piece a staging slot and an encoder. Its place in the line is its place on the wire. */
+static void cut(struct kvw_session *s, const struct piece *p)
+{
+    struct kvw_stage *g = &s->stages[s->stage_free[--s->stage_free_count]];
+    uint64_t predicted_ns;
+    const uint32_t codec = choose(s, p, &predicted_ns);
+
     *g = (struct kvw_stage){
-        .state = KVW_STAGE_FILLED,
-        .bytes = KVW_CHUNK_HDR_BYTES + h.stream_bytes,
+        .state = KVW_STAGE_QUEUED,
         .xfer_at = (uint32_t)(p->x - s->xfers),
         .serial = p->x->serial,
         .layer = p->layer,
         .kv = p->kv,
+        .first = p->first,
         .tokens = p->tokens,
-        .raw_bytes = h.raw_bytes,
+        .raw_bytes = p->tokens * s->token_bytes,
+        .codec = codec,
+        .chosen_ns = s->now_ns,
+        .predicted_ns = predicted_ns,
+        .job = {.codec = s->codecs[codec],
+                .args = args_of(p),
+                .view = kvw_pool_view(&s->pool, p->x->blocks, p->layer, p->kv, p->first, p->tokens),
+                .to = stage_mem(s, g) + KVW_CHUNK_HDR_BYTES,
+                .to_bytes = s->hello.slot_bytes - KVW_CHUNK_HDR_BYTES,
+                .digest = KVW_DIGEST_XXH3_64},
     };
-    return g;
+    s->line[(s->line_head + s->line_count++) % s->hello.slots] = (uint16_t)(g - s->stages);
+    p->x->layers[p->layer].cut[p->kv] += p->tokens;
+    ++p->x->layers[p->layer].in_flight;
+    ++p->x->queued;
+    p->x->cut_bytes += g->raw_bytes;
+    /* The queue is as long as the line, so it can't be full. */
+    if (s->encoders == NULL || kvw_encoders_submit(s->encoders, &g->job) != KVW_OK)
+        kvw_job_run(&g->job, s->scratch, &s->clock);
+}
+
+static void write_header(const struct kvw_session *s, const struct kvw_xfer *x, struct kvw_stage *g)
+{
+    const struct kvw_chunk_hdr h = {
+        .xfer = x->id,
+        .epoch = x->epoch,
+        .seq = (uint32_t)s->next_seq,
+        .layer = g->layer,
+        .kv = g->kv,
+        .head_count = s->pool.kv_heads,
+        .token_first = g->first,
+        .token_count = g->tokens,
+        .raw_bytes = g->raw_bytes,
+        .codec = g->job.codec->id,
+        .digest = (uint8_t)g->job.digest,
+        .stream_bytes = (uint32_t)g->job.stream_bytes,
+        .digest_value = g->job.digest_value,
+    };
+
+    kvw_chunk_hdr_encode(stage_mem(s, g), &h);
+    g->bytes = KVW_CHUNK_HDR_BYTES + h.stream_bytes;
 }
 
 /* The transport has it: count it. */
 static void account(struct kvw_session *s, struct kvw_xfer *x, struct kvw_stage *g)
 {
+    struct kvw_transport_stats stats;
+
+    s->transport->ops->stats(s->transport, &stats);
+    s->rate.rtt_ns = stats.srtt_ns;
     g->state = KVW_STAGE_FLIGHT;
     g->conn = s->ready->id;
-    x->layers[g->layer].sent[g->kv] += g->tokens;
-    ++x->layers[g->layer].in_flight;
+    kvw_rate_sent(&s->rate, &g->mark, g->bytes, s->now_ns);
+    kvw_choose_encoded(&s->chooser, g->codec, g->layer, g->kv, g->raw_bytes,
+                       (uint32_t)g->job.stream_bytes, g->job.ns);
+    --x->queued;
     ++x->chunks;
     x->raw_bytes += g->raw_bytes;
     x->wire_bytes += g->bytes;
@@ -206,45 +318,63 @@ static void account(struct kvw_session *s, struct kvw_xfer *x, struct kvw_stage 
     s->sent = true;
 }
 
-/* False: the transport takes nothing now. */
-static bool put(struct kvw_session *s, struct kvw_stage *g)
+/* The transport takes the first of the line; false: not now. */
+static bool put(struct kvw_session *s, struct kvw_xfer *x, struct kvw_stage *g)
 {
     const struct kvw_hello *peer = &s->ready->hello;
-    struct kvw_xfer *x = &s->xfers[g->xfer_at];
-    const struct kvw_put p = {
+    struct kvw_put p = {
         .key = peer->region,
         .offset = s->next_seq % peer->slots * peer->slot_bytes,
-        .iov = {{stage_mem(s, g), g->bytes}},
         .iov_count = 1,
         .imm = (uint32_t)s->next_seq,
         .cookie = (uint64_t)(g - s->stages),
     };
     kvw_err err;
 
-    s->filled = NULL;
-    if (x->state != KVW_XFER_OPEN || x->serial != g->serial) {
-        stage_free(s, g); /* ended while it waited; its number goes to the next chunk */
-        return true;
-    }
+    write_header(s, x, g);
+    p.iov[0] = (struct kvw_iov){stage_mem(s, g), g->bytes};
     err = s->transport->ops->put(s->transport, s->ready->id, &p);
     if (err == KVW_OK) {
+        line_pop(s);
         account(s, x, g);
         return true;
     }
-    if (err == KVW_E_AGAIN) {
-        s->filled = g;
-        return false;
-    }
-    stage_free(s, g);
-    if (err != KVW_E_NOTFOUND) /* gone: CONN_DOWN is on its way */
+    if (err != KVW_E_AGAIN && err != KVW_E_NOTFOUND) /* gone: CONN_DOWN is on its way */
         kvw_handshake_breach(s, "the transport refused a put to the peer's landing slots");
     return false;
 }
 
-/* A chunk's turn has come and nothing stands in its way. */
-static bool can_send(struct kvw_session *s)
+/* Put what is encoded, in order; false: the transport is full. */
+static bool put_line(struct kvw_session *s)
 {
-    if (s->next_seq < s->limit && s->stage_free_count > 0) {
+    struct kvw_stage *g;
+
+    while ((g = line_first(s)) != NULL) {
+        struct kvw_xfer *x = &s->xfers[g->xfer_at];
+
+        if (x->state != KVW_XFER_OPEN || x->serial != g->serial) {
+            line_pop(s); /* ended while it waited; its number goes to the next chunk */
+            stage_free(s, g);
+            continue;
+        }
+        if (!kvw_job_done(&g->job))
+            return true;
+        if (g->job.err != KVW_OK) {
+            kvw_xfer_finishf(s, x, g->job.err, "layer %u %c tokens %u to %u: codec %s: %s",
+                             g->layer, g->kv == 0 ? 'K' : 'V', g->first, g->first + g->tokens - 1,
+                             g->job.codec->name, kvw_strerror(g->job.err));
+            continue; /* and now it has ended */
+        }
+        if (!put(s, x, g))
+            return false;
+    }
+    return true;
+}
+
+/* A chunk's turn has come and nothing stands in its way. */
+static bool can_cut(struct kvw_session *s)
+{
+    if (s->next_seq + s->line_count < s->limit && s->stage_free_count > 0) {
         s->stalled = false;
         return true;
     }
@@ -258,17 +388,15 @@ bool kvw_send_poll(struct kvw_session *s)
 {
     struct piece p;
 
-    if (s->ready == NULL || (s->filled != NULL && !put(s, s->filled)))
+    if (s->ready == NULL || !put_line(s))
         return false;
     for (uint32_t n = 0; n < KVW_CHUNKS_A_POLL; ++n) {
-        struct kvw_stage *g;
-
-        if (!next_piece(s, &p) || !can_send(s))
+        if (!next_piece(s, &p) || !can_cut(s))
             return false;
-        g = encode(s, &p);
-        if (g != NULL && !put(s, g))
+        cut(s, &p);
+        if (!put_line(s))
             return false;
         s->turn = ((uint32_t)(p.x - s->xfers) + 1) % s->xfers_max;
     }
-    return next_piece(s, &p) && can_send(s);
+    return next_piece(s, &p) && can_cut(s);
 }

@@ -16,6 +16,7 @@ static bool check_codecs(const struct kvw_session_config *cfg, struct kvw_sessio
 
     if (cfg->codecs == NULL)
         return false;
+    s->fixed_codec = KVW_CODECS_MAX;
     for (uint32_t i = 0; cfg->codecs[i] != NULL; ++i) {
         const struct kvw_codec_ops *c = cfg->codecs[i];
 
@@ -23,10 +24,14 @@ static bool check_codecs(const struct kvw_session_config *cfg, struct kvw_sessio
             return false;
         if ((c->mem_kinds & (1u << cfg->pool.mem.kind)) == 0)
             continue; /* can't read this pool: the peer doesn't hear of it */
+        if (c->id == cfg->codec)
+            s->fixed_codec = s->codec_count;
         s->codecs[s->codec_count++] = c;
         s->hello.codecs |= 1ull << c->id;
         raw = raw || c->id == KVW_CODEC_RAW;
     }
+    if (cfg->codec == 0)
+        s->fixed_codec = s->codec_count;
     return raw;
 }
 
@@ -84,6 +89,14 @@ static kvw_err take_config(struct kvw_session *s, const struct kvw_session_confi
     *field = "codecs";
     if (!check_codecs(cfg, s))
         return KVW_E_INVALID;
+    *field = "codec"; /* none of codecs */
+    if (s->fixed_codec > s->codec_count)
+        return KVW_E_INVALID;
+    *field = "encoders";
+    if (cfg->encoders > KVW_ENCODERS_MAX)
+        return KVW_E_INVALID;
+    s->encoder_count = cfg->encoders > 0 ? cfg->encoders : 1;
+    s->clock = cfg->clock;
     *field = "chunk_raw_bytes";
     s->chunk_raw_bytes = cfg->chunk_raw_bytes != 0 ? cfg->chunk_raw_bytes : KVW_CHUNK_RAW_AIM;
     if (s->chunk_raw_bytes < KVW_CHUNK_RAW_MIN || s->chunk_raw_bytes > KVW_CHUNK_RAW_MAX)
@@ -153,8 +166,11 @@ static void lay_out(struct kvw_arena *a, struct kvw_session *s)
     } else {
         s->stages = kvw_arena_take(a, slots, sizeof(s->stages[0]), 64);
         s->stage_free = kvw_arena_take(a, slots, sizeof(s->stage_free[0]), 8);
+        s->line = kvw_arena_take(a, slots, sizeof(s->line[0]), 8);
         s->offers = kvw_arena_take(a, n, sizeof(s->offers[0]), 8);
     }
+    s->chooser.ratios = kvw_arena_take(a, kvw_chooser_ratios(s->codec_count, layers),
+                                       sizeof(s->chooser.ratios[0]), 8);
     s->scratch = kvw_arena_take(a, 1, most(s, true, s->hello.slot_bytes), 64);
     s->slots_mem = kvw_arena_take(a, slots, s->hello.slot_bytes, KVW_ARENA_ALIGN);
 }
@@ -164,6 +180,7 @@ static void start_tables(struct kvw_session *s)
 {
     const uint32_t slots = s->hello.slots;
 
+    kvw_chooser_init(&s->chooser, s->codecs, s->codec_count, s->pool.layers, s->chooser.ratios);
     if (s->role == KVW_ROLE_RECEIVER) {
         s->window.slots = slots;
         s->window.slot_bytes = s->hello.slot_bytes;
@@ -230,11 +247,18 @@ kvw_err kvw_session_open(struct kvw_session **out, const struct kvw_session_conf
     lay_out(&arena, s);
     s->arena_base = arena.base;
     start_tables(s);
-    if ((err = begin(s)) != KVW_OK)
+    if (cfg->encoders > 0 && s->role == KVW_ROLE_SENDER &&
+        (err = kvw_encoders_open(&s->encoders, cfg->encoders, s->hello.slots,
+                                 most(s, true, s->hello.slot_bytes), &s->clock, cfg->wake,
+                                 cfg->wake_arg)) != KVW_OK)
         goto free_arena;
+    if ((err = begin(s)) != KVW_OK)
+        goto close_encoders;
     *out = s;
     return KVW_OK;
 
+close_encoders:
+    kvw_encoders_close(s->encoders);
 free_arena:
     free(arena.base);
     return err;
@@ -251,6 +275,7 @@ void kvw_session_close(struct kvw_session *s, uint64_t now_ns)
     if (s->role == KVW_ROLE_RECEIVER &&
         s->transport->ops->region_remove(s->transport, &s->hello.region) != KVW_OK)
         assert(!"a region that was added can be removed");
+    kvw_encoders_close(s->encoders);
     free(s->arena_base);
 }
 
@@ -560,6 +585,28 @@ bool kvw_session_peer_up(const struct kvw_session *s)
 void kvw_session_stats(const struct kvw_session *s, struct kvw_session_stats *stats)
 {
     *stats = s->stats;
+    stats->wire_bytes_per_s = (uint64_t)(s->rate.bytes_per_ns * 1e9);
+}
+
+kvw_err kvw_session_codec_stats(const struct kvw_session *s, uint8_t codec_id,
+                                struct kvw_codec_stats *stats)
+{
+    const uint32_t i = kvw_choose_find(&s->chooser, codec_id);
+    const struct kvw_choice *c = &s->chooser.codecs[i];
+
+    if (i == s->codec_count)
+        return KVW_E_NOTFOUND;
+    *stats = (struct kvw_codec_stats){
+        .name = c->ops->name,
+        .chunks = c->chunks,
+        .raw_bytes = c->raw_bytes,
+        .stream_bytes = c->stream_bytes,
+        .encode_ps = (uint32_t)c->encode_ps,
+        .decode_ps = (uint32_t)c->decode_ps,
+        .predicted_ns = c->predicted_ns,
+        .actual_ns = c->actual_ns,
+    };
+    return KVW_OK;
 }
 
 void kvw_session_assert_consistent(const struct kvw_session *s)
@@ -589,8 +636,8 @@ void kvw_session_assert_consistent(const struct kvw_session *s)
         for (uint32_t i = 0; i < s->hello.slots; ++i)
             in_use += s->stages[i].state != KVW_STAGE_FREE;
         assert(in_use + s->stage_free_count == s->hello.slots);
-        assert(s->filled == NULL || s->filled->state == KVW_STAGE_FILLED);
-        assert(s->ready == NULL || s->next_seq <= s->limit);
+        assert(s->ready != NULL || s->line_count == 0);
+        assert(s->ready == NULL || s->next_seq + s->line_count <= s->limit);
     }
     assert(s->ready == NULL || s->ready->state == KVW_CONN_READY);
 #else

@@ -7,6 +7,7 @@
  *   xfer.c       the table of transfers, and how each ends
  *   offer.c      receiver: offers, leases, COMMIT          land.c  receiver: chunks into blocks
  *   stream.c     sender: streams, pushes, OFFER, DONE      send.c  sender: blocks into chunks
+ *   choose.c     which codec          rate.c  how fast the wire is          encode.c  encoders
  *
  * Not installed. threads, memory, time: as kvwire.h.
  */
@@ -14,6 +15,8 @@
 #define KVW_SESSION_H
 
 #include "arena.h"
+#include "choose.h"
+#include "encode.h"
 #include "event.h"
 #include "kvwire.h"
 #include "layout.h"
@@ -28,6 +31,7 @@
     4u /* encoded or decoded; bounds a poll to a fraction of a millisecond                         \
         */
 #define KVW_STRAYS         8u
+#define KVW_ENCODE_AHEAD   2u /* chunks an encoder that wait for it, from which on raw goes out */
 #define KVW_PEER_ADDR_MAX  255u
 #define KVW_SLOTS_DEFAULT  32u
 #define KVW_XFERS_DEFAULT  16u
@@ -61,18 +65,23 @@ struct kvw_conn {
 /* A staging slot: one encoded chunk, lent to the transport. */
 enum kvw_stage_state {
     KVW_STAGE_FREE = 0,
-    KVW_STAGE_FILLED, /* encoded, the transport was full; at most one (session.filled) */
+    KVW_STAGE_QUEUED, /* in session.line: being encoded, or encoded and waiting for its turn */
     KVW_STAGE_FLIGHT, /* the transport's until PUT_DONE */
 };
 
 struct kvw_stage {
     enum kvw_stage_state state;
     kvw_conn_id conn;
-    uint32_t bytes; /* header and stream */
+    uint32_t bytes; /* header and stream; FLIGHT */
     uint32_t xfer_at;
     uint64_t serial;
-    uint32_t layer, kv, tokens;
+    uint32_t layer, kv, first, tokens;
     uint32_t raw_bytes;
+    uint32_t codec; /* index in session.chooser */
+    uint64_t chosen_ns;
+    uint64_t predicted_ns;
+    struct kvw_rate_mark mark;
+    struct kvw_job job;
 };
 
 /* Sender: an offer whose stream hasn't been opened yet. */
@@ -82,6 +91,9 @@ struct kvw_offer_in {
     uint64_t id;
     uint32_t epoch, tokens;
     uint64_t lease_ns, until_ns;
+    kvw_budget budget;
+    uint8_t exact_first;
+    uint16_t exact_last;
     char text[KVW_TEXT_BYTES_MAX + 1];
 };
 
@@ -105,7 +117,9 @@ struct kvw_session {
     uint32_t xfers_max, xfer_tokens_max;
     const struct kvw_codec_ops *codecs[KVW_CODECS_MAX];
     uint32_t codec_count;
-    struct kvw_hello hello; /* ours */
+    struct kvw_clock clock;
+    struct kvw_chooser chooser; /* receiver: what decoding cost */
+    struct kvw_hello hello;     /* ours */
 
     /* the arena's parts */
     unsigned char *arena_base;
@@ -139,14 +153,20 @@ struct kvw_session {
     struct kvw_window window;
     struct kvw_span_pool span_pool;
     uint32_t next_epoch;
+    uint32_t told_codec; /* index: whose cost the last GRANT carried */
 
     /* sender */
     struct kvw_stage *stages;
     uint16_t *stage_free; /* a stack */
     uint32_t stage_free_count;
-    struct kvw_stage *filled; /* or NULL */
+    uint16_t *line; /* QUEUED stages in the order in which they are put; a ring of hello.slots */
+    uint32_t line_head, line_count;
+    struct kvw_encoders *encoders; /* NULL: encoding happens in poll */
+    uint32_t encoder_count;
+    uint32_t fixed_codec; /* index; codec_count: choose */
+    uint64_t allowed;     /* bit i: codec i is in both HELLOs and takes the pool's dtype */
+    struct kvw_rate rate;
     struct kvw_offer_in *offers;
-    const struct kvw_codec_ops *codec; /* chosen with the peer */
     uint32_t chunk_tokens;
     uint64_t next_seq, limit; /* puts of this connection: used, granted */
     uint32_t turn;            /* transfer to look at first */
@@ -220,6 +240,8 @@ bool kvw_stream_flush_declined(struct kvw_session *s);
 void kvw_send_start(struct kvw_session *s);
 /* It is gone: what was encoded for it is of no use. */
 void kvw_send_stop(struct kvw_session *s);
+/* A stream ends (NULL: all do): when this returns, no encoder reads its blocks any more. */
+void kvw_send_take_back(struct kvw_session *s, const struct kvw_xfer *x);
 void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev);
 void kvw_send_grant(struct kvw_session *s, const struct kvw_grant *m);
 /* Encode and put up to KVW_CHUNKS_A_POLL chunks; true: more could go. */

@@ -21,20 +21,33 @@ struct kvw_offer_in *kvw_stream_offer_find(const struct kvw_session *s, uint64_t
 }
 
 /* Offer and stream have met. */
-static void join(struct kvw_session *s, struct kvw_xfer *x, uint32_t epoch, uint32_t tokens,
-                 uint64_t lease_ns)
+static void join(struct kvw_session *s, struct kvw_xfer *x, const struct kvw_offer_in *o)
 {
-    x->epoch = epoch;
-    x->lease_ns = lease_ns;
+    x->epoch = o->epoch;
+    x->lease_ns = o->lease_ns;
+    x->budget = o->budget;
+    x->exact_first = o->exact_first;
+    x->exact_last = o->exact_last;
     x->renew_at_ns = s->now_ns; /* at once: the receiver's lease has been running since its offer */
-    if (tokens != x->tokens)
+    if (o->tokens != x->tokens)
         kvw_xfer_finishf(s, x, KVW_E_MISMATCH, "the offer is for %u tokens, the stream has %u",
-                         tokens, x->tokens);
+                         o->tokens, x->tokens);
 }
 
 void kvw_stream_offer(struct kvw_session *s, const struct kvw_offer_msg *m)
 {
     struct kvw_xfer *x = kvw_xfer_find(s, m->xfer);
+    const struct kvw_offer_in offer = {
+        .used = true,
+        .id = m->xfer,
+        .epoch = m->epoch,
+        .tokens = m->tokens,
+        .lease_ns = m->lease_ns,
+        .until_ns = s->now_ns + m->lease_ns,
+        .budget = m->budget,
+        .exact_first = m->exact_first,
+        .exact_last = m->exact_last,
+    };
     struct kvw_offer_in *o = NULL;
     struct kvw_event_rec *rec;
 
@@ -50,18 +63,12 @@ void kvw_stream_offer(struct kvw_session *s, const struct kvw_offer_msg *m)
             kvw_session_stray(s, m->xfer, m->epoch, KVW_E_CANCELED);
             return;
         }
-        o->used = true;
-        o->declined = false;
-        o->id = m->xfer;
-        o->epoch = m->epoch;
-        o->tokens = m->tokens;
-        o->lease_ns = m->lease_ns;
-        o->until_ns = s->now_ns + m->lease_ns;
+        *o = offer;
     }
     rec = kvw_events_push(&s->events, KVW_EV_OFFERED, s->now_ns);
     rec->xfer = m->xfer;
     if (x != NULL)
-        join(s, x, m->epoch, m->tokens, m->lease_ns);
+        join(s, x, &offer);
 }
 
 kvw_err kvw_stream_open(struct kvw_session *s, kvw_xfer_id id, const struct kvw_blocks *blocks,
@@ -77,15 +84,24 @@ kvw_err kvw_stream_open(struct kvw_session *s, kvw_xfer_id id, const struct kvw_
     if ((err = kvw_xfer_take(s, id.value, blocks, &x)) != KVW_OK)
         return err;
     x->deadline_ns = deadline_ns != 0 ? deadline_ns : UINT64_MAX;
+    x->opened_ns = now_ns;
     if (offer_by_ns != 0)
         x->offer_by_ns = offer_by_ns;
     else if (deadline_ns == 0) /* nothing waits for ever */
         x->offer_by_ns = now_ns + KVW_LEASE_NS_MAX;
     if ((o = kvw_stream_offer_find(s, id.value)) != NULL) {
         o->used = false;
-        join(s, x, o->epoch, o->tokens, o->lease_ns);
+        join(s, x, o);
     }
     return KVW_OK;
+}
+
+/* A layer's tokens up to this one are computed. */
+static void pushed(const struct kvw_session *s, struct kvw_xfer *x, struct kvw_layer_out *l,
+                   uint32_t tokens)
+{
+    x->pushed_bytes += 2ull * (tokens - l->pushed) * s->token_bytes; /* K and V */
+    l->pushed = tokens;
 }
 
 kvw_err kvw_push_layer(struct kvw_session *s, kvw_xfer_id id, uint32_t layer, uint32_t tokens,
@@ -107,7 +123,7 @@ kvw_err kvw_push_layer(struct kvw_session *s, kvw_xfer_id id, uint32_t layer, ui
     if (now) { /* says as much as every mark before it, and more */
         x->marks_pending -= l->mark_count;
         l->mark_count = 0;
-        l->pushed = tokens;
+        pushed(s, x, l, tokens);
     } else if (l->mark_count == KVW_MARKS_MAX) {
         return KVW_E_AGAIN;
     } else {
@@ -146,7 +162,7 @@ void kvw_stream_layer_sent(struct kvw_session *s, struct kvw_xfer *x, uint32_t l
     struct kvw_layer_out *l = &x->layers[layer];
     struct kvw_event_rec *rec;
 
-    if (l->reported || l->in_flight > 0 || l->sent[0] != x->tokens || l->sent[1] != x->tokens)
+    if (l->reported || l->in_flight > 0 || l->cut[0] != x->tokens || l->cut[1] != x->tokens)
         return;
     l->reported = true;
     rec = kvw_events_push(&s->events, KVW_EV_LAYER_SENT, s->now_ns);
@@ -188,7 +204,7 @@ static bool ask_layer(struct kvw_session *s, struct kvw_xfer *x, struct kvw_laye
                              (uint32_t)(l - x->layers), kvw_strerror(err));
             return false;
         }
-        l->pushed = l->marks[0].tokens;
+        pushed(s, x, l, l->marks[0].tokens);
         --l->mark_count;
         --x->marks_pending;
         memmove(&l->marks[0], &l->marks[1], l->mark_count * sizeof(l->marks[0]));
@@ -263,7 +279,7 @@ void kvw_stream_flush(struct kvw_session *s)
 
         if (x->state != KVW_XFER_OPEN || x->epoch == 0)
             continue;
-        if (x->commit_due && !x->commit_sent && x->low_layer == s->pool.layers) {
+        if (x->commit_due && !x->commit_sent && x->low_layer == s->pool.layers && x->queued == 0) {
             if (send_commit(s, x) != KVW_OK)
                 return;
             x->commit_sent = true;

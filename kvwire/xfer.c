@@ -93,6 +93,8 @@ void kvw_xfer_finish(struct kvw_session *s, struct kvw_xfer *x, kvw_err err, enu
     const bool known = s->ready != NULL && (s->role == KVW_ROLE_SENDER || x->offer_sent);
 
     assert(x->state == KVW_XFER_OPEN);
+    if (s->role == KVW_ROLE_SENDER)
+        kvw_send_take_back(s, x);
     x->state = KVW_XFER_ENDED;
     x->err = err;
     x->event_due = true;

@@ -31,11 +31,11 @@ enum kvw_reply {
     KVW_REPLY_ABORT,
 };
 
-/* Sender: one layer of a stream. pushed >= sent[k]; all are counts of tokens from token 0. */
+/* Sender: one layer of a stream. pushed >= cut[k]; all are counts of tokens from token 0. */
 struct kvw_layer_out {
     uint32_t pushed;    /* computed */
     uint32_t promised;  /* pushed, or will be when the marks are ready */
-    uint32_t sent[2];   /* K, V: cut into chunks that the transport has accepted */
+    uint32_t cut[2];    /* K, V: cut into chunks, which are encoded and put in that order */
     uint32_t in_flight; /* of those chunks, PUT_DONE not yet seen */
     bool reported;      /* LAYER_SENT queued */
     uint8_t mark_count;
@@ -83,8 +83,11 @@ struct kvw_xfer {
     uint64_t offer_by_ns;
     uint64_t renew_at_ns;
     bool commit_due, commit_sent;
-    uint32_t low_layer;     /* every layer below it is sent in full */
-    uint32_t marks_pending; /* over all layers */
+    uint64_t opened_ns;
+    uint64_t pushed_bytes, cut_bytes; /* raw, over all layers */
+    uint32_t queued;                  /* chunks cut and not yet put */
+    uint32_t low_layer;               /* every layer below it is cut in full */
+    uint32_t marks_pending;           /* over all layers */
     struct kvw_layer_out *layers;
 };
 
