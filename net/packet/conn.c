@@ -124,6 +124,7 @@ void kvn_conn_free(struct kvn_conn *c)
     kvn_puts_in_end(&c->puts_in);
     kvn_timers_stop(&c->timers);
     c->state = KVN_CONN_FREE;
+    c->hello_due = c->goodbye_due = false;
     c->local_id = 0;
     c->api_id = 0;
 }

@@ -10,7 +10,7 @@
 #define STEPS     150u       /* of weather and work, then the faults stop */
 #define SPINS_MAX 20000u     /* polls without time moving */
 #define SETTLE_NS (10 * T_S) /* for everything to arrive once the faults have stopped */
-#define POLLS_MAX 3000000u   /* of one run: something spins otherwise */
+#define STEPS_MAX 1000000u   /* of one run: something spins otherwise */
 
 static uint64_t allocations; /* while a transport was running */
 static const struct t_world *running;
@@ -137,7 +137,6 @@ static void poll_node(struct t_world *w, uint32_t node)
         for (uint32_t i = 0; i < got; ++i)
             t_work_event(w, node, &ev[i]);
     } while (got == 8);
-    ++w->packets;
 }
 
 static bool awake(const struct t_world *w, uint32_t node)
@@ -170,8 +169,10 @@ static void step(struct t_world *w, uint64_t until_ns)
         if (at < next)
             next = at;
     }
-    if (w->packets > POLLS_MAX)
-        t_fail(w, "too many polls");
+    if (w->watch.failed[0] != '\0')
+        t_fail(w, "on the wire: %s", w->watch.failed);
+    if (++w->steps > STEPS_MAX)
+        t_fail(w, "too many steps");
     kvn_sim_advance(w->sim, next);
 }
 
@@ -208,6 +209,18 @@ static void plan(struct t_world *w, uint32_t off)
     };
 }
 
+/* What the watcher allocates isn't the transport's. */
+static bool watch(void *world, const struct kvn_sim_sight *sight)
+{
+    struct t_world *w = world;
+    const bool inside = w->inside;
+
+    w->inside = false;
+    t_watch_packet(&w->watch, sight);
+    w->inside = inside;
+    return true;
+}
+
 static bool begin(struct t_world *w, uint64_t seed, uint32_t off)
 {
     static uint8_t *memory; /* kept, and full of T_FILL between runs */
@@ -221,7 +234,7 @@ static bool begin(struct t_world *w, uint64_t seed, uint32_t off)
     }
     memset(w, 0, offsetof(struct t_world, conn));
     w->calm = w->inside = false;
-    w->hash = w->puts = w->msgs = w->packets = w->downs = 0;
+    w->hash = w->puts = w->msgs = w->packets = w->downs = w->steps = 0;
     w->failed[0] = '\0';
     w->seed = seed;
     w->random = seed * 0x2545f4914f6cdd1dull;
@@ -231,6 +244,8 @@ static bool begin(struct t_world *w, uint64_t seed, uint32_t off)
         kvn_sim_sources(w->sim, 1 + (uint32_t)t_random(w, KVN_PORT_SOURCES_MAX));
     if (w->may[T_IPV6])
         kvn_sim_family(w->sim, 6);
+    t_watch_begin(&w->watch, bytes);
+    kvn_sim_tap(w->sim, watch, w);
     running = w;
     allocations = 0;
     for (uint32_t i = 0; i < w->nodes; ++i) {
@@ -310,7 +325,6 @@ static void expect_quiet(struct t_world *w)
             for (uint32_t n = 0; n < w->conn[i].puts_sent[side]; ++n)
                 if (!w->conn[i].put[side][n].done)
                     t_fail(w, "connection %u side %u: put %u was never done", i, side, n);
-    w->packets = after.sent;
 }
 
 bool t_world_run(struct t_world *w, uint64_t seed, uint32_t off)
@@ -333,6 +347,7 @@ bool t_world_run(struct t_world *w, uint64_t seed, uint32_t off)
     for (uint32_t i = 0; i < w->nodes; ++i)
         t_node_close(w, i, false);
     running = NULL;
+    w->packets = w->watch.packets;
     t_work_check_memory(w);
     kvn_sim_close(w->sim);
     return w->failed[0] == '\0';

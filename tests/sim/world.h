@@ -9,6 +9,7 @@
  *     connection is over; never after CONN_DOWN
  *   CONN_DOWN comes once, and only when something happened that may end a connection
  *   no byte is ever written where no put of a living connection may write
+ *   every packet that leaves is one that SPEC.md lets its sender send: see watch.h
  *   nothing is allocated between open and close
  *   once the faults stop, everything that is still connected arrives, and new connections work
  *   once all is closed, no packet leaves, and nobody wants to be woken
@@ -22,6 +23,7 @@
 #include "../../net/packet/endpoint.h"
 #include "../../net/packet/wire.h"
 #include "../../net/port/sim.h"
+#include "watch.h"
 
 #define T_NODES      5u
 #define T_FLOWS      6u
@@ -122,10 +124,11 @@ struct t_world {
     struct kvn_sim_link link[T_NODES][T_NODES];
     uint32_t conns;
     struct t_conn conn[T_CONNS];
+    struct t_watch watch;
     bool calm;   /* the faults are over */
     bool inside; /* a transport is running: it must not allocate */
     uint64_t hash;
-    uint64_t puts, msgs, packets, downs;
+    uint64_t puts, msgs, packets, downs, steps;
     char failed[320]; /* the first broken promise; "" while all hold */
 };
 
