@@ -21,10 +21,21 @@ struct kvn_config {
      *   loop  a name; the two ends in one process that use the same name are joined
      *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders)
      *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust
-     * domain
+     *         domain. Or KIND:WHAT[,KEY=VALUE...] (a path that begins so is written ./KIND:...):
+     *           pci:0000:00:04.0,ip=...   a NIC of its own, bound to vfio-pci or uio_pci_generic
+     *           af_packet:IFACE,ip=...    a Linux interface, beside the kernel
+     *         ip=ADDR[/PREFIX]  its own address, not one of the kernel's; one of either family
+     *         port=N            its UDP port, 7400; sources=N: it uses N ports from there on
+     *         gw=ADDR           the way out of PREFIX      mac=, vlan=  the device's, untagged
+     *         neigh=ADDR@MAC    a neighbour who needn't be asked for; up to 8
+     *         mtu=N             1500 for pci, else the interface's
+     *         csum=on           UDP checksums over IPv4 even if software makes them
+     *         ring=N            descriptors      queues=N,queue=I  of the device, and of this port
+     *         args=K=V;K=V      for the driver
      */
     const char *local;
-    const char *peer;    /* default for connect(NULL): udp "ADDR:PORT"; ignored by loop and dpdk */
+    const char *peer;    /* default for connect(NULL): "ADDR:PORT"; dpdk waits for its answer to
+                            ARP or neighbour discovery. Ignored by loop and dpdk's links */
     bool listener;       /* this side will listen(): decode. dpdk: virtio-user server; else vhost */
     const char *fault;   /* NULL, or faults to inject below the protocol, for tests:
                             "loss=0.05,reorder=0.05,dup=0.01,corrupt=0.001,seed=7" */

@@ -24,6 +24,7 @@ static struct {
     pthread_mutex_t lock;
     enum { EAL_DOWN = 0, EAL_UP, EAL_FAILED } state;
     pid_t pid; /* that started it */
+    bool pci;
     char why[KVN_WHY_BYTES];
 } eal = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -74,12 +75,18 @@ static void remove_runtime_dir(void)
         (void)rmdir(dir);
 }
 
-static int init(const cpu_set_t *cpus)
+static int init(const char *pci, const cpu_set_t *cpus)
 {
-    char lcores[1024], prefix[48], memory[16];
-    char *argv[] = {"kvwire",         "--no-huge", "--no-shconf", "--no-pci",
-                    "--no-telemetry", "-m",        memory,        prefix,
-                    "--iova-mode=va", lcores,      NULL};
+    char lcores[1024], prefix[48], memory[16], allow[80];
+    /* In fixed memory addresses are the device's too; with a NIC EAL decides by its IOMMU. */
+    char *plain[] = {"kvwire",         "--no-huge", "--no-shconf", "--no-pci",
+                     "--no-telemetry", "-m",        memory,        prefix,
+                     "--iova-mode=va", lcores,      NULL};
+    char *with_nic[] = {"kvwire",         "--in-memory", "--single-file-segments",
+                        "--no-telemetry", "-a",          allow,
+                        prefix,           lcores,        NULL};
+    char **argv = pci != NULL ? with_nic : plain;
+    const int argc = pci != NULL ? 8 : 10;
     sigset_t before;
     FILE *const saved = stderr;
     FILE *caught = kvn_dpdk_log_stderr();
@@ -88,13 +95,14 @@ static int init(const cpu_set_t *cpus)
     format_lcores(lcores, sizeof(lcores), cpus);
     snprintf(prefix, sizeof(prefix), "--file-prefix=kvwire-%d", (int)getpid());
     snprintf(memory, sizeof(memory), "%d", EAL_MEMORY_MB);
+    snprintf(allow, sizeof(allow), "%s", pci != NULL ? pci : "");
 
     /* EAL's threads inherit the mask. A few of its messages bypass its log: glibc lets stderr be
      * assigned, and the stand-in passes on what others write meanwhile. */
     kvn_dpdk_signals_block(&before);
     if (caught != NULL)
         stderr = caught;
-    rc = rte_eal_init((int)(sizeof(argv) / sizeof(argv[0])) - 1, argv);
+    rc = rte_eal_init(argc, argv);
     stderr = saved;
     kvn_dpdk_signals_restore(&before);
     if (caught != NULL)
@@ -103,7 +111,7 @@ static int init(const cpu_set_t *cpus)
     return rc;
 }
 
-static void start_locked(void)
+static void start_locked(const char *pci)
 {
     cpu_set_t cpus;
     const bool pinned = pthread_getaffinity_np(pthread_self(), sizeof(cpus), &cpus) == 0;
@@ -112,13 +120,14 @@ static void start_locked(void)
 
     eal.pid = getpid();
     eal.state = EAL_FAILED;
+    eal.pci = pci != NULL;
     if (!pinned)
         CPU_ZERO(&cpus);
     if (!kvn_dpdk_log_open()) {
         snprintf(eal.why, sizeof(eal.why), "dpdk: no memory for a log stream");
         return;
     }
-    if (init(&cpus) < 0) {
+    if (init(pci, &cpus) < 0) {
         if (!kvn_dpdk_log_error(mark, NULL, reason, sizeof(reason)))
             snprintf(reason, sizeof(reason), "%s", rte_strerror(rte_errno));
         snprintf(eal.why, sizeof(eal.why), "dpdk: EAL can't start: %s", reason);
@@ -129,13 +138,13 @@ static void start_locked(void)
         (void)pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
 }
 
-kvw_err kvn_dpdk_eal_start(char why[KVN_WHY_BYTES])
+kvw_err kvn_dpdk_eal_start(const char *pci, char why[KVN_WHY_BYTES])
 {
     kvw_err err = KVW_OK;
 
     pthread_mutex_lock(&eal.lock);
     if (eal.state == EAL_DOWN)
-        start_locked();
+        start_locked(pci);
     if (eal.pid != getpid()) {
         snprintf(why, KVN_WHY_BYTES, "dpdk: EAL was started by process %d before it forked",
                  (int)eal.pid);
@@ -143,6 +152,12 @@ kvw_err kvn_dpdk_eal_start(char why[KVN_WHY_BYTES])
     } else if (eal.state == EAL_FAILED) {
         memcpy(why, eal.why, KVN_WHY_BYTES);
         err = KVW_E_DEVICE;
+    } else if (pci != NULL && !eal.pci) {
+        snprintf(why, KVN_WHY_BYTES,
+                 "dpdk: %s: DPDK runs without hugepages in this process since another port was "
+                 "opened; open PCI ports first",
+                 pci);
+        err = KVW_E_INVALID;
     }
     pthread_mutex_unlock(&eal.lock);
     return err;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * dpdk_eal.h - DPDK's environment (EAL) in this process: started once, without hugepages, root, PCI
- * or files left behind, and what it logs.
+ * or files left behind (with hugepages and PCI if a NIC is asked for), and what it logs.
  *
  * threads  any; the first kvn_dpdk_eal_start() starts EAL, others wait for it. A thread that will
  *          own a port calls kvn_dpdk_thread_enter() so that mempools have a cache for it
@@ -17,12 +17,15 @@
 #include "../net.h"
 
 /*
- * Start EAL unless it runs. The calling thread's CPU affinity, signal mask and stdio are afterwards
+ * Start EAL unless it runs. pci: NULL, or the address of a PCI device that must be reachable: then
+ * EAL takes hugepages, as few as it needs, without a mount or a file, and looks at that device
+ * alone. The calling thread's CPU affinity, signal mask and stdio are afterwards
  * as before. A start that failed is not tried again: the same sentence comes back.
  *   KVW_E_DEVICE   EAL can't start; its own reason is in why
- *   KVW_E_INVALID  it was started before a fork(), by the parent: its threads aren't here
+ *   KVW_E_INVALID  it was started before a fork(), by the parent: its threads aren't here; or it
+ *                  runs without PCI, and pci asks for it
  */
-KVW_NODISCARD kvw_err kvn_dpdk_eal_start(char why[KVN_WHY_BYTES]);
+KVW_NODISCARD kvw_err kvn_dpdk_eal_start(const char *pci, char why[KVN_WHY_BYTES]);
 
 /* Make the calling thread known to EAL. True if kvn_dpdk_thread_leave() must be called by it. */
 bool kvn_dpdk_thread_enter(void);
@@ -41,6 +44,8 @@ void kvn_dpdk_signals_restore(const sigset_t *before);
  * lines are kept, so that an error can be told with DPDK's own reason.
  */
 uint64_t kvn_dpdk_log_mark(void);
+/* A line of our own in it. */
+void kvn_dpdk_log_note(const char *line);
 /*
  * The first line of level error or worse since mark, without its "PREFIX: " and line end.
  * skip: NULL, or lines containing this text are passed over. False: none.

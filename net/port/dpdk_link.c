@@ -396,7 +396,7 @@ kvw_err kvn_dpdk_port_open(struct kvn_port **port, const struct kvn_dpdk_config 
     kvw_err err;
 
     if ((err = kvn_dpdk_sock_check(cfg->path, cfg->listener, why)) != KVW_OK ||
-        (err = kvn_dpdk_eal_start(why)) != KVW_OK || (err = port_new(&p, cfg, why)) != KVW_OK)
+        (err = kvn_dpdk_eal_start(NULL, why)) != KVW_OK || (err = port_new(&p, cfg, why)) != KVW_OK)
         return err;
     if (p->vhost && cfg->wait_peer && !await_socket(cfg)) {
         port_free(p);

@@ -114,6 +114,16 @@ bool kvn_dpdk_log_open(void)
     return f != NULL && rte_openlog_stream(f) == 0;
 }
 
+void kvn_dpdk_log_note(const char *line)
+{
+    keep(RTE_LOG_INFO, line, strlen(line));
+    if (ring.echo) {
+        pass_on("kvwire: dpdk: ", 14);
+        pass_on(line, strlen(line));
+        pass_on("\n", 1);
+    }
+}
+
 FILE *kvn_dpdk_log_stderr(void)
 {
     return stream(stderr_write);

@@ -2,6 +2,7 @@
 #include "../open.h"
 #include "../packet/endpoint.h"
 #include "dpdk_job.h"
+#include "dpdk_kind.h"
 #include "dpdk_port.h"
 #include "fault.h"
 
@@ -9,10 +10,9 @@
 /* The longest slice whose packet fits; the port's README has the figures for it. */
 #define SLICE 32768u
 
-KVN_OPEN_DECLARE(dpdk);
-KVN_OPEN_DECLARE(dpdk)
+static kvw_err open_link(struct kvn_port **port, const struct kvn_config *cfg,
+                         struct kvn_packet_config *packet, char why[KVN_WHY_BYTES])
 {
-    const struct kvn_packet_config packet = {.slice_bytes = SLICE};
     const struct kvn_dpdk_config dpdk = {
         .path = cfg->local,
         .listener = cfg->listener,
@@ -20,6 +20,15 @@ KVN_OPEN_DECLARE(dpdk)
         .busy_poll = cfg->busy_poll,
         .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
     };
+
+    packet->slice_bytes = SLICE;
+    return kvn_dpdk_port_open(port, &dpdk, why);
+}
+
+KVN_OPEN_DECLARE(dpdk);
+KVN_OPEN_DECLARE(dpdk)
+{
+    struct kvn_packet_config packet = {0};
     struct kvn_fault_spec spec;
     struct kvn_port *port;
     kvw_err err;
@@ -27,7 +36,9 @@ KVN_OPEN_DECLARE(dpdk)
     /* Before the wait for a peer, not after it. */
     if (cfg->fault != NULL && (err = kvn_fault_parse(&spec, cfg->fault, why)) != KVW_OK)
         return err;
-    if ((err = kvn_dpdk_port_open(&port, &dpdk, why)) != KVW_OK)
+    err = kvn_dpdk_kind_find(cfg->local) != NULL ? kvn_dpdk_kind_open(&port, cfg, &packet, why)
+                                                 : open_link(&port, cfg, &packet, why);
+    if (err != KVW_OK)
         return err;
     if ((cfg->fault != NULL && (err = kvn_fault_wrap(&port, cfg->fault, why)) != KVW_OK) ||
         (err = kvn_packet_open(t, port, &packet, why)) != KVW_OK) {

@@ -186,7 +186,7 @@ static bool open_frame(struct kvn_dpdk_port *p, struct rte_mbuf *m, struct kvn_r
         return false;
     if (kvn_ether_parse(&frame, rte_pktmbuf_mtod(m, const uint8_t *), m->data_len) != KVN_ETHER_OK)
         return false;
-    if (memcmp(frame.dst_ip, p->self.ip, sizeof(frame.dst_ip)) != 0 ||
+    if (frame.family != 4 || memcmp(frame.dst_ip, p->self.ip, sizeof(p->self.ip)) != 0 ||
         frame.dst_port != p->self.port)
         return false;
     *packet = (struct kvn_rx_packet){
@@ -195,6 +195,7 @@ static bool open_frame(struct kvn_dpdk_port *p, struct rte_mbuf *m, struct kvn_r
         .from = {.family = 4, .port = frame.src_port},
     };
     memcpy(packet->from.ip, frame.src_ip, sizeof(frame.src_ip));
+    packet->ecn = frame.ecn;
     return true;
 }
 

@@ -315,10 +315,10 @@ Test(dpdk_open, child_of_a_process_that_started_eal)
     int status;
     pid_t child;
 
-    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "%s", why);
-    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "a second start is none");
+    cr_assert_eq(kvn_dpdk_eal_start(NULL, why), KVW_OK, "%s", why);
+    cr_assert_eq(kvn_dpdk_eal_start(NULL, why), KVW_OK, "a second start is none");
     if ((child = fork()) == 0)
-        _exit(kvn_dpdk_eal_start(why) == KVW_E_INVALID ? 0 : 1);
+        _exit(kvn_dpdk_eal_start(NULL, why) == KVW_E_INVALID ? 0 : 1);
     waitpid(child, &status, 0);
     cr_expect_eq(status, 0);
 }
@@ -332,7 +332,7 @@ Test(dpdk_open, eal_is_silent)
 
     cr_assert_eq(pipe(pipes), 0);
     dup2(pipes[1], STDERR_FILENO);
-    cr_assert_eq(kvn_dpdk_eal_start(why), KVW_OK, "%s", why);
+    cr_assert_eq(kvn_dpdk_eal_start(NULL, why), KVW_OK, "%s", why);
     cr_expect_eq(stderr, before);
     fputs("still here", stderr);
     fflush(stderr);

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "dpdk_kind.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../packet/wire.h"
+#include "dpdk_job.h"
+
+#define OPEN_NS 10000000000ull
+
+const struct kvn_dpdk_kind kvn_dpdk_kinds[] = {
+    {"af_packet", kvn_dpdk_open_af_packet, true},
+    {"pci", kvn_dpdk_open_pci, true},
+    {NULL, NULL, false},
+};
+
+const struct kvn_dpdk_kind *kvn_dpdk_kind_find(const char *local)
+{
+    for (const struct kvn_dpdk_kind *k = kvn_dpdk_kinds; local != NULL && k->name != NULL; ++k) {
+        const size_t n = strlen(k->name);
+
+        if (strncmp(local, k->name, n) == 0 && local[n] == ':')
+            return k;
+    }
+    return NULL;
+}
+
+kvw_err kvn_dpdk_kind_open(struct kvn_port **port, const struct kvn_config *cfg,
+                           struct kvn_packet_config *packet, char why[KVN_WHY_BYTES])
+{
+    const struct kvn_dpdk_kind *kind = kvn_dpdk_kind_find(cfg->local);
+    struct kvn_dpdk_spec spec;
+    struct kvn_dpdk_open o = {
+        .spec = &spec,
+        .listener = cfg->listener,
+        .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
+    };
+    kvw_err err;
+
+    if (kind == NULL) {
+        snprintf(why, KVN_WHY_BYTES, "dpdk: '%.80s' names no kind of port",
+                 cfg->local != NULL ? cfg->local : "");
+        return KVW_E_ADDRESS;
+    }
+    err = kvn_dpdk_spec_parse(&spec, kind->name, cfg->local + strlen(kind->name) + 1, why);
+    if (err != KVW_OK)
+        return err;
+    if (kind->addresses && !spec.net.four.set && !spec.net.six.set) {
+        snprintf(why, KVN_WHY_BYTES,
+                 "dpdk: %s: an address of its own is missing: ip=ADDRESS[/PREFIX]", kind->name);
+        return KVW_E_ADDRESS;
+    }
+    if (!kind->addresses && spec.net_set) {
+        snprintf(why, KVN_WHY_BYTES,
+                 "dpdk: %s joins two ends only, which know each other: no addresses", kind->name);
+        return KVW_E_ADDRESS;
+    }
+    if (kind->addresses && cfg->peer != NULL && kvn_addr_parse(&o.peer, cfg->peer) != KVW_OK) {
+        snprintf(why, KVN_WHY_BYTES, "dpdk: peer '%.100s' is not IPV4:PORT or [IPV6]:PORT",
+                 cfg->peer);
+        return KVW_E_ADDRESS;
+    }
+    return kind->open(port, &o, packet, why);
+}
+
+void kvn_dpdk_fit_packet(struct kvn_packet_config *packet, const struct kvn_port *port,
+                         uint32_t ring)
+{
+    /* Acknowledgements and questions come beside the slices. */
+    const uint64_t fits = (uint64_t)(ring - ring / 8) * port->payload_max;
+
+    if (packet->inflight_bytes == 0)
+        packet->inflight_bytes = KVN_INFLIGHT_BYTES;
+    if (fits < packet->inflight_bytes)
+        packet->inflight_bytes = (uint32_t)fits;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dpdk_nic.h - a port over any DPDK Ethernet device (PCI, af_packet, af_xdp, memif, net_ring), with
+ * addresses of its own. What tells the kinds apart is in struct kvn_dpdk_nic_config; each kind's
+ * file fills one in. The same-host link over vhost and virtio-user is dpdk_link.c's.
+ *
+ * threads  the thread that opened a port owns it
+ * memory   an mbuf pool out of EAL's memory, at open; nothing between open and close
+ * time     open waits for the peer's MAC if there is a default peer, until its deadline; wait()
+ *          sleeps on the device's descriptor, or naps where it has none (KVN_DPDK_NAP_NS)
+ */
+#ifndef KVN_DPDK_NIC_H
+#define KVN_DPDK_NIC_H
+
+#include "dpdk_spec.h"
+#include "port.h"
+
+/* The longest nap of a port whose device can't wake anybody. */
+#define KVN_DPDK_NAP_NS 1000000ull
+
+/* What becomes of a packet's body on transmit. */
+enum kvn_dpdk_body {
+    KVN_DPDK_BODY_COPY,   /* into one buffer behind the head: the device keeps the buffer, or can't
+                             take several */
+    KVN_DPDK_BODY_BORROW, /* the device copies inside tx_burst: a second mbuf points at it */
+    KVN_DPDK_BODY_DMA,    /* as BORROW if it lies in EAL's memory, which stays; else COPY */
+};
+
+struct kvn_dpdk_nic_config {
+    const char *kind;            /* for sentences: "pci" */
+    const char *device;          /* DPDK's name of the device, which is there by now */
+    struct kvn_netif_config net; /* mac all zero: the device's */
+    struct kvn_addr peer;        /* default_peer; family 0: none */
+    enum kvn_dpdk_body body;
+    uint32_t mtu;     /* IP bytes of a frame */
+    bool set_mtu;     /* the device must be told */
+    bool promiscuous; /* to get frames for net.mac, which isn't the device's */
+    bool offloads;    /* use what the device says it can do; else plain frames */
+    bool checksum;    /* UDP checksums over IPv4 too, whoever makes them */
+    uint32_t ring;    /* descriptors of each ring */
+    uint32_t queues, queue;
+    int wake_fd; /* readable when there are frames; -1: the device's interrupt, or naps.
+                    Stays the caller's */
+    uint64_t open_by_ns;
+    void (*release)(void *arg); /* after the device is closed, or on an error; may be NULL */
+    void *release_arg;
+};
+
+/*
+ * Set up the device and make a port of it. The device, and what release gives back, is the port's
+ * from here on: on an error it has been closed and removed.
+ *   KVW_E_DEVICE    the driver refuses, with its reason
+ *   KVW_E_DEADLINE  the default peer, or the gateway to it, doesn't answer
+ *   KVW_E_NOMEM
+ */
+KVW_NODISCARD kvw_err kvn_dpdk_nic_open(struct kvn_port **port,
+                                        const struct kvn_dpdk_nic_config *cfg,
+                                        char why[KVN_WHY_BYTES]);
+
+/* Make the device appear. Errors as above; args may be NULL. */
+KVW_NODISCARD kvw_err kvn_dpdk_nic_attach(const char *kind, const char *bus, const char *device,
+                                          const char *args, char why[KVN_WHY_BYTES]);
+
+/* Counters beside tx_errors. */
+struct kvn_dpdk_nic_stats {
+    struct kvn_netif_stats net;
+    uint64_t rx_rejected;   /* checksums that the device found wrong, frames over one buffer */
+    uint64_t rx_no_mbuf;    /* the device's: it had no buffer for a frame */
+    uint64_t rx_missed;     /* the device's: the ring was full */
+    uint64_t tx_deferred;   /* taken, but waiting in the port for room in the ring */
+    uint64_t tx_no_mbuf;    /* times that the pool was dry */
+    uint64_t tx_unresolved; /* packets dropped while their neighbour was asked for */
+    uint64_t sleeps;
+    uint32_t mbufs_in_use; /* a gauge: of this port's pools, rings included */
+    bool link_up;
+};
+void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *stats);
+
+/* One line: which way packets take through this device. Static until close. */
+const char *kvn_dpdk_nic_path(const struct kvn_port *port);
+
+#endif

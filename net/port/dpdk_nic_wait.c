@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sleeping on a device with addresses of its own. Three ways, best first: its receive interrupt
+ * (armed, then looked once more, then slept, as dpdk_wait.c tells); a socket that the kernel makes
+ * readable (af_packet, af_xdp); naps that double up to KVN_DPDK_NAP_NS while nothing comes.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <rte_ethdev.h>
+
+#include "dpdk_job.h"
+#include "dpdk_nic_impl.h"
+
+/* An interrupt that was missed costs no more than this. */
+#define SLEEP_MAX_NS 20000000ull
+#define NAP_FIRST_NS 20000ull
+
+kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interrupts)
+{
+    /* A socket stays readable until it was read; an interrupt's counter is read by nobody. */
+    struct epoll_event event = {.events = interrupts ? EPOLLIN | EPOLLET : EPOLLIN};
+
+    p->nap_ns = NAP_FIRST_NS;
+    if (interrupts)
+        wake_fd = rte_eth_dev_rx_intr_ctl_q_get_fd(p->id, p->queue);
+    if (wake_fd < 0)
+        return interrupts ? KVW_E_DEVICE : KVW_OK;
+    event.data.fd = interrupts ? -1 : wake_fd;
+    if (epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, wake_fd, &event) != 0)
+        return KVW_E_DEVICE;
+    p->wakes = true;
+    p->interrupts = interrupts;
+    return KVW_OK;
+}
+
+/* One-shot, so that a descriptor of an earlier wait() can wake a later one at most once. */
+static void watch(struct kvn_dpdk_nic *p, int wake_fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = -1};
+
+    if (wake_fd >= 0 && epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, wake_fd, &event) != 0 &&
+        errno == ENOENT)
+        (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, wake_fd, &event);
+}
+
+/* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. */
+static void nap(struct kvn_dpdk_nic *p, uint64_t ns)
+{
+    struct pollfd fd = {.fd = p->epoll_fd, .events = POLLIN};
+    const struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u),
+                                .tv_nsec = (long)(ns % 1000000000u)};
+    struct epoll_event events[4];
+    int n, error;
+    socklen_t bytes = sizeof(error);
+
+    ++p->sleeps;
+    if (ppoll(&fd, 1, &ts, NULL) <= 0)
+        return;
+    n = epoll_wait(p->epoll_fd, events, 4, 0); /* takes the edges */
+    /* An interface that went down makes its socket readable until the error was read. */
+    for (int i = 0; i < n; ++i)
+        if ((events[i].events & EPOLLERR) != 0 && events[i].data.fd >= 0)
+            (void)getsockopt(events[i].data.fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
+}
+
+/* How long may be slept in one go. */
+static uint64_t longest(struct kvn_dpdk_nic *p)
+{
+    uint64_t ns = SLEEP_MAX_NS;
+
+    if (!p->wakes) {
+        ns = p->nap_ns;
+        p->nap_ns = ns * 2 < KVN_DPDK_NAP_NS ? ns * 2 : KVN_DPDK_NAP_NS;
+    }
+    return ns;
+}
+
+void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
+{
+    struct kvn_dpdk_nic *p = (struct kvn_dpdk_nic *)port;
+    const uint64_t deadline_ns = kvn_dpdk_nic_deadline_ns(port);
+    uint64_t now_ns;
+
+    if (p->early_count != 0)
+        return;
+    if (deadline_ns < until_ns)
+        until_ns = deadline_ns;
+    watch(p, wake_fd);
+    if (p->interrupts) {
+        (void)rte_eth_dev_rx_intr_enable(p->id, p->queue);
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+    p->early_at = 0;
+    p->early_count = rte_eth_rx_burst(p->id, p->queue, p->early, KVN_BURST);
+    now_ns = kvn_dpdk_now_ns();
+    if (p->early_count != 0) {
+        p->nap_ns = NAP_FIRST_NS;
+    } else if (now_ns < until_ns) {
+        const uint64_t most = longest(p);
+
+        nap(p, until_ns - now_ns < most ? until_ns - now_ns : most);
+    }
+    if (p->interrupts)
+        (void)rte_eth_dev_rx_intr_disable(p->id, p->queue);
+}

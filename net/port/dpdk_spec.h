@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dpdk_spec.h - how a DPDK port is named: "KIND:WHAT[,KEY=VALUE...]", the table of kinds being in
+ * dpdk_open.c. Text without a known kind before its first colon is the path of a same-host link's
+ * Unix socket. The keys are told in net.h.
+ *
+ * threads  any      memory  all inside the struct      time  none
+ */
+#ifndef KVN_DPDK_SPEC_H
+#define KVN_DPDK_SPEC_H
+
+#include "../net.h"
+#include "netif.h"
+
+#define KVN_DPDK_WHAT_BYTES 108 /* a socket's path is the longest */
+#define KVN_DPDK_ARGS_BYTES 160
+#define KVN_DPDK_QUEUES_MAX 8u
+
+struct kvn_dpdk_spec {
+    char what[KVN_DPDK_WHAT_BYTES]; /* interface, PCI address, path, name */
+    char args[KVN_DPDK_ARGS_BYTES]; /* for the driver; commas again where semicolons were */
+    struct kvn_netif_config net;    /* mac all zero: the device's own */
+    bool net_set;                   /* any key of net was given */
+    uint32_t mtu;                   /* 0: the device's */
+    uint32_t ring;                  /* 0: the kind's */
+    uint32_t queues, queue;         /* of the device, and which one this port is; 1 and 0 */
+    bool checksum;                  /* a UDP checksum over IPv4 even where software must make it */
+};
+
+/*
+ * The text behind "KIND:".
+ *   KVW_E_ADDRESS  an unknown key, a value that can't be read or is out of range; why names it
+ */
+KVW_NODISCARD kvw_err kvn_dpdk_spec_parse(struct kvn_dpdk_spec *spec, const char *kind,
+                                          const char *text, char why[KVN_WHY_BYTES]);
+
+#endif
