@@ -98,8 +98,8 @@ ParameterizedTestParameters(dpdk_frame, wrong_field)
         {14, 0x65, KVN_ETHER_NOT_IP}, /* version 6 */
         {14, 0x44, KVN_ETHER_NOT_IP}, /* header of 16 bytes */
         {14, 0x40, KVN_ETHER_NOT_IP}, /* of none */
-        {14, 0x46, KVN_ETHER_LENGTH},   /* options: the UDP length isn't where it should be */
-        {16, 0xff, KVN_ETHER_LENGTH},   /* total length past the frame */
+        {14, 0x46, KVN_ETHER_LENGTH}, /* options: the UDP length isn't where it should be */
+        {16, 0xff, KVN_ETHER_LENGTH}, /* total length past the frame */
         {16, 0x01, KVN_ETHER_LENGTH},   {17, 27, KVN_ETHER_LENGTH}, /* or too short for a UDP header
                                                                      */
         {17, 0, KVN_ETHER_LENGTH},      {20, 0x20, KVN_ETHER_FRAGMENT}, /* more fragments */
