@@ -89,7 +89,11 @@ static kvw_err receive(struct kve_worker *w, const struct kve_request *r, struct
         .count = (r->count + block_tokens - 1) / block_tokens,
         .tokens = r->count,
     };
-    const struct kvw_terms terms = {.lease_ns = w->cfg->lease_ns, .deadline_ns = until_ns};
+    const struct kvw_terms terms = {.lease_ns = w->cfg->lease_ns,
+                                    .deadline_ns = until_ns,
+                                    .budget = r->budget,
+                                    .exact_first = (uint8_t)r->exact_first,
+                                    .exact_last = (uint16_t)r->exact_last};
     kvw_err err = kve_link_offer(w->link, x, &blocks, &terms);
 
     if (err != KVW_OK) {

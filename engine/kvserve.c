@@ -10,8 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../compress/compress.h"
 #include "clock.h"
 #include "router.h"
+
+#define EXACT_FIRST 4   /* attention sinks */
+#define EXACT_LAST  128 /* the newest tokens weigh most */
 
 #define EXIT_USAGE 2
 
@@ -51,6 +55,12 @@ static const char usage_text[] =
     "  --link ADDRESS        dpdk: path of the Unix socket; udp: ADDR:PORT to bind\n"
     "  --peer ADDRESS        prefill, udp: where decode listens\n"
     "  --wait-peer SECONDS   how long a worker waits for its peer at start, 60 by default\n"
+    "  --codec NAME          prefill: auto (default: what lands the last chunk soonest), or its "
+    "name\n"
+    "  --budget NAME         run: what codecs may do to the KV: exact (default), e8 (like fp8), e4 "
+    "(int4)\n"
+    "  --exact FIRST,LAST    run: tokens that a lossy codec leaves exact, 4,128 by default\n"
+    "  --encoders N          prefill: threads that encode; by default the link's own does\n"
     "  --lease MS            decode: blocks come back after this much silence, 2000 by default\n"
     "  --fault SPEC          inject faults below the protocol: loss=0.05,reorder=0.05,seed=7\n"
     "  --control SOCK        worker: Unix socket for requests\n"
@@ -88,6 +98,10 @@ enum {
     OPT_LINK,
     OPT_PEER,
     OPT_WAIT_PEER,
+    OPT_CODEC,
+    OPT_BUDGET,
+    OPT_EXACT,
+    OPT_ENCODERS,
     OPT_LEASE,
     OPT_FAULT,
     OPT_CONTROL,
@@ -123,6 +137,10 @@ static const struct option options[] = {
     {"link", required_argument, NULL, OPT_LINK},
     {"peer", required_argument, NULL, OPT_PEER},
     {"wait-peer", required_argument, NULL, OPT_WAIT_PEER},
+    {"codec", required_argument, NULL, OPT_CODEC},
+    {"budget", required_argument, NULL, OPT_BUDGET},
+    {"exact", required_argument, NULL, OPT_EXACT},
+    {"encoders", required_argument, NULL, OPT_ENCODERS},
     {"lease", required_argument, NULL, OPT_LEASE},
     {"fault", required_argument, NULL, OPT_FAULT},
     {"control", required_argument, NULL, OPT_CONTROL},
@@ -192,6 +210,48 @@ static bool control(struct kve_worker_config *w, const struct cli *c, const char
     return true;
 }
 
+static bool codec(struct kve_worker_config *w, const char *text)
+{
+    const struct kvw_codec_ops *ops = kvc_codec_by_name(text);
+
+    if (ops == NULL && strcmp(text, "auto") != 0) {
+        fprintf(stderr, "kvserve: --codec %s: this build has auto", text);
+        for (uint32_t i = 0; kvc_codecs[i] != NULL; ++i)
+            fprintf(stderr, ", %s", kvc_codecs[i]->name);
+        fprintf(stderr, "\n");
+        return false;
+    }
+    w->codec = ops != NULL ? ops->id : 0;
+    return true;
+}
+
+static const char *const budgets[] = {"exact", "e8", "e4"}; /* by kvw_budget */
+
+static bool budget(struct kve_run_config *r, const char *text)
+{
+    for (uint32_t i = 0; i < 3; ++i)
+        if (strcmp(text, budgets[i]) == 0) {
+            r->budget = (kvw_budget)i;
+            return true;
+        }
+    fprintf(stderr, "kvserve: --budget %s: it is exact, e8 or e4\n", text);
+    return false;
+}
+
+static bool exact(struct cli *c, const char *text)
+{
+    const char *comma = strchr(text, ',');
+    char first[16];
+
+    if (comma == NULL || (size_t)(comma - text) >= sizeof(first)) {
+        fprintf(stderr, "kvserve: --exact %s: two numbers with a comma, as 4,128\n", text);
+        return false;
+    }
+    snprintf(first, sizeof(first), "%.*s", (int)(comma - text), text);
+    return whole(c, first, 0, UINT8_MAX, &c->run.exact_first) &&
+           whole(c, comma + 1, 0, UINT16_MAX, &c->run.exact_last);
+}
+
 static bool request_option(struct cli *c, int opt, const char *text)
 {
     struct kve_run_config *r = &c->run;
@@ -213,6 +273,10 @@ static bool request_option(struct cli *c, int opt, const char *text)
         ok = number(c, text, 0, 0x1p52, &d);
         r->sample.seed = ok ? (uint64_t)d : 0;
         return ok;
+    case OPT_BUDGET:
+        return budget(r, text);
+    case OPT_EXACT:
+        return exact(c, text);
     case OPT_TIMEOUT:
         ok = number(c, text, 0.001, 86400, &d);
         r->timeout_ns = ok ? (uint64_t)(d * KVE_S) : 0;
@@ -239,6 +303,10 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         ok = number(c, text, 10, 600000, &d);
         w->lease_ns = ok ? (uint64_t)(d * KVE_MS) : 0;
         return ok;
+    case OPT_CODEC:
+        return codec(w, text);
+    case OPT_ENCODERS:
+        return whole(c, text, 0, KVE_ENCODERS_MAX, &w->encoders);
     case OPT_THREADS:
         return whole(c, text, 1, 256, &w->threads);
     case OPT_KV_TOKENS:
@@ -366,6 +434,12 @@ static bool complete(struct cli *c, const char *what)
         fprintf(stderr, "kvserve %s needs %s; see kvserve --help\n", what, missing);
         return false;
     }
+    for (uint32_t i = 0; run && kvc_codecs[i] != NULL; ++i)
+        if (kvc_codecs[i]->id == w->codec && kvc_codecs[i]->budget > r->budget) {
+            fprintf(stderr, "kvserve %s: --codec %s changes values; say so with --budget %s\n",
+                    what, kvc_codecs[i]->name, budgets[kvc_codecs[i]->budget]);
+            return false;
+        }
     r->compare = c->compare >= 0 ? c->compare != 0 : r->batch_path == NULL;
     if (w->threads == 0) {
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -401,6 +475,8 @@ int main(int argc, char **argv)
             {
                 .max_tokens = 256,
                 .timeout_ns = 600 * KVE_S,
+                .exact_first = EXACT_FIRST,
+                .exact_last = EXACT_LAST,
                 .sample = {.temperature = 0, .top_p = 1},
                 .spawn.worker = {.net = "dpdk", .control_fd = -1, .open_timeout_ns = 60 * KVE_S},
             },

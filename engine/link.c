@@ -73,6 +73,17 @@ static void wake(struct kve_link *l)
     (void)n;
 }
 
+static void wake_link(void *arg)
+{
+    wake(arg);
+}
+
+static uint64_t link_clock(void *arg)
+{
+    (void)arg;
+    return kve_now_ns();
+}
+
 static void set_state(struct kve_link *l, kve_link_state state, kvw_err err, const char *text)
 {
     pthread_mutex_lock(&l->mutex);
@@ -116,6 +127,7 @@ static void take_xfer_done(struct kve_link *l, const struct kvw_event *ev)
     x->raw_bytes = ev->raw_bytes;
     x->wire_bytes = ev->wire_bytes;
     x->chunks = ev->chunks;
+    memcpy(x->codec_chunks, ev->codec_chunks, sizeof(x->codec_chunks));
     x->note_bytes = ev->note_bytes <= sizeof(x->note) ? ev->note_bytes : 0;
     if (x->note_bytes > 0)
         memcpy(x->note, ev->note, x->note_bytes);
@@ -274,6 +286,9 @@ static bool open_session(struct kve_link *l)
     l->cfg.session.size = sizeof(l->cfg.session);
     l->cfg.session.transport = l->transport;
     l->cfg.session.peer = l->peer;
+    l->cfg.session.clock = (struct kvw_clock){.now_ns = link_clock};
+    l->cfg.session.wake = wake_link;
+    l->cfg.session.wake_arg = l;
     err = kvw_session_open(&l->session, &l->cfg.session, kve_now_ns(), &field);
     if (err != KVW_OK) {
         snprintf(why, sizeof(why), "session: %s%s%s", kvw_strerror(err),

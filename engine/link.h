@@ -32,7 +32,8 @@ struct kve_link_config {
     const char *peer;  /* may be NULL */
     const char *fault; /* may be NULL */
     uint64_t open_timeout_ns;
-    struct kvw_session_config session; /* role, fingerprint, pool ..., without transport and peer */
+    struct kvw_session_config session; /* role, fingerprint, pool, codec ...; transport, peer, clock
+                                          and wake are the link's */
 };
 
 /* What the link knows of one transfer. Written by the link's thread under its mutex; read it
@@ -46,6 +47,7 @@ struct kve_xfer {
     uint32_t note_bytes;
     uint64_t raw_bytes, wire_bytes;
     uint32_t chunks;
+    uint32_t codec_chunks[KVW_CODEC_IDS]; /* by codec id */
     uint64_t done_ns;
     uint64_t layer_ns[KVW_LAYERS_MAX]; /* sender: sent; receiver: landed; 0: not yet */
 };

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../kvwire/le.h"
+#include "../compress/compress.h"
 #include "clock.h"
 #include "worker.h"
 
@@ -74,6 +75,17 @@ static void add_times(cJSON *obj, const char *key, const uint64_t *at_ns, uint32
                              cJSON_CreateNumber(at_ns[l] != 0 ? (double)(at_ns[l] / 1000) : -1));
 }
 
+/* Chunks by codec name. */
+static void add_codecs(cJSON *obj, const struct kve_xfer *x)
+{
+    cJSON *codecs = cJSON_AddObjectToObject(obj, "codecs");
+
+    for (uint32_t i = 0; kvc_codecs[i] != NULL; ++i)
+        if (x->codec_chunks[kvc_codecs[i]->id] > 0)
+            cJSON_AddNumberToObject(codecs, kvc_codecs[i]->name,
+                                    x->codec_chunks[kvc_codecs[i]->id]);
+}
+
 void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
                      const struct kve_prefilled *p, const struct kve_xfer *x, kvw_err err,
                      const char *text)
@@ -92,6 +104,7 @@ void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
             cJSON_AddNumberToObject(obj, "kv_bytes", (double)x->raw_bytes);
             cJSON_AddNumberToObject(obj, "wire_bytes", (double)x->wire_bytes);
             cJSON_AddNumberToObject(obj, "chunks", x->chunks);
+            add_codecs(obj, x);
         }
     }
     kve_worker_say(w, obj);

@@ -84,6 +84,7 @@ cJSON *kve_report_json(const struct kve_report *r)
     cJSON_AddNumberToObject(obj, "kv_bytes", (double)r->kv_bytes);
     cJSON_AddNumberToObject(obj, "wire_bytes", (double)r->wire_bytes);
     cJSON_AddNumberToObject(obj, "chunks", r->chunks);
+    cJSON_AddStringToObject(obj, "codecs", r->codecs);
     if (r->transferred)
         cJSON_AddNumberToObject(obj, "exposed_ms", kve_report_exposed_ms(r));
     else
@@ -140,9 +141,10 @@ void kve_report_print(FILE *out, const struct kve_report *r, int width)
         fprintf(out, "one process: nothing was transferred\n");
         return;
     }
-    fprintf(out,
-            "KV %.2f MB in %u chunks over %s (%.2f MB with headers), every byte's digest checked\n",
-            (double)r->kv_bytes / 1e6, r->chunks, r->net, (double)r->wire_bytes / 1e6);
+    fprintf(
+        out,
+        "KV %.2f MB in %u chunks (%s) over %s, %.2f MB with headers, every byte's digest checked\n",
+        (double)r->kv_bytes / 1e6, r->chunks, r->codecs, r->net, (double)r->wire_bytes / 1e6);
     print_timeline(out, r, width);
     fprintf(out, "\nexposed hand-over: %.2f ms with layers streamed during prefill",
             kve_report_exposed_ms(r));

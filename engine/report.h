@@ -37,6 +37,7 @@ struct kve_report {
     uint64_t computed_us[KVW_LAYERS_MAX], sent_us[KVW_LAYERS_MAX], landed_us[KVW_LAYERS_MAX];
     uint64_t kv_bytes, wire_bytes;
     uint32_t chunks;
+    char codecs[96];         /* "l0 54, raw 6"; chunks of each */
     double exposed_after_ms; /* of the variant that sends after prefill; < 0: not run */
     bool transferred;        /* there was a link */
 };

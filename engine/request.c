@@ -38,9 +38,17 @@ static kvw_err parse_tokens(struct kve_request *r, const cJSON *obj, uint32_t vo
     return KVW_OK;
 }
 
+/* 0 where it isn't said. */
+static bool optional(const cJSON *obj, const char *key, uint64_t max, uint64_t *v)
+{
+    *v = 0;
+    return !cJSON_HasObjectItem(obj, key) || kve_json_u64(obj, key, 0, max, v);
+}
+
 static kvw_err parse_numbers(struct kve_request *r, const cJSON *obj, char *why)
 {
     uint64_t id, max_tokens, seed, timeout_ms;
+    uint64_t budget, exact_first, exact_last;
     double temperature, top_p;
     const char *bad = NULL;
 
@@ -56,6 +64,12 @@ static kvw_err parse_numbers(struct kve_request *r, const cJSON *obj, char *why)
         bad = "seed";
     else if (!kve_json_u64(obj, "timeout_ms", 1, TIMEOUT_MS_MAX, &timeout_ms))
         bad = "timeout_ms";
+    else if (!optional(obj, "budget", KVW_BUDGET_E4, &budget))
+        bad = "budget";
+    else if (!optional(obj, "exact_first", UINT8_MAX, &exact_first))
+        bad = "exact_first";
+    else if (!optional(obj, "exact_last", UINT16_MAX, &exact_last))
+        bad = "exact_last";
     if (bad != NULL) {
         snprintf(why, KVE_WHY_BYTES, "%s: missing, or out of its range", bad);
         return KVW_E_INVALID;
@@ -63,6 +77,9 @@ static kvw_err parse_numbers(struct kve_request *r, const cJSON *obj, char *why)
     r->id.value = id;
     r->max_tokens = (uint32_t)max_tokens;
     r->timeout_ns = timeout_ms * KVE_MS;
+    r->budget = (kvw_budget)budget;
+    r->exact_first = (uint32_t)exact_first;
+    r->exact_last = (uint32_t)exact_last;
     r->sample = (struct kve_sample_config){
         .temperature = (float)temperature, .top_p = (float)top_p, .seed = seed};
     r->after_prefill = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(obj, "after_prefill"));
@@ -107,6 +124,9 @@ cJSON *kve_request_print(const struct kve_request *r)
         cJSON_AddNumberToObject(obj, "top_p", (double)r->sample.top_p) == NULL ||
         cJSON_AddNumberToObject(obj, "seed", (double)r->sample.seed) == NULL ||
         cJSON_AddNumberToObject(obj, "timeout_ms", (double)(r->timeout_ns / KVE_MS)) == NULL ||
+        cJSON_AddNumberToObject(obj, "budget", r->budget) == NULL ||
+        cJSON_AddNumberToObject(obj, "exact_first", r->exact_first) == NULL ||
+        cJSON_AddNumberToObject(obj, "exact_last", r->exact_last) == NULL ||
         cJSON_AddBoolToObject(obj, "after_prefill", r->after_prefill) == NULL ||
         cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL) {
         cJSON_Delete(obj);

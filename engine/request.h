@@ -20,6 +20,8 @@ struct kve_request {
     bool after_prefill;  /* push nothing before the whole prefill is done: the yardstick */
     bool ignore_end;     /* go on past end-of-generation tokens (benchmarks) */
     uint64_t timeout_ns;
+    kvw_budget budget;                /* what codecs may do to the KV on its way */
+    uint32_t exact_first, exact_last; /* tokens that stay exact under a lossy one */
     struct kve_sample_config sample;
 };
 

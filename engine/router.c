@@ -140,6 +140,24 @@ static void get_layers(const cJSON *obj, const char *key, uint64_t *at, uint32_t
         *layers = n;
 }
 
+/* "l0 54, raw 6"; cut where it doesn't fit. */
+static void get_codecs(const cJSON *obj, char *text, size_t bytes)
+{
+    const cJSON *item;
+    size_t at = 0;
+
+    text[0] = '\0';
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(obj, "codecs"))
+    {
+        const int n = snprintf(text + at, bytes - at, "%s%s %.0f", at > 0 ? ", " : "", item->string,
+                               item->valuedouble);
+
+        if (n < 0 || (size_t)n >= bytes - at)
+            return;
+        at += (size_t)n;
+    }
+}
+
 static void take_prefilled(struct router *r, const cJSON *obj)
 {
     struct kve_report *rep = r->report;
@@ -151,6 +169,7 @@ static void take_prefilled(struct router *r, const cJSON *obj)
     get_layers(obj, "sent_us", rep->sent_us, &rep->layers);
     rep->wire_bytes = get_number(obj, "wire_bytes");
     rep->chunks = (uint32_t)get_number(obj, "chunks");
+    get_codecs(obj, rep->codecs, sizeof(rep->codecs));
     r->prefilled = true;
 }
 
@@ -383,6 +402,9 @@ static struct kve_request new_request(const struct kve_run_config *cfg)
     return (struct kve_request){
         .id = {1}, /* the real one comes when it is served */
         .max_tokens = cfg->max_tokens,
+        .budget = cfg->budget,
+        .exact_first = cfg->exact_first,
+        .exact_last = cfg->exact_last,
         .timeout_ns = cfg->timeout_ns,
         .sample = cfg->sample,
         .ignore_end = cfg->ignore_end,

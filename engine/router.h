@@ -22,6 +22,8 @@ struct kve_run_config {
     bool ignore_end;
     uint32_t max_tokens;
     uint64_t timeout_ns;
+    kvw_budget budget; /* as kve_request's */
+    uint32_t exact_first, exact_last;
     struct kve_sample_config sample;
 };
 

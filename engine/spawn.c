@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../compress/compress.h"
 #include "clock.h"
 
 #define STOP_WAIT_NS (5 * KVE_S)
@@ -39,6 +40,15 @@ static void arg_number(struct args *a, const char *key, uint64_t value)
     arg(a, key, a->text[a->n]);
 }
 
+/* NULL: let it choose. */
+static const char *codec_name(uint8_t id)
+{
+    for (uint32_t i = 0; kvc_codecs[i] != NULL; ++i)
+        if (kvc_codecs[i]->id == id)
+            return kvc_codecs[i]->name;
+    return NULL;
+}
+
 /* In the child. Only async-signal-safe calls, though we have no threads yet. */
 static void exec_worker(const struct kve_worker_config *c, const char *name, int fd)
 {
@@ -58,6 +68,8 @@ static void exec_worker(const struct kve_worker_config *c, const char *name, int
     arg_number(&a, "--kv-tokens", c->kv_tokens);
     arg_number(&a, "--block-tokens", c->block_tokens);
     arg_number(&a, "--prefill-tokens", c->prefill_tokens);
+    arg_number(&a, "--encoders", c->encoders);
+    arg(&a, "--codec", codec_name(c->codec));
     arg_number(&a, "--wait-peer", c->open_timeout_ns / KVE_S);
     a.at[a.n++] = (char *)(uintptr_t) "--quiet";
     a.at[a.n] = NULL;

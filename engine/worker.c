@@ -292,6 +292,8 @@ static kvw_err open_link(struct kve_worker *w)
                 .model_name = kve_model_name(w->model),
                 .pool = w->kv.pool,
                 .codecs = kvc_codecs,
+                .codec = w->cfg->codec,
+                .encoders = w->cfg->encoders,
             },
     };
 

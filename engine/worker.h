@@ -25,6 +25,8 @@ typedef enum kve_worker_role {
     KVE_WORKER_LOCAL, /* both, no link */
 } kve_worker_role;
 
+#define KVE_ENCODERS_MAX 16u
+
 struct kve_worker_config {
     kve_worker_role role;
     const char *model_path;
@@ -40,6 +42,8 @@ struct kve_worker_config {
     uint32_t prefill_tokens; /* per chunk, 0: the engine's default */
     uint64_t open_timeout_ns;
     uint64_t lease_ns; /* 0: default */
+    uint8_t codec;     /* prefill: kvw_codec_id, 0: chosen by what is fastest */
+    uint32_t encoders; /* prefill: threads that encode, 0: the link's own */
     bool quiet;        /* no lines on stderr but errors */
 };
 

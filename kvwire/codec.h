@@ -36,6 +36,8 @@ typedef enum kvw_codec_id {
     KVW_CODEC_ZSTD_X = 9, /* zstd on the exponent plane only */
 } kvw_codec_id;
 
+#define KVW_CODEC_IDS 64u /* ids are 1 .. 63 */
+
 /*
  * Calibration that both sides hold already (per model, layer, K|V and head range), so that a stream
  * names it instead of carrying its own. bytes are the codec's, opaque to everybody else; id names

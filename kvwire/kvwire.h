@@ -129,9 +129,11 @@ struct kvw_event {
     const char *text; /* a sentence; valid until the next call on the session; never NULL */
     const void *note; /* receiver's XFER_DONE: what the sender gave to kvw_commit */
     uint32_t note_bytes;
-    uint64_t raw_bytes;  /* XFER_DONE: KV bytes moved */
-    uint64_t wire_bytes; /* XFER_DONE: the same as encoded streams and chunk headers */
-    uint32_t chunks;     /* XFER_DONE */
+    uint64_t raw_bytes;           /* XFER_DONE: KV bytes moved */
+    uint64_t wire_bytes;          /* XFER_DONE: the same as encoded streams and chunk headers */
+    uint32_t chunks;              /* XFER_DONE */
+    const uint32_t *codec_chunks; /* XFER_DONE: chunks by codec id, KVW_CODEC_IDS of them; valid
+                                     until the next call on the session */
 };
 
 /* Take the next event. The queue can't overflow: poll does less while it is full. */

@@ -118,6 +118,7 @@ static void take_chunk(struct kvw_session *s, struct kvw_xfer *x, const struct k
         return;
     }
     ++x->chunks;
+    ++x->codec_chunks[h->codec];
     x->raw_bytes += h->raw_bytes;
     x->wire_bytes += h->stream_bytes + KVW_CHUNK_HDR_BYTES;
     ++s->stats.chunks_landed;

@@ -309,6 +309,7 @@ static void account(struct kvw_session *s, struct kvw_xfer *x, struct kvw_stage 
                        (uint32_t)g->job.stream_bytes, g->job.ns);
     --x->queued;
     ++x->chunks;
+    ++x->codec_chunks[g->job.codec->id];
     x->raw_bytes += g->raw_bytes;
     x->wire_bytes += g->bytes;
     ++s->next_seq;

@@ -556,6 +556,8 @@ bool kvw_session_next_event(struct kvw_session *s, struct kvw_event *ev)
     ev->raw_bytes = x->raw_bytes;
     ev->wire_bytes = x->wire_bytes;
     ev->chunks = x->chunks;
+    memcpy(s->codec_chunks_out, x->codec_chunks, sizeof(s->codec_chunks_out));
+    ev->codec_chunks = s->codec_chunks_out;
     x->event_due = false;
     kvw_xfer_release(x);
     return true;

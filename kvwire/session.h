@@ -175,6 +175,7 @@ struct kvw_session {
     /* what the last event pointed at */
     char text_out[KVW_TEXT_BYTES_MAX + 1];
     uint8_t note_out[KVW_COMMIT_NOTE_MAX];
+    uint32_t codec_chunks_out[KVW_CODEC_IDS];
 };
 
 /* --- handshake.c ------------------------------------------------------------------------------ */

@@ -60,6 +60,7 @@ struct kvw_xfer {
     uint16_t exact_last;
     uint32_t chunks;
     uint64_t raw_bytes, wire_bytes;
+    uint32_t codec_chunks[KVW_CODEC_IDS];
     uint8_t *note; /* KVW_COMMIT_NOTE_MAX: to be sent, or as received */
     uint32_t note_bytes;
 
