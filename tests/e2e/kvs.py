@@ -63,9 +63,9 @@ def text_tokens(n):
 class Worker:
     """A kvserve prefill or decode process with its control channel."""
 
-    def __init__(self, role, net, link, folder, peer=None, model=MODEL, extra=()):
+    def __init__(self, role, net, link, folder, peer=None, model=MODEL, extra=(), via=()):
         self.role, self.sock_path = role, os.path.join(folder, role + ".ctl")
-        args = [KVSERVE, role, "--model", model, "--net", net, "--control", self.sock_path, "--quiet", "--threads", "1"]
+        args = list(via) + [KVSERVE, role, "--model", model, "--net", net, "--control", self.sock_path, "--quiet", "--threads", "1"]
         args += ["--link", link] + (["--peer", peer] if peer else []) + list(extra)
         self.err_path = os.path.join(folder, role + ".err")
         self.err = open(self.err_path, "ab")

@@ -11,6 +11,7 @@ static uint32_t blocks[64];
 
 void duo_init(struct duo *d)
 {
+    static const struct kvw_codec_ops *const raw[] = {&kvc_codec_raw, NULL};
     static const struct t_kv_shape r = {DUO_LAYERS, 20, 16, 2, 32, KVW_DTYPE_F16, T_KV_HND_PACKED};
     static const struct t_kv_shape s = {DUO_LAYERS, 20, 8, 2, 32, KVW_DTYPE_F16, T_KV_NHD_SPLIT};
 
@@ -25,7 +26,7 @@ void duo_init(struct duo *d)
                                            .transport = &d->rf.transport,
                                            .model_name = "tiny",
                                            .pool = d->r_pool,
-                                           .codecs = kvc_codecs,
+                                           .codecs = raw,
                                            .chunk_raw_bytes = 4096,
                                            .slots = 4,
                                            .xfers_max = 3};

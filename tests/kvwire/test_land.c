@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../compress/compress.h"
 #include "../../kvwire/chunk.h"
 #include "duo.h"
 
@@ -152,6 +153,54 @@ Test(land, codec)
 
     h.codec = 60;
     refused(&h, "its codec is not in this side's HELLO");
+}
+
+/* As up(), with a codec beside raw. */
+static void up_with(const struct kvw_codec_ops *codec)
+{
+    static const struct kvw_codec_ops *codecs[3];
+    struct fake_msg m;
+    struct kvw_offer_msg o;
+
+    duo_close(&d);
+    codecs[0] = codec;
+    codecs[1] = &kvc_codec_raw;
+    duo_init(&d);
+    d.r_cfg.codecs = d.s_cfg.codecs = codecs;
+    duo_open(&d);
+    duo_up(&d);
+    duo_offer(&d, DUO_ID, 0);
+    kvw_session_poll(d.r, d.now);
+    cr_assert(fake_take(&d.rf, KVW_MSG_OFFER, &m));
+    cr_assert_eq(kvw_offer_decode(&o, m.msg, m.bytes), KVW_OK);
+    epoch = o.epoch;
+    free(m.msg);
+}
+
+Test(land, a_codec_that_the_budget_does_not_allow)
+{
+    struct kvw_codec_ops lossy = kvc_codec_raw;
+    struct kvw_chunk_hdr h;
+
+    lossy.id = 41;
+    lossy.budget = KVW_BUDGET_E8;
+    up_with(&lossy);
+    h = sound();
+    h.codec = 41;
+    refused(&h, "its codec loses more than the offer allows");
+}
+
+Test(land, a_codec_for_other_elements)
+{
+    struct kvw_codec_ops other = kvc_codec_raw;
+    struct kvw_chunk_hdr h;
+
+    other.id = 42;
+    other.dtypes = 1u << KVW_DTYPE_F8_E4M3;
+    up_with(&other);
+    h = sound();
+    h.codec = 42;
+    refused(&h, "its codec doesn't take this element type");
 }
 
 Test(land, digest)
