@@ -129,6 +129,25 @@ static void doom_node(struct t_world *w, uint32_t node)
         t_doom(w, node, i);
 }
 
+/* Something befalls the node that a connection outlives, if it is up, and if nothing else of this
+ * kind befalls it at the same time: each alone takes up to a quarter of what a peer waits. */
+static void strain(struct t_world *w, uint32_t node, uint64_t until_ns)
+{
+    struct t_node *n = &w->node[node];
+
+    if (n->fragile_until_ns > kvn_sim_now(w->sim))
+        doom_node(w, node);
+    for (uint32_t i = 0; i < w->conns; ++i) {
+        struct t_conn *c = &w->conn[i];
+
+        if ((c->node[0] == node || c->node[1] == node) &&
+            (c->end[0] == T_WAITING || c->end[1] == T_NONE))
+            c->may_fall = true; /* handshakes have little time */
+    }
+    if (until_ns + w->cfg.dead_ns / 2 > n->fragile_until_ns)
+        n->fragile_until_ns = until_ns + w->cfg.dead_ns / 2;
+}
+
 /* A time that a connection outlives, mostly. */
 static uint64_t some_time(struct t_world *w, bool *lethal)
 {
@@ -146,6 +165,8 @@ static void partition(struct t_world *w, uint32_t a, uint32_t b)
     w->trouble[a][b].cut_until_ns = until;
     if (t_chance(w, 2))
         w->trouble[b][a].cut_until_ns = until;
+    strain(w, a, until);
+    strain(w, b, until);
     if (lethal)
         t_doom(w, a, b);
 }
@@ -155,6 +176,7 @@ static void stall(struct t_world *w, uint32_t node)
     bool lethal;
 
     w->node[node].stalled_until_ns = kvn_sim_now(w->sim) + some_time(w, &lethal);
+    strain(w, node, w->node[node].stalled_until_ns);
     if (lethal)
         doom_node(w, node);
 }
@@ -167,24 +189,18 @@ static void limit_tx(struct t_world *w, uint32_t node)
     kvn_sim_tx_limit_of(w->sim, node, n);
     w->node[node].tx_limited_until_ns =
         kvn_sim_now(w->sim) + (n == 0 ? some_time(w, &lethal) : t_random(w, T_S));
+    strain(w, node, w->node[node].tx_limited_until_ns);
     if (lethal)
         doom_node(w, node);
 }
 
-/* Handshakes are given up after a time; what is up outlives any jump. */
 static void step_clock(struct t_world *w, uint32_t node)
 {
     /* Forwards by any time; back only a little, as transport.h asks for a monotonic clock. */
     const bool back = t_chance(w, 3);
     const int64_t by = (int64_t)t_random(w, !back && t_chance(w, 4) ? 10 * T_S : 100 * T_MS);
 
-    for (uint32_t i = 0; i < w->conns; ++i) {
-        struct t_conn *c = &w->conn[i];
-
-        if ((c->node[0] == node || c->node[1] == node) &&
-            (c->end[0] == T_WAITING || c->end[1] == T_NONE))
-            c->may_fall = true;
-    }
+    strain(w, node, kvn_sim_now(w->sim));
     kvn_sim_clock_step(w->sim, node, back ? -by : by);
 }
 
@@ -206,6 +222,7 @@ static void befall(struct t_world *w, enum t_fault fault, uint32_t a, uint32_t b
         return;
     case T_BLACK_HOLE:
         w->trouble[a][b].hole_until_ns = kvn_sim_now(w->sim) + t_random(w, 400 * T_MS);
+        strain(w, a, w->trouble[a][b].hole_until_ns);
         return;
     case T_CLOCK:
         step_clock(w, a);
