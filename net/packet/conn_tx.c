@@ -164,6 +164,8 @@ static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
                                                  .bytes = KVN_MSG_BYTES + s.bytes,
                                                  .state = KVN_SENT_FLYING,
                                                  .kind = KVN_SENT_MSG});
+    slot->of_msg = true;
+    slot->msg_at = s.at;
     slot->packet->body_count = s.pieces;
     memcpy(slot->packet->body, s.piece, sizeof(s.piece));
     finish(p, env, slot, &f);
@@ -320,7 +322,7 @@ bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot 
 {
     slot->conn = c;
     slot->api_id = c->api_id;
-    slot->of_put = false;
+    slot->of_put = slot->of_msg = false;
     slot->packet->body_count = 0;
     if (c->state == KVN_CONN_ENDED && c->goodbye_due)
         build_goodbye(c, env, slot);

@@ -221,7 +221,7 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     };
 
     slot->conn = NULL;
-    slot->of_put = false;
+    slot->of_put = slot->of_msg = false;
     slot->packet->to = r->to;
     slot->packet->source = r->source;
     slot->packet->ecn = KVN_ECN_NOT_ECT;
@@ -270,6 +270,8 @@ static void drop_stale(struct kvn_endpoint *ep)
             continue;
         if (s->of_put && kvn_puts_out_find(&s->conn->puts_out, s->put) == NULL)
             continue;
+        if (s->of_msg && s->msg_at < s->conn->stream_out.tail)
+            continue; /* a copy of what has arrived; the ring may hold something else there */
         if (kept != i) {
             struct kvn_tx_slot *to = &ep->slots[kept];
             uint8_t *const bounce = to->bounce;

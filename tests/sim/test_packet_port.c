@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A port that takes nothing for a while: what waits for it must not go stale, keep a core busy, or
+ * speak for a connection that is gone; and a clock may jump. Each was found by a random life. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "../../net/packet/wire.h"
+#include "pair.h"
+
+#define MS 1000000ull
+#define S  1000000000ull
+
+static struct t_pair pair;
+static const struct kvn_sim_link clean = {.delay_ns = 20000}, cut = {.cut = true};
+static const struct kvn_packet_config defaults = {.seed = 0};
+
+static void up(void)
+{
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+    cr_assert(pair.side[0].up && pair.side[1].up);
+}
+
+/* One side polls for a time, every millisecond; the other sleeps. */
+static void alone(uint32_t side, uint64_t ms)
+{
+    for (uint64_t i = 0; i < ms; ++i) {
+        t_pair_poll(&pair, side);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    }
+}
+
+/* A second copy of a message waits for the port; the first turns out to have arrived, and its place
+ * in the stream's ring is taken by later messages. The copy must not leave. */
+Test(port, arrived_messages_are_not_sent_again)
+{
+    const struct kvn_sim_link slow = {.delay_ns = 4 * MS};
+    struct kvw_transport_stats s;
+
+    up();
+    kvn_sim_links(pair.sim, &slow);
+    t_pair_message(&pair, 0, 1000);
+    t_pair_poll(&pair, 0);
+    kvn_sim_tx_limit(pair.sim, 0);
+    alone(0, 6); /* long enough for a probe, not for the ACK */
+    pair.side[0].t->ops->stats(pair.side[0].t, &s);
+    cr_assert_geq(s.packets_retransmitted, 1, "no second copy was built");
+    kvn_sim_tx_limit(pair.sim, UINT32_MAX);
+    t_pair_poll(&pair, 1);
+    kvn_sim_tx_limit(pair.sim, 0);
+    alone(0, 10); /* the ACK */
+    while (t_pair_message(&pair, 0, KVW_MSG_BYTES_MAX))
+        ;
+    t_pair_message(&pair, 0, 40000); /* the ring comes round */
+    kvn_sim_tx_limit(pair.sim, UINT32_MAX);
+    kvn_sim_links(pair.sim, &clean);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 50 * MS);
+    pair.side[1].t->ops->stats(pair.side[1].t, &s);
+    cr_expect_eq(s.packets_rejected, 0, "a message that had arrived was sent again, in part");
+    cr_expect(t_pair_settled(&pair));
+    t_pair_close(&pair);
+}
+
+/* How often the side would be woken in a time, by its own deadlines. */
+static uint32_t wakes(uint32_t side, uint64_t ns)
+{
+    struct kvw_transport *t = pair.side[side].t;
+    const uint64_t end = kvn_sim_now(pair.sim) + ns;
+    uint32_t n = 0;
+
+    for (; kvn_sim_now(pair.sim) < end && n < 1000000; ++n) {
+        const uint64_t next = t->ops->deadline_ns(t);
+
+        kvn_sim_advance(pair.sim, next < end ? next : end);
+        t_pair_poll(&pair, side);
+    }
+    return n;
+}
+
+Test(port, a_full_port_keeps_no_core_busy)
+{
+    uint32_t n;
+
+    up();
+    t_pair_put(&pair, 0, 100000);
+    kvn_sim_tx_limit(pair.sim, 0);
+    t_pair_message(&pair, 1, 100);
+    n = wakes(0, 200 * MS);
+    cr_expect_lt(n, 3000, "%u wakes in 200 ms, with %llu of retries", n,
+                 (unsigned long long)(200 * MS / KVN_TX_RETRY_NS));
+    kvn_sim_tx_limit(pair.sim, UINT32_MAX);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 300 * MS);
+    cr_expect(t_pair_settled(&pair));
+    t_pair_close(&pair);
+}
+
+static uint32_t nobodys; /* packets that name no sender */
+
+static bool look(void *arg, const struct kvn_sim_sight *sight)
+{
+    const uint8_t *head = sight->packet->head;
+
+    (void)arg;
+    if ((head[0] & 15) == KVN_PACKET_HELLO_ACK)
+        nobodys += head[24] == 0 && head[25] == 0 && head[26] == 0 && head[27] == 0;
+    return true;
+}
+
+/* The listener gives a handshake up while its answer waits for the port. */
+Test(port, a_forgotten_handshake_stays_forgotten)
+{
+    t_pair_open(&pair, 1, 8240, &defaults);
+    kvn_sim_links(pair.sim, &clean);
+    kvn_sim_tap(pair.sim, look, NULL);
+    t_pair_poll(&pair, 0);
+    kvn_sim_tx_limit_of(pair.sim, 1, 0);
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
+    for (int i = 0; i < 40; ++i) { /* the client asks again, so that an answer is always due */
+        t_pair_poll(&pair, 1);
+        t_pair_poll(&pair, 0);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + 20 * MS);
+    }
+    kvn_sim_link(pair.sim, 0, 1, &cut); /* no more from the client */
+    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + S);
+    t_pair_poll(&pair, 1);
+    kvn_sim_tx_limit_of(pair.sim, 1, UINT32_MAX);
+    alone(1, 5);
+    cr_expect_eq(nobodys, 0);
+    t_pair_close(&pair);
+}
+
+/* The process was stopped, or the machine slept: what is out is not to blame, and the peer may
+ * still be there. */
+Test(port, a_clock_that_jumps_ends_nothing)
+{
+    up();
+    for (int i = 0; i < 3; ++i) {
+        t_pair_put(&pair, 0, 100000);
+        t_pair_poll(&pair, 0);
+        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + 20 * S); /* both, as far as they know */
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + 600 * MS);
+    }
+    cr_expect_eq(pair.side[0].downs + pair.side[1].downs, 0, "%s", pair.failed);
+    cr_expect(t_pair_settled(&pair));
+    t_pair_close(&pair);
+}
+
+/* transport.h asks for a monotonic clock; one that isn't must not do harm beyond its own step. */
+Test(port, a_clock_that_steps_back_ends_nothing)
+{
+    struct kvw_transport *t;
+    struct kvw_transport_event ev[8];
+
+    up();
+    t = pair.side[0].t;
+    t_pair_put(&pair, 0, 100000);
+    t_pair_poll(&pair, 0);
+    for (int i = 1; i <= 20; ++i)
+        cr_assert_eq(t->ops->poll(t, kvn_sim_now(pair.sim) - (uint64_t)i * MS, ev, 8), 0);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 100 * MS);
+    cr_expect_eq(pair.side[0].downs + pair.side[1].downs, 0);
+    cr_expect(t_pair_settled(&pair));
+    t_pair_close(&pair);
+}
