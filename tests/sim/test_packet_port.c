@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A port that takes nothing for a while: what waits for it must not go stale, keep a core busy, or
- * speak for a connection that is gone; and a clock may jump. Each was found by a random life. */
+/* A port that takes nothing for a while: what waits for it must not go stale or keep a core busy;
+ * and a clock may jump. Each was found by a random life. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -11,7 +11,7 @@
 #define S  1000000000ull
 
 static struct t_pair pair;
-static const struct kvn_sim_link clean = {.delay_ns = 20000}, cut = {.cut = true};
+static const struct kvn_sim_link clean = {.delay_ns = 20000};
 static const struct kvn_packet_config defaults = {.seed = 0};
 
 static void up(void)
@@ -52,7 +52,8 @@ Test(port, arrived_messages_are_not_sent_again)
     alone(0, 10); /* the ACK */
     while (t_pair_message(&pair, 0, KVW_MSG_BYTES_MAX))
         ;
-    t_pair_message(&pair, 0, 40000); /* the ring comes round */
+    while (t_pair_message(&pair, 0, 1000)) /* the ring comes round */
+        ;
     kvn_sim_tx_limit(pair.sim, UINT32_MAX);
     kvn_sim_links(pair.sim, &clean);
     t_pair_run(&pair, kvn_sim_now(pair.sim) + 50 * MS);
@@ -85,48 +86,16 @@ Test(port, a_full_port_keeps_no_core_busy)
     up();
     t_pair_put(&pair, 0, 100000);
     kvn_sim_tx_limit(pair.sim, 0);
+    kvn_sim_tx_limit_of(pair.sim, 1, UINT32_MAX);
+    t_pair_message(&pair, 1, 100); /* to be acknowledged, in a while */
     t_pair_message(&pair, 1, 100);
+    t_pair_poll(&pair, 1);
     n = wakes(0, 200 * MS);
     cr_expect_lt(n, 3000, "%u wakes in 200 ms, with %llu of retries", n,
                  (unsigned long long)(200 * MS / KVN_TX_RETRY_NS));
     kvn_sim_tx_limit(pair.sim, UINT32_MAX);
     t_pair_run(&pair, kvn_sim_now(pair.sim) + 300 * MS);
     cr_expect(t_pair_settled(&pair));
-    t_pair_close(&pair);
-}
-
-static uint32_t nobodys; /* packets that name no sender */
-
-static bool look(void *arg, const struct kvn_sim_sight *sight)
-{
-    const uint8_t *head = sight->packet->head;
-
-    (void)arg;
-    if ((head[0] & 15) == KVN_PACKET_HELLO_ACK)
-        nobodys += head[24] == 0 && head[25] == 0 && head[26] == 0 && head[27] == 0;
-    return true;
-}
-
-/* The listener gives a handshake up while its answer waits for the port. */
-Test(port, a_forgotten_handshake_stays_forgotten)
-{
-    t_pair_open(&pair, 1, 8240, &defaults);
-    kvn_sim_links(pair.sim, &clean);
-    kvn_sim_tap(pair.sim, look, NULL);
-    t_pair_poll(&pair, 0);
-    kvn_sim_tx_limit_of(pair.sim, 1, 0);
-    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
-    for (int i = 0; i < 40; ++i) { /* the client asks again, so that an answer is always due */
-        t_pair_poll(&pair, 1);
-        t_pair_poll(&pair, 0);
-        kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + 20 * MS);
-    }
-    kvn_sim_link(pair.sim, 0, 1, &cut); /* no more from the client */
-    kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + S);
-    t_pair_poll(&pair, 1);
-    kvn_sim_tx_limit_of(pair.sim, 1, UINT32_MAX);
-    alone(1, 5);
-    cr_expect_eq(nobodys, 0);
     t_pair_close(&pair);
 }
 
