@@ -48,13 +48,13 @@ def bench(words, env=None):
     return Side(j["gbit_s"], j["cpu_s_per_gib"], "lost %d of %d" % (j["lost"], j["packets"]))
 
 
-def ours(lab, net, seconds, one_core=True, plain=False):
+def ours(lab, net, seconds, one_core=True, plain=False, more=()):
     words, env = {
         "udp": (["udp", IP["b"] + ":9100", IP["a"] + ":0"], {"KVWIRE_UDP_PLAIN": "1"} if plain else {}),
         "af_packet": (af_packet(lab), {}),
     }[net]
     words = words + ["--netns", "%s,%s" % (lab.ns["b"], lab.ns["a"]), "--seconds", str(seconds)]
-    return bench(words + (["--cpu", CPU] if one_core else []), env)
+    return bench(words + (["--cpu", CPU] if one_core else []) + list(more), env)
 
 
 def af_packet(lab):
@@ -124,12 +124,12 @@ def shaped(a):
     got, peer = [], []
     for _ in range(a.pairs):
         with Lab(a.mtu, not a.no_offloads, rate="1gbit") as lab:
-            got.append(ours(lab, a.net, a.seconds, one_core=False))
+            got.append(ours(lab, a.net, a.seconds, one_core=False, more=["--bytes", str(1 << 20)]))
             peer.append(tcp(lab, a.seconds, one_core=False))
     table("%s, 1 Gb/s, MTU %d" % (a.net, a.mtu), got)
     table("tcp, 1 Gb/s, MTU %d" % a.mtu, peer)
-    # Of an IPv4 frame, without the protocol's header and our own slice's.
-    return [s.gbit for s in got], (a.mtu - 28.0) / (a.mtu + 14)
+    # Of an Ethernet frame as tbf counts it: what is left by IPv4's, UDP's and a DATA's header.
+    return [s.gbit for s in got], (a.mtu - 28.0 - 48) // 16 * 16 / ((a.mtu - 28 - 48) // 16 * 16 + 48 + 28 + 14)
 
 
 def loss(a):

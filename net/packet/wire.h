@@ -60,7 +60,7 @@ enum kvn_packet_type {
 /* SPEC.md 5: slices. A put has at most KVN_SLICES_MAX of them. DATA tells a put's bytes - 1 in the
  * low KVN_PUT_BITS of a word, its slice / KVN_SLICE_ALIGN above. */
 #define KVN_PUT_BITS      20
-#define KVN_SLICE_ALIGN   64u
+#define KVN_SLICE_ALIGN   16u
 #define KVN_SLICE_MIN     ((KVN_PAYLOAD_MIN - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
 #define KVN_SLICE_MAX     ((KVN_PAYLOAD_MAX - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
 #define KVN_SLICE_DEFAULT 8192u
