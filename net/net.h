@@ -41,6 +41,7 @@ struct kvn_config {
                             "loss=0.05,reorder=0.05,dup=0.01,corrupt=0.001,seed=7" */
     uint64_t open_by_ns; /* 0: 10 s from the call */
     uint8_t paths;       /* udp: UDP ports of this side, PORT, PORT + 1, ..; 0: 1; at most 8 */
+    uint32_t slice_bytes; /* udp, dpdk: most bytes of a put in one packet; 0: what suits the port */
     bool busy_poll; /* udp, dpdk: wait() never sleeps. For a core that has nothing else to do */
 };
 

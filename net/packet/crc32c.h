@@ -11,10 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Continue crc (0 to begin) over n more bytes. The CPU's instruction where there is one. */
+/* Continue crc (0 to begin) over n more bytes, in the quickest way this CPU has. */
 uint32_t kvn_crc32c(uint32_t crc, const void *bytes, size_t n);
 
-/* The same by table; the reference for the one above. */
+/* The same by table; the reference for the others. */
 uint32_t kvn_crc32c_table(uint32_t crc, const void *bytes, size_t n);
+
+/* The same without vectors, as on CPUs that can't multiply them; for tests. */
+uint32_t kvn_crc32c_scalar(uint32_t crc, const void *bytes, size_t n);
 
 #endif

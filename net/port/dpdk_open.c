@@ -21,7 +21,8 @@ static kvw_err open_link(struct kvn_port **port, const struct kvn_config *cfg,
         .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
     };
 
-    packet->slice_bytes = SLICE;
+    if (packet->slice_bytes == 0)
+        packet->slice_bytes = SLICE;
     return kvn_dpdk_port_open(port, &dpdk, why);
 }
 
@@ -36,6 +37,7 @@ KVN_OPEN_DECLARE(dpdk)
     /* Before the wait for a peer, not after it. */
     if (cfg->fault != NULL && (err = kvn_fault_parse(&spec, cfg->fault, why)) != KVW_OK)
         return err;
+    packet.slice_bytes = cfg->slice_bytes;
     err = kvn_dpdk_kind_find(cfg->local) != NULL ? kvn_dpdk_kind_open(&port, cfg, &packet, why)
                                                  : open_link(&port, cfg, &packet, why);
     if (err != KVW_OK)

@@ -246,7 +246,8 @@ KVN_OPEN_DECLARE(udp)
                                        .sources = cfg->paths,
                                        .plain = getenv("KVWIRE_UDP_PLAIN") != NULL,
                                        .busy_poll = cfg->busy_poll};
-    struct kvn_packet_config packet = {.slice_bytes = SLICE_LOCAL};
+    struct kvn_packet_config packet = {.slice_bytes =
+                                           cfg->slice_bytes != 0 ? cfg->slice_bytes : SLICE_LOCAL};
     char bad[KVN_WHY_BYTES]; /* why keeps the port's line unless something fails */
     struct kvn_port *port;
     uint32_t queued_max;

@@ -5,6 +5,8 @@
  * put takes when both ends were asleep.
  *
  *   transport_bench udp 127.0.0.1:9100 127.0.0.1:9101 --seconds 2 --fault loss=0.05,reorder=0.05
+ *   transport_bench dpdk af_packet:kvwb,ip=10.77.0.12/24 af_packet:kvwa,ip=10.77.0.11/24 \
+ *       --peer 10.77.0.12:7400 --netns b,a
  *   transport_bench udp 10.77.0.2:9100 10.77.0.1:0 --netns b,a --cpu 0,0 --json
  *
  * Both ends sleep when there is nothing to do, as kvserve's do, unless --busy-poll is given.
@@ -46,9 +48,9 @@ struct shared {
 };
 
 struct options {
-    const char *net, *netns[2], *fault; /* netns, cpu: of listener, sender */
+    const char *net, *netns[2], *fault, *peer; /* netns, cpu: of listener, sender */
     int cpu[2];
-    uint32_t bytes, outstanding, gap_us;
+    uint32_t bytes, outstanding, gap_us, slice;
     double seconds;
     uint8_t paths;
     bool busy, json;
@@ -294,10 +296,12 @@ static void usage(void)
                     "  --outstanding N  puts on their way at once (16)\n"
                     "  --seconds S      (2)\n"
                     "  --gap US         one put every US microseconds, and how long it takes\n"
+                    "  --slice N        most bytes of a put in one packet\n"
                     "  --fault SPEC     as kvn_config.fault, for both ends\n"
                     "  --paths N        UDP ports of each end (udp)\n"
                     "  --cpu L,S        CPU of the listener, of the sender\n"
                     "  --netns L,S      network namespace of the listener, of the sender\n"
+                    "  --peer ADDRESS   where the listener is, if that isn't LISTENER\n"
                     "  --only END       listener or sender: the other end is another process\n"
                     "  --busy-poll      never sleep\n"
                     "  --json           one line for programs\n");
@@ -318,10 +322,13 @@ static void split(char *text, const char *out[2])
 static struct options parse(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"bytes", 1, NULL, 'b'}, {"outstanding", 1, NULL, 'o'}, {"seconds", 1, NULL, 's'},
-        {"gap", 1, NULL, 'g'},   {"fault", 1, NULL, 'f'},       {"paths", 1, NULL, 'p'},
-        {"cpu", 1, NULL, 'c'},   {"netns", 1, NULL, 'n'},       {"busy-poll", 0, NULL, 'y'},
-        {"only", 1, NULL, 'O'},  {"json", 0, NULL, 'j'},        {NULL, 0, NULL, 0},
+        {"bytes", 1, NULL, 'b'},   {"outstanding", 1, NULL, 'o'},
+        {"seconds", 1, NULL, 's'}, {"gap", 1, NULL, 'g'},
+        {"fault", 1, NULL, 'f'},   {"paths", 1, NULL, 'p'},
+        {"cpu", 1, NULL, 'c'},     {"netns", 1, NULL, 'n'},
+        {"slice", 1, NULL, 'l'},   {"busy-poll", 0, NULL, 'y'},
+        {"only", 1, NULL, 'O'},    {"peer", 1, NULL, 'P'},
+        {"json", 0, NULL, 'j'},    {NULL, 0, NULL, 0},
     };
     struct options o = {.cpu = {-1, -1}, .bytes = 262144, .outstanding = 16, .seconds = 2};
     const char *pair[2];
@@ -336,6 +343,9 @@ static struct options parse(int argc, char **argv)
             break;
         case 's':
             o.seconds = atof(optarg);
+            break;
+        case 'l':
+            o.slice = (uint32_t)atoi(optarg);
             break;
         case 'g':
             o.gap_us = (uint32_t)atoi(optarg);
@@ -354,6 +364,9 @@ static struct options parse(int argc, char **argv)
             break;
         case 'n':
             split(optarg, o.netns);
+            break;
+        case 'P':
+            o.peer = optarg;
             break;
         case 'O':
             o.only[strcmp(optarg, "sender") == 0] = true;
@@ -379,7 +392,8 @@ int main(int argc, char **argv)
     const struct options o = parse(argc, argv);
     const int shown = MAP_SHARED | MAP_ANONYMOUS;
     uint8_t *pool = malloc(POOL_BYTES);
-    struct kvn_config cfg = {.fault = o.fault, .paths = o.paths, .busy_poll = o.busy};
+    struct kvn_config cfg = {
+        .fault = o.fault, .paths = o.paths, .busy_poll = o.busy, .slice_bytes = o.slice};
     pid_t child;
 
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, shown, -1, 0);
@@ -401,7 +415,7 @@ int main(int argc, char **argv)
     } else {
         settle(&o, 1);
         cfg.local = argv[optind + 2];
-        cfg.peer = argv[optind + 1];
+        cfg.peer = o.peer != NULL ? o.peer : argv[optind + 1];
         send_all(&cfg, &o, pool);
         if (child != 0)
             waitpid(child, NULL, 0);
