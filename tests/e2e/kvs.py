@@ -36,7 +36,14 @@ def nets():
     """The transports of this build, without none."""
     out = subprocess.run([KVSERVE, "run", "--model", "x", "--prompt", "x", "--net", "?"], capture_output=True, text=True).stderr
     names = out.split("this build has", 1)[1].replace(" ", "").strip().split(",")
-    return [n for n in names if n != "none"]
+    here = os.path.isdir("/sys/class/infiniband") and os.listdir("/sys/class/infiniband")
+    return [n for n in names if n != "none" and (n != "verbs" or here)]  # without a device: in the guest
+
+
+def codecs():
+    """The codecs of this build, by name."""
+    out = subprocess.run([KVSERVE, "run", "--model", "x", "--prompt", "x", "--codec", "?"], capture_output=True, text=True).stderr
+    return [c for c in out.split("this build has", 1)[1].replace(" ", "").strip().split(",") if c != "auto"]
 
 
 def run(args, timeout=600, **kw):
