@@ -25,6 +25,17 @@ typedef enum kvw_mem_kind {
     KVW_MEM_CUDA = 2, /* VRAM of device_id; the CPU must not touch it */
 } kvw_mem_kind;
 
+/*
+ * What the owner of memory that no CPU may touch does for a transport that can't reach it, or must
+ * make a device's writes visible. Called from the transport's thread; each returns when it is done.
+ */
+struct kvw_mem_device {
+    kvw_err (*copy_in)(void *arg, void *device, const void *host, uint64_t bytes);
+    kvw_err (*copy_out)(void *arg, void *host, const void *device, uint64_t bytes);
+    kvw_err (*flush)(void *arg); /* NULL: a completed write is visible by itself (queried by gpu/) */
+    void *arg;
+};
+
 /* A contiguous range. base stays valid and fixed until the region made of it has been removed. */
 struct kvw_mem {
     void *base;
@@ -33,6 +44,7 @@ struct kvw_mem {
     int32_t device_id;      /* CUDA ordinal; 0 for host */
     int32_t dmabuf_fd;      /* -1: none exported; else the owner of the memory closes it */
     uint64_t dmabuf_offset; /* of base inside the dma-buf */
+    const struct kvw_mem_device *device; /* borrowed as base is; NULL: host memory, or no help */
 };
 
 /* Element types of a KV pool; the numbers travel in HELLO. */

@@ -157,6 +157,16 @@ struct kvw_transport_ops {
                                            const struct kvw_region_key *key);
 
     /*
+     * Puts will come from mem until source_remove(), so a device that must know its memory learns
+     * it now, once. A hint: puts from anywhere else work too, copied. NULL where nothing is gained.
+     * Adding the same range again counts. When source_remove() is called no put from mem may be in
+     * flight.
+     *   KVW_E_NOMEM, KVW_E_UNSUPPORTED  puts from it will be copied
+     */
+    KVW_NODISCARD kvw_err (*source_add)(struct kvw_transport *t, const struct kvw_mem *mem);
+    void (*source_remove)(struct kvw_transport *t, const struct kvw_mem *mem);
+
+    /*
      * Queue a message of 1 .. KVW_MSG_BYTES_MAX bytes. Copied.
      *   KVW_E_AGAIN      the queue is full
      *   KVW_E_INVALID    length out of range

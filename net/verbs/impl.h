@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * impl.h - the objects of a verbs transport, and which file owns which.
+ *
+ *   end        one per transport                     endpoint.c
+ *   rail       one device in use                     rail.c, found by device.c
+ *   mem        a registered range                    memory.c
+ *   conn       one peer: side channel, paths, queues conn.c, handshake.c, side.c
+ *   path       one queue pair of a connection        path.c; fed by tx.c, emptied by rx.c
+ *   failover   what happens to a dead path's work    failover.c
+ *
+ * threads  the transport's one
+ * memory   all of it taken in open: struct end, and one mapping that every rail registers
+ * time     end->now_ns is the caller's clock, set by poll() and connect()
+ */
+#ifndef KVN_VERBS_IMPL_H
+#define KVN_VERBS_IMPL_H
+
+#include <infiniband/verbs.h>
+
+#include "../../kvwire/wire.h"
+#include "../net.h"
+#include "../port/port.h"
+#include "verbs.h"
+#include "wire.h"
+
+#define VERBS_CONNS      16u
+#define VERBS_PUTS       256u /* puts of one connection, accepted and not yet handed back */
+#define VERBS_MSG_CELLS  64u  /* message pieces of one connection on their way */
+#define VERBS_SQ         128u /* work requests of one queue pair */
+#define VERBS_SQ_EXTRA   2u   /* beside them: the one that marks the end */
+#define VERBS_CTL_BYTES  32u  /* one control SEND */
+#define VERBS_CHAIN      16u  /* work requests per doorbell */
+#define VERBS_SIGNAL     16u  /* at least one work request of so many asks for a completion */
+#define VERBS_WC         32u  /* completions taken at a time */
+#define VERBS_SOURCES    64u  /* announced ranges to put from */
+#define VERBS_COPY_BLOCK 16384u
+#define VERBS_COPY_COUNT 1024u /* blocks: 16 MiB for puts from unannounced memory */
+#define VERBS_SIDE_BYTES 2048u /* side channel, each way, of one connection */
+#define VERBS_PORT       18516u
+#define VERBS_TEXT       192u
+#define VERBS_LOOK_NS    1000000ull /* descriptors are looked at so often while completions flow */
+#define VERBS_PRESENT_NS 100000000ull /* and whether the device is still there, so often */
+#define VERBS_SETTLE_NS  20000000ull  /* a dead queue pair's last completions have come by then */
+
+struct end;
+struct conn;
+
+/* --- what the configuration says: config.c ---------------------------------------------------- */
+
+struct rail_choice {
+    char device[64];    /* empty: by address */
+    struct kvn_addr ip; /* family 0: by device */
+    uint8_t port;       /* 0: the first that is up */
+    int gid_index;      /* -1: by rule */
+};
+
+struct verbs_config {
+    struct rail_choice rails[VERBS_RAILS];
+    uint32_t rail_count;
+    struct kvn_addr side; /* where the side channel listens; family 0: the first rail's address */
+    uint16_t side_port;
+    uint32_t qps;
+    uint32_t mtu; /* bytes; 0: the port's */
+};
+
+/* "RAIL[+RAIL...]", a RAIL "ADDR[:PORT]" or "DEVICE[/PORT][:TCPPORT]", each followed by
+ * ",key=value". */
+kvw_err kvn_verbs_config(struct verbs_config *out, const char *local, char why[KVN_WHY_BYTES]);
+
+/* --- a device in use: device.c, rail.c -------------------------------------------------------- */
+
+struct rail {
+    struct ibv_context *ctx; /* NULL: not opened */
+    struct ibv_device_attr attr;
+    struct ibv_port_attr port_attr;
+    struct ibv_gid_entry gid;
+    uint8_t port;
+    uint32_t mtu; /* enum ibv_mtu */
+    bool alive;   /* false: removed or failed; its queue pairs are lost */
+    bool port_up;
+    char path[IBV_SYSFS_PATH_MAX];
+    struct ibv_pd *pd;
+    struct ibv_comp_channel *channel;
+    struct ibv_cq *cq;
+    struct ibv_srq *srq;
+    struct ibv_mr *mr; /* of end->map */
+    uint32_t inline_max;
+    uint8_t *recv; /* recv_count buffers in end->map */
+    uint32_t recv_count;
+    struct ibv_wc wc[VERBS_WC]; /* taken, not yet looked at */
+    uint32_t wc_at, wc_count;
+    uint32_t events_unacked;
+    bool armed;
+    uint32_t *give; /* receive buffers to post again */
+    uint32_t give_count;
+    struct ibv_recv_wr *give_wr; /* scratch for posting them in one call */
+    struct ibv_sge *give_sge;
+};
+
+/* Open the device of choice, find port and GID, and say why in about (appended at *at). */
+kvw_err kvn_verbs_device_open(struct rail *r, const struct rail_choice *choice, char *about,
+                              size_t about_bytes, char why[KVN_WHY_BYTES]);
+/* "10.0.0.1" or "fe80::1"; returns buf. */
+const char *kvn_verbs_gid_text(const union ibv_gid *gid, char buf[64]);
+
+kvw_err kvn_verbs_rail_open(struct end *e, struct rail *r, char why[KVN_WHY_BYTES]);
+void kvn_verbs_rail_close(struct rail *r);
+/* Post the given-back receive buffers. */
+void kvn_verbs_rail_give(struct rail *r);
+/* Ask for an event at the next completion; true: some are here already (in wc). */
+bool kvn_verbs_rail_arm(struct rail *r);
+/* Take waiting events off the descriptors. */
+void kvn_verbs_rail_events(struct end *e, struct rail *r);
+/* The device left, or failed for good. */
+void kvn_verbs_rail_dead(struct end *e, struct rail *r, const char *text);
+
+/* --- registered memory: memory.c -------------------------------------------------------------- */
+
+struct verbs_mem {
+    bool used;
+    bool copied; /* no device knows it: puts from it are copied by its owner's function */
+    bool region; /* peers write there; else puts come from there */
+    uint32_t users;
+    uint32_t serial;
+    struct kvw_mem mem;
+    uint8_t *shadow; /* host copy that the device writes instead; NULL: the memory itself */
+    struct ibv_mr *mr[VERBS_RAILS];
+};
+
+kvw_err kvn_verbs_region_add(struct kvw_transport *t, const struct kvw_mem *mem, kvw_put_gate gate,
+                             void *gate_arg, struct kvw_region_key *key);
+kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key);
+kvw_err kvn_verbs_source_add(struct kvw_transport *t, const struct kvw_mem *mem);
+void kvn_verbs_source_remove(struct kvw_transport *t, const struct kvw_mem *mem);
+/* The announced memory that holds all of [base, base + bytes), or NULL. */
+struct verbs_mem *kvn_verbs_mem_find(struct end *e, const void *base, uint64_t bytes);
+/* Bytes landed at that address of a region: bring them to where they are seen, if the device alone
+ * doesn't, and say where in the region. False: no region has it any more, or its owner failed. */
+bool kvn_verbs_mem_landed(struct end *e, uint64_t address, uint32_t bytes, uint64_t *offset);
+void kvn_verbs_mem_close(struct end *e);
+
+/* --- a queue pair of a connection: path.c ----------------------------------------------------- */
+
+enum path_state {
+    PATH_NONE = 0,
+    PATH_MADE,    /* INIT; the peer's half isn't known */
+    PATH_LIVE,    /* RTS */
+    PATH_FAILED,  /* in ERROR; its last completions are awaited */
+    PATH_SETTLED, /* they have come, and the peer was told; its word is awaited */
+    PATH_DEAD,    /* no queue pair any more; its work is done or moved */
+};
+
+enum work_kind { WORK_CTL = 1, WORK_MSG, WORK_PUT };
+
+struct work {
+    uint8_t kind; /* enum work_kind */
+    uint16_t put; /* WORK_PUT: index */
+};
+
+struct path {
+    enum path_state state;
+    uint8_t index; /* in its connection */
+    uint8_t rail, peer_rail;
+    uint32_t generation; /* of this slot: stale completions have another */
+    struct conn *conn;
+    struct ibv_qp *qp;
+    uint32_t psn, peer_qpn, peer_psn;
+    bool probed;       /* the peer's device answered */
+    bool errored;      /* its first failed completion was seen */
+    bool marked;       /* the marker of the end is posted */
+    bool marker_seen;  /* and came back */
+    bool peer_settled; /* the peer's VERBS_F_PATH came */
+    uint32_t peer_received;
+    uint64_t settle_ns; /* not later than this */
+    /* Work posted, by count; ring[n % VERBS_SQ]. Each uses up one receive of the peer. */
+    uint32_t posted, completed, limit;
+    uint32_t since_signal;
+    struct work ring[VERBS_SQ];
+    uint32_t bytes_in_flight;
+    /* The peer's, counted here. */
+    uint32_t received, recycled, granted;
+    /* SPEC.md 4: both ends of a queue pair keep the same two tables, one per direction. */
+    uint64_t tx_offset[VERBS_OFFSETS], rx_offset[VERBS_OFFSETS];
+    uint32_t tx_imm, rx_imm;
+    uint8_t tx_turn[VERBS_OFFSETS / 4];
+    /* What goes out at the next doorbell. */
+    struct ibv_send_wr wr[VERBS_CHAIN];
+    struct ibv_sge sge[VERBS_CHAIN][KVW_PUT_IOV_MAX];
+    uint32_t chain;
+};
+
+bool kvn_verbs_path_make(struct end *e, struct path *p, uint8_t rail);
+/* INIT to RTS. 0 or errno. */
+int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid, uint16_t lid,
+                        uint32_t mtu);
+void kvn_verbs_path_destroy(struct end *e, struct path *p);
+uint64_t kvn_verbs_path_wr_id(const struct path *p, uint32_t n);
+#define VERBS_MARKER 0xffffffffu
+
+/* --- a connection: conn.c --------------------------------------------------------------------- */
+
+enum conn_state {
+    CONN_FREE = 0,
+    CONN_DIALING,  /* TCP connect under way, or HELLO sent: WELCOME is awaited */
+    CONN_ACCEPTED, /* listener: HELLO, then READY are awaited */
+    CONN_GO,       /* connector: READY sent, GO is awaited */
+    CONN_PROBING,  /* queue pairs are joined; the first SEND of each is on its way */
+    CONN_LIVE,
+    CONN_ENDING, /* no queue pair, no side channel: events come out, CONN_DOWN last */
+    CONN_LEFT,   /* this side disconnected: only the outcomes of its puts come out */
+    CONN_SPENT,  /* over; free at the next poll, as events may point into it */
+};
+
+enum put_state { PUT_FREE = 0, PUT_WAITING, PUT_POSTED, PUT_DONE };
+
+struct put {
+    enum put_state state;
+    uint8_t iov_count;
+    uint16_t next; /* in the list it is in */
+    kvw_err err;
+    uint32_t bytes, imm;
+    uint64_t cookie, offset, address;
+    uint32_t rkey[VERBS_RAILS];
+    struct kvw_iov iov[KVW_PUT_IOV_MAX];
+    struct verbs_mem *mem[KVW_PUT_IOV_MAX]; /* NULL: in end->map */
+    uint16_t copy_at, copy_blocks;
+};
+
+#define VERBS_NIL 0xffffu
+struct put_list {
+    uint16_t head, tail, count;
+};
+
+/* A receive buffer that a completion gave us, and whom to credit when it is posted again. */
+struct held {
+    uint8_t rail, conn, path;
+    uint32_t generation; /* of the path; 0: nobody */
+    uint32_t buffer;
+};
+
+/* A receive that is waiting to be handed out. */
+struct arrival {
+    struct held held;
+    bool put;
+    uint32_t bytes, imm;
+    uint64_t offset;
+};
+#define VERBS_ARRIVALS (VERBS_PATHS * VERBS_CREDIT * 2)
+
+struct cell {
+    uint16_t bytes; /* with header */
+    uint8_t flags;
+};
+
+struct peer_rail {
+    union ibv_gid gid;
+    uint16_t lid;
+    uint8_t mtu;
+    bool alive;
+};
+
+struct conn {
+    enum conn_state state;
+    uint32_t index; /* in end->conns */
+    kvw_conn_id id;
+    bool incoming, up_due;
+    bool announced; /* CONN_UP was handed out */
+    bool breaching; /* breach_put lies outside of the peer's region */
+    uint16_t breach_put;
+    const char *lost_text; /* why a path failed, last */
+    kvw_err down_err;
+    char text[VERBS_TEXT];
+    uint64_t begun_ns, heard_ns, ping_ns;
+    /* Side channel. */
+    int fd; /* -1: none */
+    bool connecting;
+    uint8_t in[VERBS_SIDE_BYTES], out[VERBS_SIDE_BYTES];
+    uint32_t in_bytes, out_bytes;
+    /* Paths. */
+    struct peer_rail peer_rails[VERBS_RAILS];
+    uint32_t peer_rail_count, lanes, qps, path_count;
+    struct path paths[VERBS_PATHS];
+    uint32_t turn;     /* path that the next put goes to */
+    uint32_t msg_path; /* path of the messages */
+    /* Messages out: cells [acked, sent) are posted, [sent, queued) wait. By count, %
+     * VERBS_MSG_CELLS. */
+    uint32_t cells_queued, cells_sent, cells_acked;
+    struct cell cells[VERBS_MSG_CELLS];
+    /* Messages in. */
+    uint32_t piece_expected;
+    uint8_t *assembly; /* KVW_MSG_BYTES_MAX, in end->map */
+    uint32_t assembled;
+    bool assembly_out; /* handed out, until the next poll */
+    /* Puts. */
+    struct put puts[VERBS_PUTS];
+    struct put_list free, waiting, done;
+    /* What came. */
+    struct arrival arrivals[VERBS_ARRIVALS];
+    uint32_t arrival_head, arrival_count;
+};
+
+struct conn *kvn_verbs_conn_find(struct end *e, kvw_conn_id id);
+struct conn *kvn_verbs_conn_take(struct end *e);
+/* The connection is over, for this reason: queue pairs and side channel go, puts are done with
+ * KVW_E_PEER_LOST, the peer is told when tell is set. Once; later reasons are ignored. */
+void kvn_verbs_conn_end(struct end *e, struct conn *c, bool tell, kvw_err err, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Quietly, for disconnect() and close(). */
+void kvn_verbs_conn_leave(struct end *e, struct conn *c);
+void kvn_verbs_list_push(struct conn *c, struct put_list *l, uint16_t put);
+uint16_t kvn_verbs_list_pop(struct conn *c, struct put_list *l);
+void kvn_verbs_put_done(struct end *e, struct conn *c, uint16_t put, kvw_err err);
+/* Give back the copy of a put's bytes, if there is one. */
+void kvn_verbs_put_copy_release(struct end *e, struct put *p);
+/* Timers. */
+void kvn_verbs_conn_tick(struct end *e, struct conn *c);
+uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c);
+
+/* --- side channel: side.c, handshake.c -------------------------------------------------------- */
+
+kvw_err kvn_verbs_side_listen(struct end *e, const struct kvn_addr *at, char why[KVN_WHY_BYTES]);
+void kvn_verbs_side_accept(struct end *e);
+bool kvn_verbs_side_dial(struct end *e, struct conn *c, const struct kvn_addr *to);
+/* Queue a frame; what doesn't fit is dropped, and the connection with it. */
+void kvn_verbs_side_send(struct end *e, struct conn *c, enum verbs_frame_type type,
+                         const uint8_t *body, uint32_t bytes);
+void kvn_verbs_side_write(struct end *e, struct conn *c);
+void kvn_verbs_side_read(struct end *e, struct conn *c);
+void kvn_verbs_side_close(struct end *e, struct conn *c);
+
+void kvn_verbs_handshake_begin(struct end *e, struct conn *c);
+void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_type type,
+                               const uint8_t *body, uint32_t bytes);
+/* A probe was answered, or a path was lost while probing. */
+void kvn_verbs_handshake_probed(struct end *e, struct conn *c);
+
+/* --- sending and receiving: tx.c, rx.c, failover.c -------------------------------------------- */
+
+kvw_err kvn_verbs_send(struct kvw_transport *t, kvw_conn_id id, const void *msg, uint32_t bytes);
+kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put);
+void kvn_verbs_tx_probe(struct end *e, struct path *p);
+/* Post all that may go now. */
+void kvn_verbs_tx_pump(struct end *e, struct conn *c);
+/* True: something waits that could go now. */
+bool kvn_verbs_tx_due(const struct conn *c);
+/* The signalled work request n of p and all before it were carried out. */
+void kvn_verbs_tx_complete(struct end *e, struct path *p, uint32_t n);
+
+void kvn_verbs_rx_completion(struct end *e, struct rail *r, const struct ibv_wc *wc);
+/* Take what is in the completion queue now; false: that was all. */
+bool kvn_verbs_rx_poll(struct end *e, struct rail *r);
+/* One event out of the connection's queues. */
+bool kvn_verbs_rx_event(struct end *e, struct conn *c, struct kvw_transport_event *ev);
+/* Events handed out at the last poll are forgotten: give their buffers back. */
+void kvn_verbs_rx_forget(struct end *e);
+void kvn_verbs_rx_release(struct end *e, const struct held *h);
+
+void kvn_verbs_path_lost(struct end *e, struct path *p, const char *text);
+void kvn_verbs_path_peer(struct end *e, struct conn *c, uint32_t path, uint32_t received);
+void kvn_verbs_path_tick(struct end *e, struct path *p);
+
+/* --- the transport: endpoint.c ---------------------------------------------------------------- */
+
+struct end {
+    struct kvw_transport transport;
+    struct verbs_config cfg;
+    char peer[KVN_ADDR_TEXT_BYTES];
+    bool may_listen, listening, has_peer;
+    uint64_t now_ns, looked_ns, present_ns;
+    bool look; /* wait() saw input */
+    struct rail rails[VERBS_RAILS];
+    uint32_t rail_count;
+    int epoll_fd, listen_fd;
+    uint16_t port;
+    uint32_t next_id, next_serial, next_generation;
+    uint32_t turn;
+    uint64_t random;
+    /* One mapping, registered once per rail: receive buffers, message cells, control SENDs, blocks
+     * for puts from elsewhere, messages that came in pieces. */
+    uint8_t *map;
+    size_t map_bytes;
+    uint8_t *cells, *ctl, *copy;
+    uint8_t copy_used[VERBS_COPY_COUNT];
+    uint32_t copy_turn;
+    struct verbs_mem mems[KVW_REGIONS_MAX + VERBS_SOURCES];
+    struct verbs_mem *last_source;
+    struct held *held; /* receive buffers that events of the last poll point into */
+    uint32_t held_count, held_max;
+    struct kvw_transport_stats stats;
+    struct kvn_verbs_counters counters;
+    char about[1024];
+    size_t about_fixed; /* of it, about the rails */
+    struct conn conns[VERBS_CONNS];
+};
+
+static inline struct end *kvn_verbs_end(const struct kvw_transport *t)
+{
+    return (struct end *)(uintptr_t)t;
+}
+
+#endif

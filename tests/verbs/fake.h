@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fake.h - a pretended RDMA fabric in one process: link fake.c and every ibv_ call of the transport
+ * comes here. Two devices, fake0 (127.0.0.1) and fake1 (127.0.0.2), one port each. Work requests
+ * move when a completion queue is polled, queue pairs in random order, so that completions of
+ * different queue pairs overtake each other; faults strike as told.
+ *
+ * threads  one
+ * memory   every object is counted: vf.live is 0 when all were given back
+ * time     none
+ */
+#ifndef T_VERBS_FAKE_H
+#define T_VERBS_FAKE_H
+
+#include <infiniband/verbs.h>
+#include <stdbool.h>
+
+#define VF_DEVICES 2
+
+struct vf {
+    /* Objects that exist, and calls that may fail: the fail_at-th does (0: none). */
+    int live, steps, fail_at;
+    int qps, mrs; /* of live */
+    uint64_t random;
+    uint32_t devices; /* that ibv_get_device_list() knows */
+    bool port_down[VF_DEVICES];
+    bool gone[VF_DEVICES]; /* removed: nothing moves, every call fails */
+    bool cut[VF_DEVICES];  /* the cable: work requests fail with RETRY_EXC */
+    bool stuck;            /* nothing moves */
+    uint32_t burst;        /* work requests moved at each poll, at most; 0: 64 */
+    enum ibv_mtu mtu[VF_DEVICES];
+    uint32_t inline_max;
+    /* Of 65536: a work request is not carried out and ends its queue pair with a random status; is
+     * carried out and ends it all the same (the acknowledgement was lost). */
+    uint32_t fail_65536, ack_lost_65536;
+    enum ibv_wc_status status; /* of the former; IBV_WC_SUCCESS: any of those that networks make */
+    /* Memory in [vram, vram + vram_bytes) is a GPU's: 0 or the errno of registering it. */
+    uint8_t *vram;
+    uint64_t vram_bytes;
+    int dmabuf_error, peermem_error, register_error;
+    uint64_t writes, sends, faults;
+};
+
+extern struct vf vf;
+
+/* As at the start of the process; objects that live stay. */
+void vf_reset(uint64_t seed);
+void vf_async(uint32_t device, enum ibv_event_type type);
+/* The device leaves: an event, then silence. */
+void vf_remove(uint32_t device);
+uint32_t vf_random(void);
+/* A queue pair as a wicked peer would use it: write bytes to address with rkey from the first live
+ * queue pair of the device; the status of its completion. */
+enum ibv_wc_status vf_write_raw(uint32_t device, uint64_t address, uint32_t rkey, uint32_t bytes);
+
+#endif
