@@ -28,10 +28,11 @@ static bool room(const struct path *p, uint32_t n)
 static void flush(struct end *e, struct path *p)
 {
     struct ibv_send_wr *bad = NULL;
-    struct ibv_send_wr *const last = &p->wr[p->chain - 1];
+    struct ibv_send_wr *last;
 
     if (p->chain == 0)
         return;
+    last = &p->wr[p->chain - 1];
     for (uint32_t i = 0; i + 1 < p->chain; ++i)
         p->wr[i].next = &p->wr[i + 1];
     last->next = NULL;
