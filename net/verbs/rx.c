@@ -166,12 +166,11 @@ static void on_failure(struct end *e, struct path *p, const struct ibv_wc *wc)
         break;
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_LOC_LEN_ERR:
-    case IBV_WC_LOC_QP_OP_ERR:
     case IBV_WC_LOC_ACCESS_ERR:
         kvn_verbs_conn_end(e, c, true, KVW_E_DEVICE, "the device refused a put of ours: %s",
                            ibv_wc_status_str(wc->status));
         break;
-    default:
+    default: /* LOC_QP_OP_ERR too: what rxe says when its interface has gone down */
         kvn_verbs_path_lost(e, p, ibv_wc_status_str(wc->status));
         break;
     }
