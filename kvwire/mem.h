@@ -32,7 +32,8 @@ typedef enum kvw_mem_kind {
 struct kvw_mem_device {
     kvw_err (*copy_in)(void *arg, void *device, const void *host, uint64_t bytes);
     kvw_err (*copy_out)(void *arg, void *host, const void *device, uint64_t bytes);
-    kvw_err (*flush)(void *arg); /* NULL: a completed write is visible by itself (queried by gpu/) */
+    kvw_err (*flush)(
+        void *arg); /* NULL: a completed write is visible by itself (queried by gpu/) */
     void *arg;
 };
 
