@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kernels.h - the inner loops of the codecs, compiled for several CPUs and chosen once: plain C
+ * (the specification), AVX2 + BMI2, AVX-512 F/BW/VL/DQ/VBMI/VBMI2 + BMI2. All write the same bytes.
+ *
+ * The environment variable KVC_CPU = scalar | avx2 | avx512 forces a level; one that this CPU
+ * doesn't have falls back to the best that it has.
+ *
+ * threads  pure functions on the caller's memory; choosing is safe from any thread
+ * memory   none
+ * time     none
+ */
+#ifndef KVC_KERNELS_H
+#define KVC_KERNELS_H
+
+#include "lanes.h"
+#include "planes.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvc_kernels {
+    const char *name;
+    const struct kvc_planes *planes;
+    const struct kvc_lanes *lanes;
+};
+
+extern const struct kvc_kernels kvc_kernels_scalar;
+extern const struct kvc_kernels kvc_kernels_avx2;
+extern const struct kvc_kernels kvc_kernels_avx512;
+
+/* The best for this CPU, KVC_CPU heeded; the same at every call. */
+const struct kvc_kernels *kvc_kernels(void);
+/* By name, for tests; NULL: not built in, or this CPU can't. */
+const struct kvc_kernels *kvc_kernels_named(const char *name);
+/* Let kvc_kernels() return k from now on, for tests and benches, which then run one thread. */
+void kvc_kernels_force(const struct kvc_kernels *k);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
