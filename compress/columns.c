@@ -41,8 +41,8 @@ static uint32_t token_values(const struct kvw_view *v)
     return v->heads * (v->head_bytes / kvw_dtype_bytes(v->dtype));
 }
 
-static void token_exponents(const struct kvw_view *v, const struct kvc_lanes *lanes,
-                            uint32_t token, uint8_t *row)
+static void token_exponents(const struct kvw_view *v, const struct kvc_lanes *lanes, uint32_t token,
+                            uint8_t *row)
 {
     const uint32_t n = v->head_bytes / kvw_dtype_bytes(v->dtype);
 
@@ -105,12 +105,12 @@ void kvc_columns_sample(struct kvc_column_bytes *to, const struct kvw_view *v, u
         for (uint32_t i = 0; i < part; ++i) {
             const uint32_t quarters = below[i] * QUARTERS / n;
             const uint32_t f = quarters < FITS ? quarters : FITS - 1;
-            const int place = largest[c + i] - fits[f].below - (most - fits[0].below) +
-                              KVC_COLUMN_PLACES;
+            const int place =
+                largest[c + i] - fits[f].below - (most - fits[0].below) + KVC_COLUMN_PLACES;
 
-            to->of[c + i] = (uint8_t)(largest[c + i] == 0
-                                          ? 0
-                                          : fits[f].class << KVC_CLASS_SHIFT | (place > 1 ? place : 1));
+            to->of[c + i] = (uint8_t)(largest[c + i] == 0 ? 0
+                                                          : fits[f].class << KVC_CLASS_SHIFT |
+                                                                (place > 1 ? place : 1));
         }
     }
 }

@@ -19,11 +19,11 @@
 extern "C" {
 #endif
 
-#define KVC_COLUMNS_MAX    16384u /* channels that may each have their own window */
-#define KVC_SAMPLE_TOKENS  32u    /* a chunk of fewer has one window for all its channels */
-#define KVC_CLASS_SHIFT    6      /* a column's byte: class << 6 | place of its start */
-#define KVC_COLUMN_PLACES  63     /* starts origin + 1 .. origin + 63; 0 stands for ZERO_START */
-#define KVC_ZERO_START     245    /* puts exponent 0 at the commonest place */
+#define KVC_COLUMNS_MAX   16384u /* channels that may each have their own window */
+#define KVC_SAMPLE_TOKENS 32u    /* a chunk of fewer has one window for all its channels */
+#define KVC_CLASS_SHIFT   6      /* a column's byte: class << 6 | place of its start */
+#define KVC_COLUMN_PLACES 63     /* starts origin + 1 .. origin + 63; 0 stands for ZERO_START */
+#define KVC_ZERO_START    245    /* puts exponent 0 at the commonest place */
 
 struct kvc_columns {
     uint32_t count;

@@ -18,6 +18,10 @@ extern "C" {
 /* The stream is the raw bytes themselves, in canonical order. Always built. */
 extern const struct kvw_codec_ops kvc_codec_raw;
 
+/* Lossless, SPEC.md 3: bf16 and fp16; fp8 e4m3 and e5m2. */
+extern const struct kvw_codec_ops kvc_codec_l0;
+extern const struct kvw_codec_ops kvc_codec_l8;
+
 /* What was built, best first, raw last, ended by NULL: what kvw_session_config.codecs wants. Filled
  * by meson (codecs_table.c.in). */
 extern const struct kvw_codec_ops *const kvc_codecs[];

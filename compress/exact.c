@@ -16,17 +16,17 @@
 #include "gather.h"
 
 enum mode {
-    MODE_STORED = 0, /* header and raw bytes */
-    MODE_ONE = 1,    /* one window for all columns, in the header */
-    MODE_COLUMNS = 2,/* a byte for each column follows the header */
-    MODE_BOOK = 3,   /* the book's id does */
+    MODE_STORED = 0,  /* header and raw bytes */
+    MODE_ONE = 1,     /* one window for all columns, in the header */
+    MODE_COLUMNS = 2, /* a byte for each column follows the header */
+    MODE_BOOK = 3,    /* the book's id does */
 };
 
-#define HEAD_BYTES    8u
-#define BOOK_BYTES    8u
-#define LENGTH_BYTES  2u
-#define WIDEST        2u /* bytes of the widest value */
-#define TILE_BYTES    (KVC_BLOCK_VALUES * WIDEST)
+#define HEAD_BYTES   8u
+#define BOOK_BYTES   8u
+#define LENGTH_BYTES 2u
+#define WIDEST       2u /* bytes of the widest value */
+#define TILE_BYTES   (KVC_BLOCK_VALUES * WIDEST)
 /* A block's parts before it is known whether they are shorter than the raw block: the rest of the
  * value, seven planes, every exponent escaped. */
 #define BLOCK_WORST   (KVC_BLOCK_VALUES * 3 + 2 * KVC_SLACK_BYTES)
@@ -78,13 +78,9 @@ static struct chunk chunk_of(const struct kvw_view *v, void *scratch)
     const uint32_t value_bytes = kvw_dtype_bytes(v->dtype);
     const uint64_t values = kvw_view_bytes(v) / value_bytes;
 
-    return (struct chunk){v,
-                          kvc_kernels(),
-                          scratch,
-                          values,
-                          v->heads * (v->head_bytes / value_bytes),
-                          value_bytes,
-                          block_count(values)};
+    return (struct chunk){
+        v,           kvc_kernels(),      scratch, values, v->heads * (v->head_bytes / value_bytes),
+        value_bytes, block_count(values)};
 }
 
 static uint32_t exponent_bits(kvw_dtype dtype)
@@ -182,8 +178,7 @@ static uint32_t encode_block(const struct chunk *c, const struct kvc_block *b,
                                s->escapes);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)
         for (uint64_t m = s->escapes[w]; m != 0 && at < raw; m &= m - 1)
-            to[at++] =
-                exponent_at(c->view->dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m));
+            to[at++] = exponent_at(c->view->dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m));
     if (at < raw)
         return at;
     memcpy(to, values, raw);
@@ -192,8 +187,7 @@ static uint32_t encode_block(const struct chunk *c, const struct kvc_block *b,
 
 /* The values of a block in canonical order: where they lie, or gathered into the tile. Lanes past
  * the last are read too, so that only a whole block can be read in place. */
-static const uint8_t *block_values(const struct chunk *c, const struct kvc_block *b,
-                                   uint32_t index)
+static const uint8_t *block_values(const struct chunk *c, const struct kvc_block *b, uint32_t index)
 {
     const uint64_t at = (uint64_t)index * TILE_BYTES / WIDEST * c->value_bytes;
     const uint8_t *values = NULL;
@@ -283,15 +277,24 @@ static uint64_t encode_blocks(const struct chunk *c, const struct kvw_codec_args
     return fits ? at : UINT64_MAX;
 }
 
-static kvw_err exact_encode(const struct kvw_view *src, const struct kvw_codec_args *args,
-                            void *dst, uint64_t dst_bytes, uint64_t *bytes,
-                            struct kvw_digest *digest, void *scratch)
+static bool takes(uint32_t dtypes, kvw_dtype dtype)
+{
+    return (uint32_t)dtype < 32 && (dtypes >> dtype & 1) != 0;
+}
+
+static kvw_err exact_encode(uint32_t dtypes, const struct kvw_view *src,
+                            const struct kvw_codec_args *args, void *dst, uint64_t dst_bytes,
+                            uint64_t *bytes, struct kvw_digest *digest, void *scratch)
 {
     const uint64_t raw = kvw_view_bytes(src);
-    const struct chunk c = chunk_of(src, scratch);
     uint64_t n;
 
-    if (dst_bytes < exact_bound(raw) || c.values > UINT32_MAX)
+    if (!takes(dtypes, src->dtype) || dst_bytes < exact_bound(raw))
+        return KVW_E_INVALID;
+
+    const struct chunk c = chunk_of(src, scratch);
+
+    if (c.values > UINT32_MAX)
         return KVW_E_INVALID;
     n = encode_blocks(&c, args, dst, exact_bound(raw), digest);
     *bytes = n < HEAD_BYTES + raw ? n : encode_stored(&c, dst);
@@ -305,8 +308,6 @@ static bool read_head(const struct chunk *c, const uint8_t *src, uint64_t src_by
     struct kvc_columns *columns = &c->s->columns;
     const uint8_t mode = src[0];
 
-    if (mode != MODE_BOOK && book != NULL && book->id == 0)
-        return false;
     switch (mode) {
     case MODE_ONE:
         if (src[3] >= KVC_CLASSES)
@@ -429,13 +430,18 @@ static bool land_block(const struct chunk *c, uint32_t index, const uint8_t *fro
     return true;
 }
 
-static kvw_err exact_decode(const void *src, uint64_t src_bytes, const struct kvw_codec_book *book,
-                            const struct kvw_view *dst, struct kvw_digest *digest, void *scratch)
+static kvw_err exact_decode(uint32_t dtypes, const void *src, uint64_t src_bytes,
+                            const struct kvw_codec_book *book, const struct kvw_view *dst,
+                            struct kvw_digest *digest, void *scratch)
 {
-    const struct chunk c = chunk_of(dst, scratch);
     const uint64_t raw = kvw_view_bytes(dst);
     const uint8_t *from = src, *lengths;
     uint64_t at = HEAD_BYTES;
+
+    if (!takes(dtypes, dst->dtype))
+        return KVW_E_CODEC;
+
+    const struct chunk c = chunk_of(dst, scratch);
 
     if (src_bytes < HEAD_BYTES || from[1] != dst->dtype || kvw_load_le32(from + 4) != c.values)
         return KVW_E_CODEC;
@@ -460,3 +466,56 @@ static kvw_err exact_decode(const void *src, uint64_t src_bytes, const struct kv
     }
     return at == src_bytes ? KVW_OK : KVW_E_CODEC;
 }
+
+#define L0_DTYPES (1u << KVW_DTYPE_BF16 | 1u << KVW_DTYPE_F16)
+#define L8_DTYPES (1u << KVW_DTYPE_F8_E4M3 | 1u << KVW_DTYPE_F8_E5M2)
+
+static kvw_err l0_encode(const struct kvw_view *src, const struct kvw_codec_args *args, void *dst,
+                         uint64_t dst_bytes, uint64_t *bytes, struct kvw_digest *digest,
+                         void *scratch)
+{
+    return exact_encode(L0_DTYPES, src, args, dst, dst_bytes, bytes, digest, scratch);
+}
+
+static kvw_err l0_decode(const void *src, uint64_t src_bytes, const struct kvw_codec_book *book,
+                         const struct kvw_view *dst, struct kvw_digest *digest, void *scratch)
+{
+    return exact_decode(L0_DTYPES, src, src_bytes, book, dst, digest, scratch);
+}
+
+static kvw_err l8_encode(const struct kvw_view *src, const struct kvw_codec_args *args, void *dst,
+                         uint64_t dst_bytes, uint64_t *bytes, struct kvw_digest *digest,
+                         void *scratch)
+{
+    return exact_encode(L8_DTYPES, src, args, dst, dst_bytes, bytes, digest, scratch);
+}
+
+static kvw_err l8_decode(const void *src, uint64_t src_bytes, const struct kvw_codec_book *book,
+                         const struct kvw_view *dst, struct kvw_digest *digest, void *scratch)
+{
+    return exact_decode(L8_DTYPES, src, src_bytes, book, dst, digest, scratch);
+}
+
+const struct kvw_codec_ops kvc_codec_l0 = {
+    .name = "l0",
+    .id = KVW_CODEC_L0,
+    .budget = KVW_BUDGET_EXACT,
+    .mem_kinds = 1u << KVW_MEM_HOST,
+    .dtypes = L0_DTYPES,
+    .bound = exact_bound,
+    .scratch_bytes = exact_scratch_bytes,
+    .encode = l0_encode,
+    .decode = l0_decode,
+};
+
+const struct kvw_codec_ops kvc_codec_l8 = {
+    .name = "l8",
+    .id = KVW_CODEC_L8,
+    .budget = KVW_BUDGET_EXACT,
+    .mem_kinds = 1u << KVW_MEM_HOST,
+    .dtypes = L8_DTYPES,
+    .bound = exact_bound,
+    .scratch_bytes = exact_scratch_bytes,
+    .encode = l8_encode,
+    .decode = l8_decode,
+};

@@ -13,15 +13,15 @@
  *   a0 | b0 << 1 | a1 << 2 | (group 2) << 3 | (group 3) << 5
  * WIDE(r) and NARROW(r) are the codes of rank r; places without a rank escape.
  */
-#define G2(i)     (7 | (i) << 3)       /* group 2 reached, its value i */
-#define G3(i)     (7 | 3 << 3 | (i) << 5) /* group 3 reached */
-#define ESCAPE    0xff
-#define WIDE_0    0
-#define WIDE_1    1
-#define WIDE_2    2
-#define WIDE_3    3
-#define NARROW_0  0
-#define NARROW_1  3 /* bit b0 isn't stored in a narrow lane */
+#define G2(i)    (7 | (i) << 3)          /* group 2 reached, its value i */
+#define G3(i)    (7 | 3 << 3 | (i) << 5) /* group 3 reached */
+#define ESCAPE   0xff
+#define WIDE_0   0
+#define WIDE_1   1
+#define WIDE_2   2
+#define WIDE_3   3
+#define NARROW_0 0
+#define NARROW_1 3 /* bit b0 isn't stored in a narrow lane */
 
 /* Places, commonest first, for each class: fitted on real KV (RESULTS-entropy.md), but what they
  * say is only that magnitudes fall off faster above the middle of the window than below it. */
@@ -30,20 +30,62 @@ const struct kvc_code_tables kvc_exponent_codes = {
     .code =
         {
             /* 0, narrow: 11 | 10 | 9 12 8 | 7 6 5 */
-            ESCAPE, ESCAPE, ESCAPE, ESCAPE, ESCAPE, G3(2), G3(1), G3(0), G2(2), G2(0), NARROW_1,
-            NARROW_0, G2(1), ESCAPE, ESCAPE, ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            G3(2),
+            G3(1),
+            G3(0),
+            G2(2),
+            G2(0),
+            NARROW_1,
+            NARROW_0,
+            G2(1),
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
             /* 1: 11 10 9 | 12 | 8 7 6 | 5 13 4 */
-            ESCAPE, ESCAPE, ESCAPE, ESCAPE, G3(2), G3(0), G2(2), G2(1), G2(0), WIDE_2, WIDE_1,
-            WIDE_0, WIDE_3, G3(1), ESCAPE, ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            G3(2),
+            G3(0),
+            G2(2),
+            G2(1),
+            G2(0),
+            WIDE_2,
+            WIDE_1,
+            WIDE_0,
+            WIDE_3,
+            G3(1),
+            ESCAPE,
+            ESCAPE,
             /* 2: 11 12 10 | 9 | 8 13 7 | 6 5 4 */
-            ESCAPE, ESCAPE, ESCAPE, ESCAPE, G3(2), G3(1), G3(0), G2(2), G2(0), WIDE_3, WIDE_2,
-            WIDE_0, WIDE_1, G2(1), ESCAPE, ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            ESCAPE,
+            G3(2),
+            G3(1),
+            G3(0),
+            G2(2),
+            G2(0),
+            WIDE_3,
+            WIDE_2,
+            WIDE_0,
+            WIDE_1,
+            G2(1),
+            ESCAPE,
+            ESCAPE,
         },
     .place =
         {
-            11, 10, 9, 12, 8, 7, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0, /* 0 */
-            11, 10, 9, 12, 8, 7, 6, 5, 13, 4, 0, 0, 0, 0, 0, 0, /* 1 */
-            11, 12, 10, 9, 8, 13, 7, 6, 5, 4, 0, 0, 0, 0, 0, 0, /* 2 */
+            11, 10, 9,  12, 8, 7,  6, 5, 0,  0, 0, 0, 0, 0, 0, 0, /* 0 */
+            11, 10, 9,  12, 8, 7,  6, 5, 13, 4, 0, 0, 0, 0, 0, 0, /* 1 */
+            11, 12, 10, 9,  8, 13, 7, 6, 5,  4, 0, 0, 0, 0, 0, 0, /* 2 */
         },
 };
 

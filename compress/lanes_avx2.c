@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* 32 lanes at a time: lanes.h for AVX2, whose byte tables hold 16, so that each class has its own.
+ */
+#include <immintrin.h>
+
+#include "../kvwire/mem.h"
+#include "kernels_impl.h"
+
+struct tables {
+    __m256i of[KVC_CLASSES];
+};
+
+static inline __m256i load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void store(uint8_t *p, __m256i v)
+{
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+static inline struct tables tables_of(const uint8_t *rows)
+{
+    struct tables t;
+
+    for (uint32_t i = 0; i < KVC_CLASSES; ++i)
+        t.of[i] =
+            _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(rows + i * KVC_WINDOW)));
+    return t;
+}
+
+/* t.of[class][index]; an index of 128 or more gives 0. */
+static inline __m256i look_up(const struct tables *t, __m256i index, __m256i row)
+{
+    const __m256i a = _mm256_shuffle_epi8(t->of[0], index);
+    const __m256i b = _mm256_shuffle_epi8(t->of[1], index);
+    const __m256i c = _mm256_shuffle_epi8(t->of[2], index);
+
+    /* Rows are 0, 16, 32: shifted up, bit 4 or bit 5 is a byte's highest. */
+    return _mm256_blendv_epi8(_mm256_blendv_epi8(a, b, _mm256_slli_epi16(row, 3)), c,
+                              _mm256_slli_epi16(row, 2));
+}
+
+struct walk {
+    uint32_t column, step, columns;
+};
+
+static inline struct walk walk_of(const struct kvc_block *b)
+{
+    return (struct walk){b->phase, 64 % b->columns, b->columns};
+}
+
+static inline void walk_on(struct walk *w)
+{
+    w->column += w->step;
+    w->column -= w->column >= w->columns ? w->columns : 0;
+}
+
+static inline uint32_t zeros(__m256i row)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(row, _mm256_setzero_si256()));
+}
+
+static inline __m256i codes_of(const struct kvc_block *b, uint32_t column, __m256i exponents,
+                               const struct tables *t, uint32_t *narrow)
+{
+    const __m256i place = _mm256_sub_epi8(exponents, load(b->start + column));
+    const __m256i row = load(b->class_row + column), last = _mm256_set1_epi8(KVC_WINDOW - 1);
+    const __m256i inside = _mm256_cmpeq_epi8(_mm256_max_epu8(place, last), last);
+
+    *narrow = zeros(row);
+    return _mm256_or_si256(look_up(t, place, row),
+                           _mm256_andnot_si256(inside, _mm256_set1_epi8(-1)));
+}
+
+static inline __m256i exponents_of(const struct kvc_block *b, uint32_t column, const uint8_t *ranks,
+                                   const struct tables *t)
+{
+    return _mm256_add_epi8(look_up(t, load(ranks), load(b->class_row + column)),
+                           load(b->start + column));
+}
+
+/* Low bytes of 32 words, high bytes of them. */
+static inline void unzip32(__m256i v, __m256i u, __m256i *low, __m256i *high)
+{
+    const __m256i byte = _mm256_set1_epi16(0xff);
+    const __m256i l = _mm256_packus_epi16(_mm256_and_si256(v, byte), _mm256_and_si256(u, byte));
+    const __m256i h = _mm256_packus_epi16(_mm256_srli_epi16(v, 8), _mm256_srli_epi16(u, 8));
+
+    *low = _mm256_permute4x64_epi64(l, 0xd8);
+    *high = _mm256_permute4x64_epi64(h, 0xd8);
+}
+
+static inline void zip32(__m256i low, __m256i high, __m256i *v, __m256i *u)
+{
+    const __m256i l = _mm256_permute4x64_epi64(low, 0xd8);
+    const __m256i h = _mm256_permute4x64_epi64(high, 0xd8);
+
+    *v = _mm256_unpacklo_epi8(l, h);
+    *u = _mm256_unpackhi_epi8(l, h);
+}
+
+static inline __m256i rotate_left(__m256i v)
+{
+    return _mm256_or_si256(_mm256_slli_epi16(v, 1), _mm256_srli_epi16(v, 15));
+}
+
+static inline __m256i rotate_right(__m256i v)
+{
+    return _mm256_or_si256(_mm256_srli_epi16(v, 1), _mm256_slli_epi16(v, 15));
+}
+
+static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
+                       uint8_t *codes, uint64_t narrow[KVC_BLOCK_WORDS])
+{
+    const struct tables t = tables_of(kvc_exponent_codes.code);
+    struct walk k = walk_of(b);
+
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
+        uint32_t half[2];
+
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t at = 64 * w + 32 * i;
+            __m256i l, e;
+
+            /* Rotated left by one, the exponent is the high byte. */
+            unzip32(rotate_left(load(values + 2 * at)), rotate_left(load(values + 2 * at + 32)), &l,
+                    &e);
+            store(low + at, l);
+            store(codes + at, codes_of(b, k.column + 32 * i, e, &t, &half[i]));
+        }
+        narrow[w] = half[0] | (uint64_t)half[1] << 32;
+    }
+}
+
+static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
+                      uint8_t *values)
+{
+    const struct tables t = tables_of(kvc_exponent_codes.place);
+    struct walk k = walk_of(b);
+
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t at = 64 * w + 32 * i;
+            __m256i v, u;
+
+            zip32(load(low + at), exponents_of(b, k.column + 32 * i, ranks + at, &t), &v, &u);
+            store(values + 2 * at, rotate_right(v));
+            store(values + 2 * at + 32, rotate_right(u));
+        }
+}
+
+/* Bit p of 32 bytes. */
+static inline uint32_t bits_at(__m256i v, uint32_t p)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(v, _mm_cvtsi32_si128((int)(7 - p))));
+}
+
+static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
+                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes,
+                        uint64_t narrow[KVC_BLOCK_WORDS])
+{
+    const uint32_t mantissa_bits = 7 - exponent_bits;
+    const struct tables t = tables_of(kvc_exponent_codes.code);
+    const __m256i field = _mm256_set1_epi8((char)((1u << exponent_bits) - 1));
+    const __m128i down = _mm_cvtsi32_si128((int)mantissa_bits);
+    struct walk k = walk_of(b);
+
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
+        const __m256i v = load(values + 64 * w), u = load(values + 64 * w + 32);
+        uint32_t half[2];
+
+        kept[0][w] = bits_at(v, 7) | (uint64_t)bits_at(u, 7) << 32;
+        for (uint32_t p = 0; p < mantissa_bits; ++p)
+            kept[1 + p][w] = bits_at(v, mantissa_bits - 1 - p) |
+                             (uint64_t)bits_at(u, mantissa_bits - 1 - p) << 32;
+        store(codes + 64 * w,
+              codes_of(b, k.column, _mm256_and_si256(_mm256_srl_epi16(v, down), field), &t,
+                       &half[0]));
+        store(codes + 64 * w + 32,
+              codes_of(b, k.column + 32, _mm256_and_si256(_mm256_srl_epi16(u, down), field), &t,
+                       &half[1]));
+        narrow[w] = half[0] | (uint64_t)half[1] << 32;
+    }
+}
+
+/* 32 bits to 32 bytes, 0 or 1 << p. */
+static inline __m256i spread(uint32_t bits, uint32_t p)
+{
+    const __m256i pick = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101,
+                                            0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    const __m256i v =
+        _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), pick), bit);
+
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)(1u << p)));
+}
+
+static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
+                       const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
+                       uint8_t *values)
+{
+    const uint32_t mantissa_bits = 7 - exponent_bits;
+    const struct tables t = tables_of(kvc_exponent_codes.place);
+    const __m256i field = _mm256_set1_epi8((char)((1u << exponent_bits) - 1));
+    const __m128i up = _mm_cvtsi32_si128((int)mantissa_bits);
+    struct walk k = walk_of(b);
+
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t at = 64 * w + 32 * i;
+            const __m256i e = exponents_of(b, k.column + 32 * i, ranks + at, &t);
+            __m256i v = _mm256_sll_epi16(_mm256_and_si256(e, field), up);
+
+            v = _mm256_or_si256(v, spread((uint32_t)(kept[0][w] >> 32 * i), 7));
+            for (uint32_t p = 0; p < mantissa_bits; ++p)
+                v = _mm256_or_si256(
+                    v, spread((uint32_t)(kept[1 + p][w] >> 32 * i), mantissa_bits - 1 - p));
+            store(values + at, v);
+        }
+}
+
+static void unzip(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high)
+{
+    for (uint32_t at = 0; at < n; at += 32) {
+        __m256i l, h;
+
+        unzip32(load(values + 2 * at), load(values + 2 * at + 32), &l, &h);
+        store(low + at, l);
+        store(high + at, h);
+    }
+}
+
+static void zip(const uint8_t *low, const uint8_t *high, uint32_t n, uint8_t *values)
+{
+    for (uint32_t at = 0; at < n; at += 32) {
+        __m256i v, u;
+
+        zip32(load(low + at), load(high + at), &v, &u);
+        store(values + 2 * at, v);
+        store(values + 2 * at + 32, u);
+    }
+}
+
+static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
+{
+    struct walk k = walk_of(b);
+
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
+        words[w] = zeros(load(b->class_row + k.column)) |
+                   (uint64_t)zeros(load(b->class_row + k.column + 32)) << 32;
+}
+
+static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t *to)
+{
+    uint32_t i = 0;
+
+    if (dtype == KVW_DTYPE_BF16)
+        for (; i + 32 <= n; i += 32) {
+            __m256i l, e;
+
+            unzip32(rotate_left(load(values + 2 * i)), rotate_left(load(values + 2 * i + 32)), &l,
+                    &e);
+            store(to + i, e);
+        }
+    kvc_kernels_scalar.lanes->exponents(
+        dtype, values + (size_t)i * (dtype == KVW_DTYPE_BF16 || dtype == KVW_DTYPE_F16 ? 2 : 1),
+        n - i, to + i);
+}
+
+static const struct kvc_lanes lanes = {split_bf16, join_bf16, split_bytes, join_bytes,
+                                       unzip,      zip,       narrow,      exponents};
+
+const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes};
