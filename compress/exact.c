@@ -114,7 +114,7 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
     uint32_t at = 0;
 
     if (dtype == KVW_DTYPE_BF16) {
-        c->k->lanes->split_bf16(b, values, to, s->codes, s->narrow);
+        c->k->lanes->split_bf16(b, values, to, s->codes);
         return b->n;
     }
     if (dtype == KVW_DTYPE_F16) {
@@ -122,7 +122,7 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
         bytes = s->high;
         at = b->n;
     }
-    c->k->lanes->split_bytes(b, exponent_bits(dtype), bytes, s->kept, s->codes, s->narrow);
+    c->k->lanes->split_bytes(b, exponent_bits(dtype), bytes, s->kept, s->codes);
     for (uint32_t p = 0; p < kept_planes(dtype); ++p) {
         uint8_t *plane = (uint8_t *)s->kept[p];
 
@@ -174,6 +174,7 @@ static uint32_t encode_block(const struct chunk *c, const struct kvc_block *b,
     const uint32_t raw = b->n * c->value_bytes;
     uint32_t at = write_rest(c, b, values, to);
 
+    c->k->lanes->narrow(b, s->narrow);
     at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, s->narrow, b->n, to + at,
                                s->escapes);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)

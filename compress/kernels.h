@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kernels.h - the inner loops of the codecs, compiled for several CPUs and chosen once: plain C
- * (the specification), AVX2 + BMI2, AVX-512 F/BW/VL/DQ/VBMI/VBMI2 + BMI2. All write the same bytes.
+ * (the specification), AVX2 + BMI2, AVX-512 F/BW/VL/DQ/VBMI/VBMI2/VPOPCNTDQ. All write the same
+ * bytes.
  *
  * The environment variable KVC_CPU = scalar | avx2 | avx512 forces a level; one that this CPU
  * doesn't have falls back to the best that it has.

@@ -116,7 +116,7 @@ static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
 }
 
 static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes, uint64_t words[KVC_BLOCK_WORDS])
+                       uint8_t *codes)
 {
     uint32_t c = b->phase;
 
@@ -126,7 +126,6 @@ static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t
         low[i] = (uint8_t)(v << 1 | v >> 15);
         codes[i] = code_of(b, c, (uint8_t)(v >> 7));
     }
-    narrow(b, words);
 }
 
 static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
@@ -142,8 +141,7 @@ static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8
 }
 
 static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
-                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes,
-                        uint64_t words[KVC_BLOCK_WORDS])
+                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
     uint32_t c = b->phase;
@@ -157,7 +155,6 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
             kept[1 + m][i / 64] |= (uint64_t)(v >> (mantissa_bits - 1 - m) & 1) << (i % 64);
         codes[i] = code_of(b, c, (v & 0x7f) >> mantissa_bits);
     }
-    narrow(b, words);
 }
 
 static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,

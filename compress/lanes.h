@@ -43,18 +43,17 @@ struct kvc_block {
 };
 
 struct kvc_lanes {
-    /* bf16: low = mantissa and sign (the value rotated left by 1, its low byte), codes of the
-     * exponents, and which lanes are narrow. */
+    /* bf16: low = mantissa and sign (the value rotated left by 1, its low byte), and the codes of
+     * the exponents. */
     void (*split_bf16)(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes, uint64_t narrow[KVC_BLOCK_WORDS]);
+                       uint8_t *codes);
     void (*join_bf16)(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
                       uint8_t *values);
 
     /* Bytes: the exponent is exponent_bits (4 or 5) below the sign; the others (bit 7, then from
      * bit 6 - exponent_bits down to 0) are kept[0], kept[1] .. */
     void (*split_bytes)(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
-                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes,
-                        uint64_t narrow[KVC_BLOCK_WORDS]);
+                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes);
     void (*join_bytes)(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
                        uint8_t *values);
@@ -63,7 +62,7 @@ struct kvc_lanes {
     void (*unzip)(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high);
     void (*zip)(const uint8_t *low, const uint8_t *high, uint32_t n, uint8_t *values);
 
-    /* Which lanes are narrow, for decoding. */
+    /* Which lanes are narrow. */
     void (*narrow)(const struct kvc_block *b, uint64_t narrow[KVC_BLOCK_WORDS]);
 
     /* to[i] = the exponent of value i, for n values of the dtype (any kvw_dtype of 1 or 2 bytes);

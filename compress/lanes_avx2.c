@@ -63,13 +63,12 @@ static inline uint32_t zeros(__m256i row)
 }
 
 static inline __m256i codes_of(const struct kvc_block *b, uint32_t column, __m256i exponents,
-                               const struct tables *t, uint32_t *narrow)
+                               const struct tables *t)
 {
     const __m256i place = _mm256_sub_epi8(exponents, load(b->start + column));
     const __m256i row = load(b->class_row + column), last = _mm256_set1_epi8(KVC_WINDOW - 1);
     const __m256i inside = _mm256_cmpeq_epi8(_mm256_max_epu8(place, last), last);
 
-    *narrow = zeros(row);
     return _mm256_or_si256(look_up(t, place, row),
                            _mm256_andnot_si256(inside, _mm256_set1_epi8(-1)));
 }
@@ -112,14 +111,12 @@ static inline __m256i rotate_right(__m256i v)
 }
 
 static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes, uint64_t narrow[KVC_BLOCK_WORDS])
+                       uint8_t *codes)
 {
     const struct tables t = tables_of(kvc_exponent_codes.code);
     struct walk k = walk_of(b);
 
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        uint32_t half[2];
-
         for (uint32_t i = 0; i < 2; ++i) {
             const uint32_t at = 64 * w + 32 * i;
             __m256i l, e;
@@ -128,9 +125,8 @@ static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t
             unzip32(rotate_left(load(values + 2 * at)), rotate_left(load(values + 2 * at + 32)), &l,
                     &e);
             store(low + at, l);
-            store(codes + at, codes_of(b, k.column + 32 * i, e, &t, &half[i]));
+            store(codes + at, codes_of(b, k.column + 32 * i, e, &t));
         }
-        narrow[w] = half[0] | (uint64_t)half[1] << 32;
     }
 }
 
@@ -158,8 +154,7 @@ static inline uint32_t bits_at(__m256i v, uint32_t p)
 }
 
 static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
-                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes,
-                        uint64_t narrow[KVC_BLOCK_WORDS])
+                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
     const struct tables t = tables_of(kvc_exponent_codes.code);
@@ -169,19 +164,14 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
 
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
         const __m256i v = load(values + 64 * w), u = load(values + 64 * w + 32);
-        uint32_t half[2];
-
         kept[0][w] = bits_at(v, 7) | (uint64_t)bits_at(u, 7) << 32;
         for (uint32_t p = 0; p < mantissa_bits; ++p)
             kept[1 + p][w] = bits_at(v, mantissa_bits - 1 - p) |
                              (uint64_t)bits_at(u, mantissa_bits - 1 - p) << 32;
         store(codes + 64 * w,
-              codes_of(b, k.column, _mm256_and_si256(_mm256_srl_epi16(v, down), field), &t,
-                       &half[0]));
+              codes_of(b, k.column, _mm256_and_si256(_mm256_srl_epi16(v, down), field), &t));
         store(codes + 64 * w + 32,
-              codes_of(b, k.column + 32, _mm256_and_si256(_mm256_srl_epi16(u, down), field), &t,
-                       &half[1]));
-        narrow[w] = half[0] | (uint64_t)half[1] << 32;
+              codes_of(b, k.column + 32, _mm256_and_si256(_mm256_srl_epi16(u, down), field), &t));
     }
 }
 

@@ -22,14 +22,13 @@ static inline void walk_on(struct walk *w)
 }
 
 static inline __m512i codes_of(const struct kvc_block *b, uint32_t column, __m512i exponents,
-                               __m512i table, __mmask64 *narrow)
+                               __m512i table)
 {
     const __m512i place = _mm512_sub_epi8(exponents, _mm512_loadu_si512(b->start + column));
     const __m512i row = _mm512_loadu_si512(b->class_row + column);
     const __mmask64 outside = _mm512_cmpgt_epu8_mask(place, _mm512_set1_epi8(KVC_WINDOW - 1));
     const __m512i codes = _mm512_permutexvar_epi8(_mm512_or_si512(place, row), table);
 
-    *narrow = _mm512_testn_epi8_mask(row, row);
     return _mm512_mask_mov_epi8(codes, outside, _mm512_set1_epi8(-1));
 }
 
@@ -65,7 +64,7 @@ static inline __m512i interleave(void)
 }
 
 static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes, uint64_t narrow[KVC_BLOCK_WORDS])
+                       uint8_t *codes)
 {
     const __m512i even = evens(), odd = _mm512_add_epi8(even, _mm512_set1_epi8(1));
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.code);
@@ -76,12 +75,10 @@ static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t
         const __m512i u = _mm512_loadu_si512(values + 128 * w + 64);
         /* Rotated left by one, the exponent is the high byte. */
         const __m512i x = _mm512_shldi_epi16(v, v, 1), y = _mm512_shldi_epi16(u, u, 1);
-        __mmask64 m;
 
         _mm512_storeu_si512(low + 64 * w, _mm512_permutex2var_epi8(x, even, y));
         _mm512_storeu_si512(codes + 64 * w,
-                            codes_of(b, k.column, _mm512_permutex2var_epi8(x, odd, y), table, &m));
-        narrow[w] = m;
+                            codes_of(b, k.column, _mm512_permutex2var_epi8(x, odd, y), table));
     }
 }
 
@@ -109,8 +106,7 @@ static inline __m512i bit_mask(uint32_t bit)
 }
 
 static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
-                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes,
-                        uint64_t narrow[KVC_BLOCK_WORDS])
+                        uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.code);
@@ -121,13 +117,11 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
         const __m512i v = _mm512_loadu_si512(values + 64 * w);
         const __m512i e = _mm512_and_si512(_mm512_srl_epi16(v, down), field);
-        __mmask64 m;
 
         kept[0][w] = _mm512_movepi8_mask(v);
         for (uint32_t p = 0; p < mantissa_bits; ++p)
             kept[1 + p][w] = _mm512_test_epi8_mask(v, bit_mask(mantissa_bits - 1 - p));
-        _mm512_storeu_si512(codes + 64 * w, codes_of(b, k.column, e, table, &m));
-        narrow[w] = m;
+        _mm512_storeu_si512(codes + 64 * w, codes_of(b, k.column, e, table));
     }
 }
 

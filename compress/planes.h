@@ -45,7 +45,8 @@ struct kvc_planes {
     /*
      * Write the planes of n (1 .. KVC_BLOCK_VALUES) codes. narrow has a bit for each lane (64 to a
      * word, lane 0 lowest) whose group 0 lacks its highest bit; NULL: none has, and bits[0] must be
-     * 2 or 3 otherwise. escapes gets a bit for each value whose every group is all ones.
+     * 2 or 3 otherwise. A code whose every group is all ones is 0xff, narrow or not; escapes gets
+     * a bit for each.
      *
      * codes is readable up to a multiple of 64; to has room for kvc_planes_bound(shape, n) and
      * KVC_SLACK_BYTES more. Returns the bytes written.
@@ -56,7 +57,8 @@ struct kvc_planes {
     /*
      * The way back. from is readable for KVC_SLACK_BYTES past bytes; ranks has room for n rounded
      * up to 64. Returns the bytes that the planes took, or 0: they don't fit in bytes, or a
-     * padding bit is set. escapes and ranks are rubbish then.
+     * padding bit is set. escapes and ranks are rubbish then. A rank that escapes is rubbish
+     * too, but at most 15.
      */
     uint32_t (*decode)(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
                        const uint64_t *narrow, uint32_t n, uint8_t *ranks,

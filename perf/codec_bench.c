@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * codec_bench - ratio and speed of every codec that was built, on real K and V, one core.
+ *
+ *   codec_bench KV_DIR [--codec NAME[,NAME..]] [--size 64K,512K,2M,64M] [--cpu LEVEL] [--runs N]
+ *               [--cold]
+ *
+ * One line of JSON for each codec and size. The values are those of the .kv files in KV_DIR, layer
+ * after layer, laid out as the engine's pool has them: blocks of 16 tokens,
+ * [K|V][head][token][dim]. A size is worked off in calls of at most 1,024 tokens (384 KiB of this
+ * model), the way a session would. Warm: the same bytes again and again; cold: caches flushed of
+ * all of them before each run. Every run is followed by one of memcpy over the same bytes, and the
+ * medians are taken over the same runs. Encoding includes gathering and the digest, decoding the
+ * digest and scattering.
+ */
+#include <dirent.h>
+#include <immintrin.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../compress/compress.h"
+#include "../compress/kernels.h"
+#include "../kvwire/layout.h"
+#include "kv_file.h"
+
+#define BLOCK_TOKENS 16u
+#define FILES_MAX    32u
+#define RUNS_MAX     201u
+#define SIZES_MAX    8u
+#define PIECES_MAX   2048u
+
+/* A part of one layer's K or V that goes through the codec in one call. */
+struct piece {
+    struct kvw_view from, to;
+    uint32_t kv;
+    uint64_t raw;
+    unsigned char *stream; /* bound(raw) bytes */
+    uint64_t stream_room, stream_bytes;
+};
+
+struct bench {
+    struct kvp_kv files[FILES_MAX];
+    uint32_t file_count;
+    uint32_t *blocks;      /* 0, 1, 2 .. shuffled */
+    unsigned char *pool;   /* one after another, the tensors of the files in the engine's layout */
+    unsigned char *copy;   /* what is decoded; same shape */
+    uint64_t tensor_bytes; /* of one layer's K or V */
+    uint32_t tensors;
+    void *scratch;
+    struct piece pieces[PIECES_MAX];
+    uint32_t piece_count;
+};
+
+struct times {
+    double encode[RUNS_MAX], decode[RUNS_MAX], memcpy[RUNS_MAX];
+};
+
+static double seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int fail(const char *what)
+{
+    fprintf(stderr, "codec_bench: %s\n", what);
+    exit(1);
+}
+
+static struct kvw_view view_of(const struct bench *b, unsigned char *pool, uint32_t tensor,
+                               uint32_t tokens)
+{
+    const struct kvp_kv_head *h = &b->files[0].head;
+    const uint32_t row = h->head_dim * 2;
+
+    return (struct kvw_view){.base = pool + tensor * b->tensor_bytes,
+                             .blocks = b->blocks,
+                             .block_tokens = BLOCK_TOKENS,
+                             .tokens = tokens,
+                             .heads = h->kv_heads,
+                             .head_bytes = row,
+                             .dtype = KVW_DTYPE_BF16,
+                             .block_stride = (uint64_t)h->kv_heads * BLOCK_TOKENS * row,
+                             .token_stride = row,
+                             .head_stride = (uint64_t)BLOCK_TOKENS * row};
+}
+
+static void load(struct bench *b, const char *dir)
+{
+    struct dirent **names;
+    const int n = scandir(dir, &names, NULL, alphasort);
+
+    for (int i = 0; i < n; ++i) {
+        char path[4096];
+        const char *end = strrchr(names[i]->d_name, '.');
+
+        if (end == NULL || strcmp(end, ".kv") != 0 || b->file_count == FILES_MAX)
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name);
+        if (!kvp_kv_open(&b->files[b->file_count], path) ||
+            memcmp(&b->files[b->file_count].head, &b->files[0].head, sizeof(b->files[0].head)) != 0)
+            fail("a .kv file is damaged or of another shape than the first");
+        ++b->file_count;
+    }
+    if (b->file_count == 0)
+        fail("no .kv file in that folder (perf/kv_dump.sh makes them)");
+
+    const struct kvp_kv_head *h = &b->files[0].head;
+    const uint32_t blocks = h->tokens / BLOCK_TOKENS;
+
+    if (h->tokens % BLOCK_TOKENS != 0)
+        fail("the files' tokens aren't a multiple of 16");
+    b->tensor_bytes = (uint64_t)h->tokens * b->files[0].channels * 2;
+    b->tensors = b->file_count * h->layers * 2;
+    b->blocks = malloc(blocks * sizeof(*b->blocks));
+    b->pool = aligned_alloc(4096, b->tensors * b->tensor_bytes);
+    b->copy = aligned_alloc(4096, b->tensors * b->tensor_bytes);
+    if (b->blocks == NULL || b->pool == NULL || b->copy == NULL)
+        fail("no memory");
+    for (uint32_t i = 0; i < blocks; ++i)
+        b->blocks[i] = (i * 7 + 3) % blocks; /* 7 and a power of two: all of them, out of order */
+    for (uint32_t t = 0; t < b->tensors; ++t) {
+        const uint32_t in_file = t % (h->layers * 2);
+        const uint16_t *from = kvp_kv_at(&b->files[t / (h->layers * 2)], in_file / 2, in_file % 2);
+        const struct kvw_view v = view_of(b, b->pool, t, h->tokens);
+
+        for (uint32_t i = 0; i < h->tokens * h->kv_heads; ++i)
+            memcpy(kvw_view_at(&v, i / h->kv_heads, i % h->kv_heads), from + i * h->head_dim,
+                   h->head_dim * 2);
+    }
+    memset(b->copy, 1, b->tensors * b->tensor_bytes);
+}
+
+/* Cut size bytes into calls. */
+static uint64_t cut(struct bench *b, const struct kvw_codec_ops *codec, uint64_t size)
+{
+    const uint32_t token_bytes = b->files[0].channels * 2;
+    uint64_t total = 0, scratch = 64;
+
+    for (uint32_t t = 0; t < b->tensors && total < size; ++t) {
+        struct piece *p = &b->pieces[t];
+        uint64_t raw = size - total < b->tensor_bytes ? size - total : b->tensor_bytes;
+
+        raw = raw / token_bytes * token_bytes;
+        if (raw == 0 || t == PIECES_MAX)
+            break;
+        p->from = view_of(b, b->pool, t, (uint32_t)(raw / token_bytes));
+        p->to = view_of(b, b->copy, t, (uint32_t)(raw / token_bytes));
+        p->kv = t % 2;
+        p->raw = raw;
+        if (p->stream_room < codec->bound(raw)) {
+            free(p->stream);
+            p->stream_room = codec->bound(raw);
+            p->stream = aligned_alloc(64, (p->stream_room + 63) / 64 * 64);
+            memset(p->stream, 1, p->stream_room);
+        }
+        scratch = codec->scratch_bytes(raw) > scratch ? codec->scratch_bytes(raw) : scratch;
+        b->piece_count = t + 1;
+        total += raw;
+    }
+    free(b->scratch);
+    b->scratch = aligned_alloc(64, (scratch + 63) / 64 * 64);
+    memset(b->scratch, 0, scratch);
+    return total;
+}
+
+static void flush(const void *at, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes; i += 64)
+        _mm_clflush((const char *)at + i);
+}
+
+static void flush_all(const struct bench *b)
+{
+    for (uint32_t i = 0; i < b->piece_count; ++i) {
+        flush(b->pool + i * b->tensor_bytes, b->pieces[i].raw);
+        flush(b->copy + i * b->tensor_bytes, b->pieces[i].raw);
+        flush(b->pieces[i].stream, b->pieces[i].stream_room);
+    }
+    _mm_mfence();
+}
+
+static uint64_t digests[2];
+
+static void run_encode(struct bench *b, const struct kvw_codec_ops *codec)
+{
+    digests[0] = 0;
+    for (uint32_t i = 0; i < b->piece_count; ++i) {
+        struct piece *p = &b->pieces[i];
+        const struct kvw_codec_args args = {.kv = (uint8_t)p->kv};
+        struct kvw_digest d;
+
+        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK ||
+            codec->encode(&p->from, &args, p->stream, p->stream_room, &p->stream_bytes, &d,
+                          b->scratch) != KVW_OK)
+            fail("encode");
+        digests[0] += kvw_digest_value(&d);
+    }
+}
+
+static void run_decode(struct bench *b, const struct kvw_codec_ops *codec)
+{
+    digests[1] = 0;
+    for (uint32_t i = 0; i < b->piece_count; ++i) {
+        struct piece *p = &b->pieces[i];
+        struct kvw_digest d;
+
+        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK ||
+            codec->decode(p->stream, p->stream_bytes, NULL, &p->to, &d, b->scratch) != KVW_OK)
+            fail("decode");
+        digests[1] += kvw_digest_value(&d);
+    }
+    if (digests[0] != digests[1])
+        fail("what was decoded has another digest than what was encoded");
+}
+
+static void run_memcpy(struct bench *b)
+{
+    for (uint32_t i = 0; i < b->piece_count; ++i)
+        memcpy(b->copy + i * b->tensor_bytes, b->pool + i * b->tensor_bytes, b->pieces[i].raw);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *of, uint32_t n)
+{
+    qsort(of, n, sizeof(*of), by_value);
+    return of[n / 2];
+}
+
+static void measure(struct bench *b, const struct kvw_codec_ops *codec, uint64_t size, bool cold,
+                    uint32_t runs)
+{
+    static struct times t;
+    const uint64_t total = cut(b, codec, size);
+    const uint32_t again =
+        cold ? 1 : (uint32_t)(1 + (8u << 20) / total); /* past the clock's grain */
+    uint64_t coded = 0;
+
+    run_encode(b, codec);
+    run_decode(b, codec);
+    run_memcpy(b);
+    for (uint32_t r = 0; r < runs; ++r) {
+        double start;
+
+        if (cold)
+            flush_all(b);
+        start = seconds();
+        for (uint32_t i = 0; i < again; ++i)
+            run_encode(b, codec);
+        t.encode[r] = (seconds() - start) / again;
+        if (cold)
+            flush_all(b);
+        start = seconds();
+        for (uint32_t i = 0; i < again; ++i)
+            run_decode(b, codec);
+        t.decode[r] = (seconds() - start) / again;
+        if (cold)
+            flush_all(b);
+        start = seconds();
+        for (uint32_t i = 0; i < again; ++i)
+            run_memcpy(b);
+        t.memcpy[r] = (seconds() - start) / again;
+    }
+    for (uint32_t i = 0; i < b->piece_count; ++i)
+        coded += b->pieces[i].stream_bytes;
+
+    const double gb = (double)total * 1e-9, e = median(t.encode, runs), d = median(t.decode, runs);
+
+    printf("{\"codec\":\"%s\",\"cpu\":\"%s\",\"bytes\":%lu,\"calls\":%u,\"cache\":\"%s\",\"ratio\":"
+           "%.4f,"
+           "\"encode_GB_s\":%.2f,\"decode_GB_s\":%.2f,\"memcpy_GB_s\":%.2f,"
+           "\"encode_spread\":[%.2f,%.2f],\"decode_spread\":[%.2f,%.2f],\"runs\":%u}\n",
+           codec->name, kvc_kernels()->name, total, b->piece_count, cold ? "cold" : "warm",
+           (double)total / (double)coded, gb / e, gb / d, gb / median(t.memcpy, runs),
+           gb / t.encode[runs * 9 / 10], gb / t.encode[runs / 10], gb / t.decode[runs * 9 / 10],
+           gb / t.decode[runs / 10], runs);
+    fflush(stdout);
+}
+
+static bool in_list(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+
+    for (const char *p = list; p != NULL && *p != '\0'; p += strcspn(p, ",")) {
+        p += *p == ',';
+        if (strncmp(p, name, n) == 0 && (p[n] == ',' || p[n] == '\0'))
+            return true;
+    }
+    return false;
+}
+
+static uint32_t read_sizes(const char *list, uint64_t sizes[SIZES_MAX])
+{
+    uint32_t n = 0;
+
+    while (*list != '\0' && n < SIZES_MAX) {
+        char *end;
+
+        sizes[n] = strtoull(list, &end, 10);
+        sizes[n] <<= *end == 'K' ? 10 : *end == 'M' ? 20 : 0;
+        if (sizes[n++] == 0)
+            fail("a size is a number with K or M after it");
+        end += *end == 'K' || *end == 'M';
+        list = end + (*end == ',');
+    }
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    const char *codecs = NULL, *size_list = "64K,512K,2M,64M", *level = NULL;
+    uint64_t sizes[SIZES_MAX];
+    uint32_t runs = 21, size_count;
+    bool cold = false;
+
+    if (argc < 2)
+        fail("usage: codec_bench KV_DIR [--codec NAME,..] [--size 64K,..] [--cpu LEVEL] "
+             "[--runs N] [--cold]");
+    for (int i = 2; i < argc; ++i) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+
+        if (strcmp(argv[i], "--cold") == 0) {
+            cold = true;
+            continue;
+        }
+        if (strcmp(argv[i], "--codec") == 0)
+            codecs = value;
+        else if (strcmp(argv[i], "--size") == 0)
+            size_list = value;
+        else if (strcmp(argv[i], "--cpu") == 0)
+            level = value;
+        else if (strcmp(argv[i], "--runs") == 0)
+            runs = (uint32_t)strtoul(value, NULL, 10);
+        else
+            fail("no such option");
+        ++i;
+    }
+    if (runs == 0 || runs > RUNS_MAX)
+        fail("--runs is 1 .. 201");
+    if (level != NULL) {
+        if (kvc_kernels_named(level) == NULL)
+            fail("--cpu: this machine has no such level");
+        kvc_kernels_force(kvc_kernels_named(level));
+    }
+    size_count = read_sizes(size_list, sizes);
+    load(&b, argv[1]);
+    for (uint32_t c = 0; kvc_codecs[c] != NULL; ++c) {
+        if ((kvc_codecs[c]->dtypes >> KVW_DTYPE_BF16 & 1) == 0 ||
+            (codecs != NULL && !in_list(codecs, kvc_codecs[c]->name)))
+            continue;
+        for (uint32_t s = 0; s < size_count; ++s)
+            measure(&b, kvc_codecs[c], sizes[s], cold, runs);
+    }
+    return 0;
+}
