@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * L0 and L8 give back every bit: all patterns in every lane, adversarial and random chunks of any
+ * shape; scalar C, AVX2 and AVX-512 write the same stream of each; damaged streams are an error or
+ * give other values, which the digest tells; and a stream is no longer than its bound.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../compress/compress.h"
+#include "../../compress/kernels.h"
+#include "../kvwire/kv.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CHUNKS 2000u /* slow there, and run beside the whole number without it */
+#else
+#define CHUNKS 100000u
+#endif
+#define RAW_MAX (320u * 1024)
+
+static const char *const names[] = {"scalar", "avx2", "avx512"};
+#define LEVELS 3u
+
+static unsigned char values[RAW_MAX], back[RAW_MAX], stream[LEVELS][RAW_MAX + 4096];
+static uint32_t blocks[1] = {0};
+
+/* A view of contiguous values, token after token. */
+static struct kvw_view flat(unsigned char *at, kvw_dtype dtype, uint32_t tokens, uint32_t heads,
+                            uint32_t dim)
+{
+    const uint32_t head_bytes = dim * kvw_dtype_bytes(dtype);
+
+    return (struct kvw_view){.base = at,
+                             .blocks = blocks,
+                             .block_tokens = tokens,
+                             .tokens = tokens,
+                             .heads = heads,
+                             .head_bytes = head_bytes,
+                             .dtype = dtype,
+                             .token_stride = (uint64_t)heads * head_bytes,
+                             .head_stride = head_bytes};
+}
+
+static const struct kvw_codec_ops *codec_of(kvw_dtype dtype)
+{
+    return kvw_dtype_bytes(dtype) == 2 ? &kvc_codec_l0 : &kvc_codec_l8;
+}
+
+static void *scratch_for(const struct kvw_codec_ops *codec, uint64_t raw)
+{
+    static void *scratch;
+    static uint64_t room;
+
+    if (room < codec->scratch_bytes(raw)) {
+        free(scratch);
+        room = codec->scratch_bytes(raw);
+        scratch = aligned_alloc(64, (room + 63) / 64 * 64);
+    }
+    return scratch;
+}
+
+/* Encode values on every level, compare the streams, decode each on another level. Returns the
+ * stream's bytes. */
+static uint64_t round_trip(kvw_dtype dtype, uint32_t tokens, uint32_t heads, uint32_t dim,
+                           const struct kvw_codec_book *book, const char *what)
+{
+    const struct kvw_codec_ops *codec = codec_of(dtype);
+    const struct kvw_view from = flat(values, dtype, tokens, heads, dim);
+    const struct kvw_view to = flat(back, dtype, tokens, heads, dim);
+    const struct kvw_codec_args args = {.book = book};
+    const uint64_t raw = kvw_view_bytes(&from), bound = codec->bound(raw);
+    uint64_t bytes[LEVELS] = {0};
+    uint32_t first = LEVELS;
+
+    cr_assert_leq(raw, RAW_MAX);
+    cr_assert_leq(bound, raw + raw / 500 + 64);
+    for (uint32_t l = 0; l < LEVELS; ++l) {
+        const struct kvc_kernels *k = kvc_kernels_named(names[l]);
+        struct kvw_digest d;
+
+        if (k == NULL)
+            continue;
+        kvc_kernels_force(k);
+        cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
+        cr_assert_eq(
+            codec->encode(&from, &args, stream[l], bound, &bytes[l], &d, scratch_for(codec, raw)),
+            KVW_OK);
+        cr_assert_leq(bytes[l], bound, "%s", what);
+        if (first == LEVELS)
+            first = l;
+        cr_assert(bytes[l] == bytes[first] && memcmp(stream[l], stream[first], bytes[l]) == 0,
+                  "%s: %s and %s write different streams (%u x %u x %u)", what, names[first],
+                  names[l], tokens, heads, dim);
+    }
+    for (uint32_t l = 0; l < LEVELS; ++l) {
+        const struct kvc_kernels *k = kvc_kernels_named(names[l]);
+        struct kvw_digest d;
+
+        if (k == NULL)
+            continue;
+        kvc_kernels_force(k);
+        memset(back, 0x55, raw);
+        cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
+        cr_assert_eq(
+            codec->decode(stream[first], bytes[first], book, &to, &d, scratch_for(codec, raw)),
+            KVW_OK, "%s: %s", what, names[l]);
+        cr_assert_eq(memcmp(values, back, raw), 0, "%s: %s gives other values (%u x %u x %u)", what,
+                     names[l], tokens, heads, dim);
+    }
+    return bytes[first];
+}
+
+static double uniform(uint64_t *random)
+{
+    return ((double)(t_random(random) >> 11) + 1) / 9007199254740994.0;
+}
+
+static float normal(uint64_t *random)
+{
+    return (float)(sqrt(-2 * log(uniform(random))) * cos(6.283185307179586 * uniform(random)));
+}
+
+static void put(kvw_dtype dtype, uint32_t i, float f)
+{
+    uint32_t bits;
+    int e;
+
+    memcpy(&bits, &f, 4);
+    if (dtype == KVW_DTYPE_BF16) {
+        values[2 * i] = (unsigned char)(bits >> 16);
+        values[2 * i + 1] = (unsigned char)(bits >> 24);
+        return;
+    }
+    /* Truncated, flushed to zero below and clamped above: good enough for a distribution. */
+    e = (int)(bits >> 23 & 0xff) - 127 + (dtype == KVW_DTYPE_F8_E4M3 ? 7 : 15);
+    e = e < 0 ? 0 : e > (dtype == KVW_DTYPE_F8_E4M3 ? 14 : 30) ? 14 : e;
+    if (dtype == KVW_DTYPE_F16) {
+        values[2 * i] = (unsigned char)(bits >> 13);
+        values[2 * i + 1] = (unsigned char)(bits >> 31 << 7 | (uint32_t)e << 2 | (bits >> 21 & 3));
+    } else if (dtype == KVW_DTYPE_F8_E4M3) {
+        values[i] = (unsigned char)(bits >> 31 << 7 | (uint32_t)e << 3 | (bits >> 20 & 7));
+    } else {
+        values[i] = (unsigned char)(bits >> 31 << 7 | (uint32_t)e << 2 | (bits >> 21 & 3));
+    }
+}
+
+static const kvw_dtype dtypes[] = {KVW_DTYPE_BF16, KVW_DTYPE_F16, KVW_DTYPE_F8_E4M3,
+                                   KVW_DTYPE_F8_E5M2};
+
+/* Channels of their own scale and bias, as K and V have, with now and then a value of any bits. */
+static void fill(uint64_t *random, kvw_dtype dtype, uint32_t tokens, uint32_t channels)
+{
+    float scale[512], bias[512];
+    const uint32_t wild = t_below(random, 3) == 0 ? 1 + t_below(random, 200) : 0;
+
+    for (uint32_t c = 0; c < channels; ++c) {
+        scale[c] = ldexpf(1, (int)t_below(random, 12) - 6) * (1 + t_below(random, 3));
+        bias[c] = t_below(random, 4) == 0 ? scale[c] * (float)t_below(random, 20) : 0;
+    }
+    for (uint32_t i = 0; i < tokens * channels; ++i) {
+        if (wild > 0 && t_below(random, wild) == 0)
+            for (uint32_t b = 0; b < kvw_dtype_bytes(dtype); ++b)
+                values[i * kvw_dtype_bytes(dtype) + b] = (unsigned char)t_random(random);
+        else
+            put(dtype, i, scale[i % channels] * normal(random) + bias[i % channels]);
+    }
+}
+
+static void fill_calmly(uint64_t *random, kvw_dtype dtype, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; ++i)
+        put(dtype, i, normal(random));
+}
+
+Test(exact, levels_agree_on_random_chunks, .timeout = 600)
+{
+    uint64_t random = 20261123;
+    uint64_t raw = 0, coded = 0;
+
+    for (uint32_t i = 0; i < CHUNKS; ++i) {
+        const kvw_dtype dtype = dtypes[t_below(&random, 4)];
+        const bool large = i % 500 == 0; /* several blocks */
+        const uint32_t dim = large ? 64 : 1 + t_below(&random, 40), heads = 1 + t_below(&random, 3);
+        const uint32_t tokens = large ? 100 + t_below(&random, 200) : 1 + t_below(&random, 50);
+
+        if (i % 7 == 0)
+            for (uint32_t b = 0; b < tokens * heads * dim * kvw_dtype_bytes(dtype); ++b)
+                values[b] = (unsigned char)t_random(&random);
+        else
+            fill(&random, dtype, tokens, heads * dim);
+        raw += (uint64_t)tokens * heads * dim * kvw_dtype_bytes(dtype);
+        coded += round_trip(dtype, tokens, heads, dim, NULL, "random");
+    }
+    cr_expect_lt(coded, raw, "nothing was compressed: the coded path wasn't taken");
+}
+
+/* Every pattern of 16 and of 8 bits in every lane of a vector, among values that make its block
+ * worth coding. */
+Test(exact, all_patterns_in_every_lane, .timeout = 600)
+{
+    for (uint32_t d = 0; d < 4; ++d) {
+        const kvw_dtype dtype = dtypes[d];
+        const uint32_t bytes = kvw_dtype_bytes(dtype), n = bytes == 2 ? 65536 : 256;
+
+        /* Each block of 8192 has 64 patterns, in lanes that move on by one from call to call. */
+        for (uint32_t lane = 0; lane < 64; ++lane)
+            for (uint32_t at = 0; at < n; at += 1024) {
+                const uint32_t some = n - at < 1024 ? n - at : 1024;
+
+                for (uint32_t i = 0; i < 16 * 8192; ++i)
+                    put(dtype, i, 0.5f + (float)(i % 61) / 64);
+                for (uint32_t p = 0; p < some; ++p) {
+                    /* Token 2p or 2p + 1; not one of those that the columns are fitted to. */
+                    const uint32_t token = 2 * p + (p % 2 == 1 || p % 32 == 0);
+                    const uint32_t i = token * 64 + (lane + p) % 64, v = at + p;
+
+                    memcpy(values + i * bytes, &v, bytes);
+                }
+                if (lane % 16 == at / 1024 % 16) /* scalar too; the others decode what it wrote */
+                    cr_assert_lt(round_trip(dtype, 2048, 1, 64, NULL, "patterns"),
+                                 16 * 8192 * bytes);
+            }
+    }
+}
+
+Test(exact, adversarial_chunks, .timeout = 600)
+{
+    uint64_t random = 3;
+
+    for (uint32_t d = 0; d < 4; ++d) {
+        const kvw_dtype dtype = dtypes[d];
+        const uint32_t bytes = kvw_dtype_bytes(dtype), n = 3 * 8192 + 77;
+
+        for (uint32_t c = 0; c < 256; c += 5) { /* constants */
+            memset(values, (int)c, n * bytes);
+            cr_expect_lt(round_trip(dtype, 1, 1, n, NULL, "constant"), n * bytes);
+            cr_expect_lt(round_trip(dtype, n / 64, 1, 64, NULL, "constant"), n / 64 * 64 * bytes);
+        }
+        for (uint32_t i = 0; i < n; ++i) /* every value escapes but the sampled ones */
+            put(dtype, i, i / 64 % 16 == 0 ? 1e-4f : ldexpf(1, 4 + (int)t_below(&random, 3)));
+        round_trip(dtype, n / 64, 1, 64, NULL, "escapes");
+        for (uint32_t i = 0; i < n; ++i) /* one in each block */
+            put(dtype, i, i % 8192 == 4000 ? 1e-30f : 1.0f + (float)(i % 7));
+        round_trip(dtype, n / 64, 1, 64, NULL, "one escape");
+        for (uint32_t i = 0; i < n * bytes; ++i)
+            values[i] = (unsigned char)t_random(&random);
+        cr_expect_eq(round_trip(dtype, n / 64, 1, 64, NULL, "random bits"), n / 64 * 64 * bytes + 8,
+                     "random bits are stored, eight bytes before them");
+    }
+}
+
+Test(exact, lengths_and_odd_heads, .timeout = 600)
+{
+    uint64_t random = 9;
+
+    for (uint32_t tokens = 1; tokens <= 300; ++tokens) {
+        const uint32_t heads = 1 + tokens % 5, dim = tokens % 3 == 0 ? 64 : 1 + tokens * 7 % 96;
+
+        for (uint32_t d = 0; d < 4; ++d) {
+            fill(&random, dtypes[d], tokens, heads * dim);
+            round_trip(dtypes[d], tokens, heads, dim, NULL, "lengths");
+        }
+    }
+}
+
+/* A book is heeded, named in the stream, and the stream can't be read without it or with another.
+ */
+Test(exact, books)
+{
+    static unsigned char columns[1 + 192], other[1 + 192];
+    struct kvw_codec_book book = {.id = 42, .bytes = columns, .byte_count = sizeof(columns)};
+    struct kvw_codec_book wrong = book;
+    const struct kvw_view view = flat(values, KVW_DTYPE_BF16, 40, 3, 64);
+    const uint64_t raw = kvw_view_bytes(&view);
+    uint64_t random = 4, bytes;
+    struct kvw_digest d;
+
+    columns[0] = 70;
+    for (uint32_t i = 1; i < sizeof(columns); ++i)
+        columns[i] = (unsigned char)(1 << 6 | (45 + i % 3));
+    fill_calmly(&random, KVW_DTYPE_BF16, 40 * 192);
+    bytes = round_trip(KVW_DTYPE_BF16, 40, 3, 64, &book, "book");
+    cr_expect_eq(stream[0][0], 3, "the stream names a book");
+    cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
+    cr_expect_eq(
+        kvc_codec_l0.decode(stream[0], bytes, NULL, &view, &d, scratch_for(&kvc_codec_l0, raw)),
+        KVW_E_CODEC, "without it");
+    wrong.id = 43;
+    cr_expect_eq(
+        kvc_codec_l0.decode(stream[0], bytes, &wrong, &view, &d, scratch_for(&kvc_codec_l0, raw)),
+        KVW_E_CODEC, "another id");
+    wrong = book;
+    wrong.byte_count = 100;
+    cr_expect_eq(
+        kvc_codec_l0.decode(stream[0], bytes, &wrong, &view, &d, scratch_for(&kvc_codec_l0, raw)),
+        KVW_E_CODEC, "another length");
+    memset(other, 0xff, sizeof(other)); /* a class that there isn't */
+    wrong = (struct kvw_codec_book){.id = 42, .bytes = other, .byte_count = sizeof(other)};
+    cr_expect_eq(
+        kvc_codec_l0.decode(stream[0], bytes, &wrong, &view, &d, scratch_for(&kvc_codec_l0, raw)),
+        KVW_E_CODEC, "not a book of ours");
+    round_trip(KVW_DTYPE_BF16, 40, 3, 64, &wrong, "useless book");
+    cr_expect_eq(stream[0][0], 2, "then the chunk's own columns are used");
+}
+
+/* Any bit of a stream, cut anywhere: an error, or other values with another digest; or the same. */
+Test(exact, damaged_streams, .timeout = 600)
+{
+    uint64_t random = 8;
+
+    for (uint32_t d = 0; d < 4; ++d) {
+        const struct kvw_codec_ops *codec = codec_of(dtypes[d]);
+        const struct kvw_view to = flat(back, dtypes[d], 150, 1, 64);
+        const uint64_t raw = kvw_view_bytes(&to);
+        uint64_t bytes, was;
+        struct kvw_digest digest;
+
+        fill_calmly(&random, dtypes[d], 150 * 64);
+        bytes = round_trip(dtypes[d], 150, 1, 64, NULL, "sound");
+        cr_assert_lt(bytes, raw);
+        cr_assert_eq(kvw_digest_begin(&digest, KVW_DIGEST_XXH3_64), KVW_OK);
+        kvw_digest_update(&digest, values, raw);
+        was = kvw_digest_value(&digest);
+        for (uint32_t i = 0; i < 3000; ++i) {
+            const uint64_t bit = t_random(&random) % (bytes * 8);
+            kvw_err err;
+
+            stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+            cr_assert_eq(kvw_digest_begin(&digest, KVW_DIGEST_XXH3_64), KVW_OK);
+            err = codec->decode(stream[0], bytes, NULL, &to, &digest, scratch_for(codec, raw));
+            stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+            cr_assert(err == KVW_OK || err == KVW_E_CODEC);
+            if (err == KVW_OK && kvw_digest_value(&digest) == was)
+                cr_assert_eq(memcmp(values, back, raw), 0);
+        }
+        for (uint64_t n = 0; n < bytes; n += 1 + n / 50)
+            cr_expect_eq(codec->decode(stream[0], n, NULL, &to, &digest, scratch_for(codec, raw)),
+                         KVW_E_CODEC, "cut to %lu", n);
+    }
+}
+
+/* What the header says and isn't so. */
+Test(exact, wrong_headers)
+{
+    const struct kvw_view view = flat(values, KVW_DTYPE_BF16, 40, 1, 64);
+    const struct kvw_view longer = flat(values, KVW_DTYPE_BF16, 41, 1, 64);
+    const struct kvw_view half = flat(values, KVW_DTYPE_F16, 40, 1, 64);
+    const struct kvw_view byte = flat(values, KVW_DTYPE_F8_E4M3, 40, 1, 64);
+    const uint64_t raw = kvw_view_bytes(&longer);
+    uint64_t random = 6, bytes;
+    struct kvw_digest d;
+    void *scratch;
+
+    fill_calmly(&random, KVW_DTYPE_BF16, 41 * 64);
+    bytes = round_trip(KVW_DTYPE_BF16, 40, 1, 64, NULL, "sound");
+    scratch = scratch_for(&kvc_codec_l0, raw);
+    cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
+    cr_expect_eq(kvc_codec_l0.decode(stream[0], bytes, NULL, &longer, &d, scratch), KVW_E_CODEC);
+    cr_expect_eq(kvc_codec_l0.decode(stream[0], bytes, NULL, &half, &d, scratch), KVW_E_CODEC);
+    cr_expect_eq(kvc_codec_l0.decode(stream[0], bytes, NULL, &byte, &d, scratch), KVW_E_CODEC);
+    cr_expect_eq(kvc_codec_l8.decode(stream[0], bytes, NULL, &view, &d, scratch), KVW_E_CODEC);
+    cr_expect_eq(
+        kvc_codec_l8.encode(&view, NULL, stream[1], sizeof(stream[1]), &bytes, &d, scratch),
+        KVW_E_INVALID);
+    cr_expect_eq(kvc_codec_l0.decode(stream[0], bytes, NULL, &view, &d, scratch), KVW_OK);
+    for (uint32_t at = 0; at < 8; ++at) { /* every byte of it counts */
+        stream[0][at] ^= 0x80;
+        if (at != 2) /* the origin: other values, which the digest tells */
+            cr_expect_eq(kvc_codec_l0.decode(stream[0], bytes, NULL, &view, &d, scratch),
+                         KVW_E_CODEC, "byte %u", at);
+        stream[0][at] ^= 0x80;
+    }
+}
