@@ -140,7 +140,7 @@ def hub_nics():
     args = []
     for i, addr in enumerate(PCI):
         args += ["-netdev", "hubport,id=h%d,hubid=0" % i, "-device", "virtio-net-pci,disable-legacy=on,netdev=h%d,"
-                 "addr=0x%s,mac=52:54:00:6b:76:0%d,romfile=" % (i, addr[8:10], i + 1)]
+                 "addr=0x%s,mac=52:54:00:6b:76:0%d,host_mtu=9000,romfile=" % (i, addr[8:10], i + 1)]
     return args
 
 

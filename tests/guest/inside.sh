@@ -67,20 +67,14 @@ setup_pair() {
     tc qdisc add dev eth0 root netem limit 100000 $KVW_NETEM || die "tc refused netem $KVW_NETEM"
 }
 
-bind() { # ADDRESS DRIVER
-    local dev=/sys/bus/pci/devices/$1
-    echo "$2" >"$dev/driver_override"
-    [ -e "$dev/driver" ] && echo "$1" >"$dev/driver/unbind"
-    echo "$1" >/sys/bus/pci/drivers_probe
-    [ "$(basename "$(readlink -f "$dev/driver")")" = "$2" ] || die "$1 was not bound to $2"
-}
-
 # The two NICs of the hub for DPDK.
 setup_pci() {
     mount -t hugetlbfs huge /dev/hugepages
     modprobe uio_pci_generic || die "no uio_pci_generic"
-    bind "$KVW_PCI0" uio_pci_generic
-    bind "$KVW_PCI1" uio_pci_generic
+    . "$(dirname "$(cat $job/inside)")/pci.sh"
+    for address in "$KVW_PCI0" "$KVW_PCI1"; do
+        bind "$address" uio_pci_generic || die "$address was not bound to uio_pci_generic"
+    done
 }
 
 for word in $(cat $job/setup); do

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe two (default: all).
+"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe pci two (default: all).
 
 Parts run side by side, two at a time; what a part's script prints as "ok - ..." is a test here."""
 import concurrent.futures
@@ -43,7 +43,7 @@ def nets():
     """The transports of this build that reach another host, and TCP."""
     text = subprocess.run([XFER, "send", "net=?"], capture_output=True, text=True, timeout=30).stderr
     names = text.split("there are:", 1)[1].replace(" ", "").strip().split(",")
-    return [n for n in names if n not in ("loop", "dpdk")] + ["tcp"]
+    return [n for n in names if n != "loop"] + ["tcp"]
 
 
 def cli(*args, timeout=400):
@@ -88,6 +88,10 @@ def part_rxe():
     run_script("rxe", setup=["rxe"])
 
 
+def part_pci():
+    run_script("pci", memory=1792, seconds=240, qemu=guest.hub_nics(), append="hugepages=256")
+
+
 def part_two():
     env = {"KVW_NETS": " ".join(nets() + ["ib_write_bw"]), "KVW_BUILD": BUILD}
     script = "exec bash %s check" % os.path.join(HERE, "in_two.sh")
@@ -98,7 +102,7 @@ def part_two():
         result(False, "two hosts: the script on %s ended with %d" % (bad[0], got[bad[0]][0]), got[bad[0]][2][-500:].replace("\n", " "))
 
 
-PARTS = {"two": part_two, "rxe": part_rxe, "ends": part_ends}
+PARTS = {"pci": part_pci, "two": part_two, "rxe": part_rxe, "ends": part_ends}
 
 
 def run(name):
