@@ -112,6 +112,7 @@ struct kvw_transport_stats {
     uint64_t put_bytes_sent, put_bytes_received; /* payload, first copies only */
     uint64_t packets_retransmitted;
     uint64_t packets_lost;      /* declared lost by the sender */
+    uint64_t packets_spurious;  /* of those, found to have arrived after all */
     uint64_t packets_duplicate; /* received again */
     uint64_t packets_rejected;  /* bad digest, unknown connection, malformed */
     uint64_t tx_full;           /* the port took fewer packets than offered */

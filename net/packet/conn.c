@@ -85,7 +85,7 @@ void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_he
     if (c->paths > peer->paths)
         c->paths = peer->paths;
     for (uint32_t i = 0; i < c->paths; ++i)
-        kvn_path_agreed(&c->path[i], c->slice, env->cfg.inflight_bytes);
+        kvn_path_agreed(&c->path[i], env, c->slice);
 }
 
 void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
@@ -108,6 +108,10 @@ void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
     c->up_due = true;
     c->path[0].state = KVN_PATH_LIVE;
     c->path[0].progress_ns = env->now_ns;
+    if (c->hellos == 1) {
+        kvn_loss_guess(&c->path[0].loss, env->now_ns - c->hello_ns, env->now_ns);
+        kvn_cc_guess(&c->path[0].cc, c->path[0].loss.srtt_ns);
+    }
     /* The client asks for its other paths; the listener answers each as it comes. */
     for (uint32_t i = 1; i < c->paths && !c->incoming; ++i) {
         c->path[i].state = KVN_PATH_UNSURE;
@@ -179,8 +183,11 @@ static void arrived(void *arg, const struct kvn_sent *s, uint64_t pn, bool late)
     struct kvn_path *p = arg;
     struct kvn_conn *c = p->conn;
 
-    if (late)
+    if (late) {
         kvn_loss_was_late(&p->loss, p->out.largest_acked - pn);
+        kvn_cc_late(&p->cc, s->bytes);
+        ++p->late;
+    }
     if (s->kind == KVN_SENT_DATA)
         kvn_puts_out_arrived(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
@@ -227,17 +234,21 @@ void kvn_conn_rearm(struct kvn_conn *c)
     kvn_timers_flight(&c->timers, loss, probe, challenge);
 }
 
+void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice)
+{
+    kvn_cc_begin(&p->cc, slice + KVN_DATA_BYTES, env->slack_ns, env->cfg.inflight_bytes);
+}
+
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
 {
-    /* If any is lost, the oldest is. */
-    const uint64_t oldest = kvn_inflight_oldest(&p->out);
-    const uint32_t n =
+    const uint32_t before = p->out.packets;
+    const uint64_t bytes =
         kvn_loss_detect(&p->loss, &p->out, env->now_ns, &kvn_conn_inflight_events, p);
 
-    if (n == 0)
+    if (bytes == 0)
         return;
-    env->stats.packets_lost += n;
-    kvn_cc_lost(&p->cc, kvn_inflight_at(&p->out, oldest)->sent_ns, env->now_ns);
+    env->stats.packets_lost += before - p->out.packets;
+    kvn_cc_lost(&p->cc, bytes);
 }
 
 /* Whether some other path has nothing to complain of. */

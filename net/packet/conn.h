@@ -37,6 +37,7 @@ struct kvn_env {
     uint64_t random;      /* state of kvn_env_random() */
     uint32_t payload_max; /* the port's, now */
     uint32_t sources;     /* the port's own UDP ports, 1 .. KVN_PATHS_MAX */
+    uint64_t slack_ns;    /* the port's */
     uint32_t busy;        /* connections that brought DATA lately */
 };
 
@@ -68,7 +69,8 @@ struct kvn_conn {
     bool answers;     /* ENDED: tell the peer again when it still sends */
     char text[192];   /* of CONN_DOWN */
     uint64_t began_ns;
-    uint32_t hellos;
+    uint32_t hellos; /* sent, of either kind */
+    uint64_t hello_ns;
     uint32_t payload;      /* proposed; after the handshake, agreed */
     uint32_t slice;        /* bytes this side sends in one packet */
     uint32_t paths;        /* path[0 .. paths) may be used */
@@ -117,6 +119,8 @@ bool kvn_conn_has_event(const struct kvn_conn *c);
 bool kvn_conn_next_event(struct kvn_conn *c, struct kvn_env *env, struct kvw_transport_event *ev);
 /* At the end of a poll, when it is UP: set the timers by what is in flight. */
 void kvn_conn_rearm(struct kvn_conn *c);
+/* Sizes are known, or the path works again: begin with a small window. */
+void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice);
 /* An ACK or time may have shown that packets of this path are lost. */
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env);
 extern const struct kvn_inflight_events kvn_conn_inflight_events;
@@ -132,7 +136,8 @@ void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_re
 void kvn_conn_ack_soon(struct kvn_conn *c);
 
 /* conn_tx.c */
-bool kvn_conn_can_send(struct kvn_conn *c);
+/* When something may leave: 0 is now, UINT64_MAX never. */
+uint64_t kvn_conn_send_at(struct kvn_conn *c, const struct kvn_env *env);
 /* Build the next packet; it counts as sent. False: nothing may leave now. */
 bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot);
 

@@ -14,30 +14,48 @@ static void owe_ack(struct kvn_path *p, const struct kvn_env *env, const struct 
         kvn_timers_ack_owed(&p->conn->timers, env->now_ns);
 }
 
+static bool full_length(const struct kvn_path *p, uint64_t pn)
+{
+    return pn >= p->out.base && kvn_inflight_at(&p->out, pn)->bytes >= p->cc.slice;
+}
+
 /* An ACK, by whatever path it came, about path p. */
 static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct kvn_ack *a)
 {
-    const uint64_t before = p->out.bytes;
-    const bool full = 2 * p->out.bytes > p->cc.window;
-    const uint64_t largest_before = p->out.largest_acked;
-    bool progress = false, queued;
+    const uint64_t bytes = p->out.bytes, largest = p->out.largest_acked, late = p->late;
+    const uint32_t packets = p->out.packets;
+    struct kvn_cc_ack news = {.now_ns = env->now_ns, .full = 2 * bytes > p->cc.window};
 
     for (uint32_t i = 0; i < a->count; ++i) {
         if (a->range[i].end <= p->out.base)
             break;
-        progress |= kvn_inflight_ack(&p->out, &a->range[i], &kvn_conn_inflight_events, p);
+        kvn_inflight_ack(&p->out, &a->range[i], &kvn_conn_inflight_events, p);
     }
-    if (a->largest > largest_before) {
+    if (a->largest > largest) {
         const uint32_t now = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
-        kvn_loss_rtt(&p->loss, (uint64_t)(now - a->echo) << KVN_STAMP_SHIFT,
-                     (uint64_t)a->delay << KVN_STAMP_SHIFT);
+        const uint64_t rtt = (uint64_t)(now - a->echo) << KVN_STAMP_SHIFT;
+
+        kvn_loss_rtt(&p->loss, rtt, (uint64_t)a->delay << KVN_STAMP_SHIFT);
         env->stats.srtt_ns = p->loss.srtt_ns;
+        if (full_length(p, a->largest)) {
+            kvn_loss_base(&p->loss, env->now_ns);
+            news.rtt_ns = p->loss.latest_rtt_ns;
+        }
+        news.sent_ns = env->now_ns - rtt;
     }
-    if (progress) {
+    news.bytes = bytes - p->out.bytes;
+    news.packets = packets - p->out.packets;
+    news.marked = a->ce - p->ce < news.packets ? a->ce - p->ce : news.packets;
+    if (a->largest >= largest)
+        p->ce = a->ce;
+    env->stats.packets_spurious += p->late - late;
+    if (news.packets > 0) {
         p->loss.probes = 0;
         p->progress_ns = env->now_ns;
-        queued = p->loss.latest_rtt_ns > 2 * p->loss.min_rtt_ns + 1000000;
-        kvn_cc_arrived(&p->cc, (uint32_t)(before - p->out.bytes), full, queued);
+    }
+    if (news.packets > 0 || news.sent_ns != 0) {
+        news.base_ns = p->loss.base_ns;
+        kvn_cc_acked(&p->cc, &news);
     }
     kvn_path_detect(p, env);
 }
@@ -179,7 +197,7 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         return KVW_OK;
     case KVN_PACKET_RESPONSE:
         if (kvn_path_response(p, f->token, env->now_ns))
-            kvn_path_agreed(p, c->slice, env->cfg.inflight_bytes);
+            kvn_path_agreed(p, env, c->slice);
         return KVW_OK;
     case KVN_PACKET_GOODBYE:
         take_goodbye(c, env, f->goodbye);

@@ -63,8 +63,10 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     slot->packet->body[0] = (struct kvw_iov){padding, c->payload - KVN_HELLO_BYTES};
     slot->packet->body_count = c->payload > KVN_HELLO_BYTES ? 1 : 0;
     c->hello_due = false;
+    ++c->hellos;
+    c->hello_ns = env->now_ns;
     if (client)
-        kvn_timers_hello_sent(&c->timers, env->now_ns, ++c->hellos);
+        kvn_timers_hello_sent(&c->timers, env->now_ns, c->hellos);
     finish(&c->path[0], env, slot, &f);
 }
 
@@ -135,8 +137,9 @@ static uint8_t ask(struct kvn_path *p, bool again)
     return flags;
 }
 
-static void sent(struct kvn_path *p, struct kvn_env *env, bool again)
+static void sent(struct kvn_path *p, struct kvn_env *env, uint32_t bytes, bool again)
 {
+    kvn_cc_sent(&p->cc, bytes, env->now_ns);
     if (again)
         ++env->stats.packets_retransmitted;
     if (p->probe_credit > 0)
@@ -169,7 +172,7 @@ static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
     slot->packet->body_count = s.pieces;
     memcpy(slot->packet->body, s.piece, sizeof(s.piece));
     finish(p, env, slot, &f);
-    sent(p, env, s.again);
+    sent(p, env, KVN_MSG_BYTES + s.bytes, s.again);
     return true;
 }
 
@@ -219,7 +222,7 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
     slot->of_put = true;
     slot->put = s.put;
     finish(p, env, slot, &f);
-    sent(p, env, s.again);
+    sent(p, env, KVN_DATA_BYTES + s.bytes, s.again);
     if (!s.again)
         env->stats.put_bytes_sent += s.bytes;
 }
@@ -233,7 +236,7 @@ static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
                                                  .bytes = KVN_PING_BYTES,
                                                  .state = KVN_SENT_FLYING,
                                                  .kind = KVN_SENT_PING});
-    sent(p, env, false);
+    sent(p, env, KVN_PING_BYTES, false);
     finish(p, env, slot, &f);
 }
 
@@ -257,18 +260,26 @@ static struct kvn_path *pings(struct kvn_conn *c)
     return NULL;
 }
 
+/* When a path may carry DATA or MSG: 0 is now, UINT64_MAX not before an ACK. */
+static uint64_t open_at(const struct kvn_path *p, uint64_t now_ns)
+{
+    if (!kvn_path_open(p))
+        return UINT64_MAX;
+    return p->probe_credit > 0 ? 0 : kvn_cc_send_at(&p->cc, now_ns);
+}
+
 /* The path that DATA and MSG go by: in turns, so that each carries as much as its window lets it.
  * NULL: none may send. */
-static struct kvn_path *open_path(struct kvn_conn *c)
+static struct kvn_path *open_path(struct kvn_conn *c, uint64_t now_ns)
 {
     struct kvn_path *p = &c->path[c->turn];
 
-    if ((c->turn_left > 0 || c->paths == 1) && kvn_path_open(p))
+    if ((c->turn_left > 0 || c->paths == 1) && open_at(p, now_ns) == 0)
         return p;
-    for (uint32_t i = 1; i <= c->paths; ++i) {
+    for (uint32_t i = 1; i <= c->paths && c->paths > 1; ++i) {
         const uint32_t next = (c->turn + i) % c->paths;
 
-        if (kvn_path_open(&c->path[next])) {
+        if (open_at(&c->path[next], now_ns) == 0) {
             c->turn = next;
             c->turn_left = KVN_PATH_QUANTUM;
             return &c->path[next];
@@ -277,15 +288,25 @@ static struct kvn_path *open_path(struct kvn_conn *c)
     return NULL;
 }
 
-bool kvn_conn_can_send(struct kvn_conn *c)
+uint64_t kvn_conn_send_at(struct kvn_conn *c, const struct kvn_env *env)
 {
+    uint64_t at = UINT64_MAX;
+
     if (c->state == KVN_CONN_ENDED)
-        return c->goodbye_due;
+        return c->goodbye_due ? 0 : UINT64_MAX;
+    if (c->hello_due)
+        return 0;
     if (c->state != KVN_CONN_UP)
-        return c->hello_due;
-    return c->hello_due || talks(c) != NULL || pings(c) != NULL ||
-           ((kvn_stream_out_ready(&c->stream_out) || kvn_puts_out_ready(&c->puts_out)) &&
-            open_path(c) != NULL);
+        return UINT64_MAX;
+    if (talks(c) != NULL || pings(c) != NULL)
+        return 0;
+    if (!kvn_stream_out_ready(&c->stream_out) && !kvn_puts_out_ready(&c->puts_out))
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        const uint64_t path_at = open_at(&c->path[i], env->now_ns);
+        at = path_at < at ? path_at : at;
+    }
+    return at;
 }
 
 static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
@@ -299,7 +320,7 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
             build_ack(p, env, slot);
         return true;
     }
-    p = open_path(c);
+    p = open_path(c, env->now_ns);
     if (p != NULL) {
         /* Late arrivals are not worth a record when records run short. */
         if (p->out.next - p->out.base > KVN_SENT_MAX / 2)

@@ -485,11 +485,15 @@ static uint64_t ep_deadline_ns(const struct kvw_transport *t)
     for (uint32_t i = 0; i < ep->high; ++i) {
         struct kvn_conn *c = &ep->conns[i];
         const uint64_t timer = kvn_timers_next(&c->timers);
+        uint64_t send_at;
 
         if (c->state == KVN_CONN_FREE)
             continue;
-        if (kvn_conn_has_event(c) || (!tx_waits && kvn_conn_can_send(c)))
+        if (kvn_conn_has_event(c))
             return 0;
+        send_at = tx_waits ? UINT64_MAX : kvn_conn_send_at(c, &ep->env);
+        if (send_at < next)
+            next = send_at;
         if (c->state == KVN_CONN_UP && !tx_waits && kvn_stream_in_reopened(&c->stream_in))
             return 0;
         /* What was due at the last poll() was done, and if it is still due, then because what it
@@ -617,6 +621,7 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     ep->env.cfg = c;
     ep->env.random = c.seed;
     ep->env.payload_max = port->payload_max;
+    ep->env.slack_ns = port->slack_ns;
     ep->env.sources = port->source_count == 0 ? 1 : port->source_count;
     kvn_regions_begin(&ep->env.regions);
     for (uint32_t i = 0; i < KVW_CONNS_MAX; ++i) {

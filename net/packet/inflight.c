@@ -36,11 +36,9 @@ static void land(struct kvn_inflight *f, const struct kvn_sent *s)
     --f->packets;
 }
 
-bool kvn_inflight_ack(struct kvn_inflight *f, const struct kvn_range *range,
+void kvn_inflight_ack(struct kvn_inflight *f, const struct kvn_range *range,
                       const struct kvn_inflight_events *ev, void *arg)
 {
-    bool progress = false;
-
     assert(range->end <= f->next);
     if (range->end - 1 > f->largest_acked)
         f->largest_acked = range->end - 1;
@@ -50,14 +48,12 @@ bool kvn_inflight_ack(struct kvn_inflight *f, const struct kvn_range *range,
         if (s->state == KVN_SENT_FLYING) {
             land(f, s);
             s->state = KVN_SENT_ARRIVED;
-            progress = true;
             ev->arrived(arg, s, pn, false);
         } else if (s->state == KVN_SENT_LOST) {
             s->state = KVN_SENT_ARRIVED;
             ev->arrived(arg, s, pn, true);
         }
     }
-    return progress;
 }
 
 void kvn_inflight_lose(struct kvn_inflight *f, uint64_t pn, const struct kvn_inflight_events *ev,

@@ -64,11 +64,8 @@ bool kvn_inflight_room(const struct kvn_inflight *f);
 /* Record the packet that gets number next, and return that number. There is room. */
 uint64_t kvn_inflight_add(struct kvn_inflight *f, const struct kvn_sent *sent);
 
-/*
- * Settle what an ACK's range [first, end) names; end <= next. Returns whether any FLYING packet
- * became ARRIVED.
- */
-bool kvn_inflight_ack(struct kvn_inflight *f, const struct kvn_range *range,
+/* Settle what an ACK's range [first, end) names; end <= next. */
+void kvn_inflight_ack(struct kvn_inflight *f, const struct kvn_range *range,
                       const struct kvn_inflight_events *ev, void *arg);
 
 /* Take one FLYING packet for lost. */

@@ -6,7 +6,8 @@ void kvn_loss_begin(struct kvn_loss *l)
     *l = (struct kvn_loss){
         .srtt_ns = KVN_RTT_START_NS,
         .rttvar_ns = KVN_RTT_START_NS / 2,
-        .min_rtt_ns = UINT64_MAX,
+        .base_ns = UINT64_MAX,
+        .base_now_ns = UINT64_MAX,
         .latest_rtt_ns = KVN_RTT_START_NS,
         .loss_at_ns = UINT64_MAX,
         .reorder_packets = KVN_REORDER_MIN,
@@ -14,18 +15,43 @@ void kvn_loss_begin(struct kvn_loss *l)
     };
 }
 
+void kvn_loss_guess(struct kvn_loss *l, uint64_t rtt_ns, uint64_t now_ns)
+{
+    l->base_ns = l->base_now_ns = rtt_ns;
+    l->base_since_ns = now_ns;
+    if (rtt_ns >= l->srtt_ns)
+        return; /* perhaps the peer was only late to start */
+    l->srtt_ns = rtt_ns;
+    l->rttvar_ns = rtt_ns / 2;
+}
+
+/* The least of the present span and the one before, so that a path that has become longer is
+ * believed in the end. */
+void kvn_loss_base(struct kvn_loss *l, uint64_t now_ns)
+{
+    const uint64_t rtt = l->latest_rtt_ns;
+
+    if (now_ns - l->base_since_ns > KVN_BASE_NS) {
+        l->base_ns = l->base_now_ns;
+        l->base_now_ns = rtt;
+        l->base_since_ns = now_ns;
+    }
+    if (rtt < l->base_now_ns)
+        l->base_now_ns = rtt;
+    if (rtt < l->base_ns)
+        l->base_ns = rtt;
+}
+
 void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns)
 {
-    const bool first = l->min_rtt_ns == UINT64_MAX;
     uint64_t away;
 
-    if (rtt_ns < l->min_rtt_ns)
-        l->min_rtt_ns = rtt_ns;
-    /* A peer that overstates its delay must not push the sample below the least ever seen. */
-    if (rtt_ns >= l->min_rtt_ns + delay_ns)
-        rtt_ns -= delay_ns;
+    /* Two clocks, each rounded: the difference may come out below nothing. */
+    rtt_ns =
+        rtt_ns > delay_ns + (1u << KVN_STAMP_SHIFT) ? rtt_ns - delay_ns : 1u << KVN_STAMP_SHIFT;
     l->latest_rtt_ns = rtt_ns;
-    if (first) {
+    if (!l->sampled) {
+        l->sampled = true;
         l->srtt_ns = rtt_ns;
         l->rttvar_ns = rtt_ns / 2;
         return;
@@ -51,11 +77,11 @@ static uint64_t loss_delay(const struct kvn_loss *l)
     return delay > KVN_LOSS_DELAY_MIN_NS ? delay : KVN_LOSS_DELAY_MIN_NS;
 }
 
-uint32_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
+uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
                          const struct kvn_inflight_events *ev, void *arg)
 {
     const uint64_t delay = loss_delay(l);
-    uint32_t lost = 0;
+    const uint64_t before = f->bytes;
 
     l->loss_at_ns = UINT64_MAX;
     for (uint64_t pn = f->base; pn < f->largest_acked; ++pn) {
@@ -65,7 +91,6 @@ uint32_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t no
             continue;
         if (f->largest_acked - pn >= l->reorder_packets || s->sent_ns + delay <= now_ns) {
             kvn_inflight_lose(f, pn, ev, arg);
-            ++lost;
         } else {
             /* Sent in order: those after it are due no earlier. */
             l->loss_at_ns = s->sent_ns + delay;
@@ -73,7 +98,7 @@ uint32_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t no
         }
     }
     kvn_inflight_trim(f, now_ns > 4 * delay ? now_ns - 4 * delay : 0);
-    return lost;
+    return before - f->bytes;
 }
 
 uint64_t kvn_loss_probe_at(const struct kvn_loss *l, uint64_t last_asking_ns)

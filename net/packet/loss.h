@@ -15,7 +15,10 @@
 struct kvn_loss {
     uint64_t srtt_ns;
     uint64_t rttvar_ns;
-    uint64_t min_rtt_ns; /* UINT64_MAX: no sample yet */
+    bool sampled;
+    uint64_t base_ns; /* least of the last KVN_BASE_NS or two, of full packets; UINT64_MAX: none */
+    uint64_t base_now_ns;   /* of the present span */
+    uint64_t base_since_ns; /* when it began */
     uint64_t latest_rtt_ns;
     uint64_t loss_at_ns;      /* when the next packet is lost by time; UINT64_MAX: none */
     uint32_t reorder_packets; /* KVN_REORDER_MIN .. KVN_REORDER_MAX */
@@ -27,12 +30,17 @@ void kvn_loss_begin(struct kvn_loss *l);
 
 /* An ACK gave a sample; delay_ns: what the peer says it waited. */
 void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns);
+/* The packet of the last sample was of full length. */
+void kvn_loss_base(struct kvn_loss *l, uint64_t now_ns);
+/* The handshake took so long, with packets of full length: better than nothing until there are
+ * samples. */
+void kvn_loss_guess(struct kvn_loss *l, uint64_t rtt_ns, uint64_t now_ns);
 
 /* A packet taken for lost came in when distance later ones had: wait longer from now on. */
 void kvn_loss_was_late(struct kvn_loss *l, uint64_t distance);
 
-/* Take for lost what is; sets loss_at_ns. Returns how many. */
-uint32_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
+/* Take for lost what is; sets loss_at_ns. Returns how many bytes. */
+uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
                          const struct kvn_inflight_events *ev, void *arg);
 
 /* When to probe, given when something was last sent that asks for an ACK. */

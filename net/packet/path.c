@@ -14,11 +14,6 @@ void kvn_path_begin(struct kvn_path *p, struct kvn_conn *conn, uint8_t id, struc
     kvn_loss_begin(&p->loss);
 }
 
-void kvn_path_agreed(struct kvn_path *p, uint32_t slice, uint64_t ceiling)
-{
-    kvn_cc_begin(&p->cc, slice, ceiling);
-}
-
 void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns)
 {
     p->challenge = token;

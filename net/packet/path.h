@@ -39,6 +39,8 @@ struct kvn_path {
     uint64_t response;        /* the token to send back */
     uint32_t since_asked;     /* packets since one asked for an ACK at once */
     uint32_t probe_credit;    /* packets that may leave although the window is full */
+    uint64_t late;            /* packets that were taken for lost and came */
+    uint32_t ce;              /* what the peer's last ACK said */
     uint64_t progress_ns;     /* when something last proved to have arrived, or nothing was out */
     struct kvn_seen seen;
     struct kvn_inflight out;
@@ -49,9 +51,6 @@ struct kvn_path {
 /* ring: KVN_SENT_MAX records. */
 void kvn_path_begin(struct kvn_path *p, struct kvn_conn *conn, uint8_t id, struct kvn_sent *ring);
 
-/* Both sides' sizes are known. */
-void kvn_path_agreed(struct kvn_path *p, uint32_t slice, uint64_t ceiling);
-
 /* Ask whether the peer is there; the answer must bring token back. */
 void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns);
 /* The CHALLENGE left: the next one, if need be, is a while away. */
@@ -59,7 +58,7 @@ void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns);
 /* A RESPONSE came. Returns whether the path has become LIVE by it. */
 bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns);
 
-/* Whether DATA and MSG may leave. */
+/* Whether DATA and MSG may leave as far as the window goes; kvn_cc_send_at() says when. */
 static inline bool kvn_path_open(const struct kvn_path *p)
 {
     /* The last eighth of the records is kept for ACKs and PINGs: without those nothing would

@@ -74,27 +74,28 @@ enum kvn_reset_reason {
 };
 
 /* Limits of this implementation; the first three are announced in HELLO (the third as credit). */
-#define KVN_PUTS_MAX         512u               /* puts in progress, each way, a power of two */
-#define KVN_STREAM_BYTES     (256u * 1024)      /* control stream buffer, each way, same */
-#define KVN_INFLIGHT_BYTES   (4u * 1024 * 1024) /* not yet acknowledged, default */
-#define KVN_SENT_MAX         4096u              /* packets remembered, a power of two */
-#define KVN_RANGES_MAX       64u                /* gaps tracked in one set */
-#define KVN_HALF_OPEN_MAX    16u                /* HELLOs answered, not yet heard again */
-#define KVN_ACK_EVERY        32u                /* packets, when the sender asks for none */
-#define KVN_WINDOW_START     (256u * 1024)      /* bytes in flight before anything is known */
-#define KVN_WINDOW_MIN       (128u * 1024)      /* never fewer, whatever is lost */
-#define KVN_WINDOW_MIN_SLICE 8u                 /* nor fewer slices */
-#define KVN_CREDIT_PACKETS   16u /* longest packets that one of many senders may still send */
-#define KVN_PATH_PROBES      3u  /* without an answer: what is out goes to other paths */
-#define KVN_STUCK_PROBES     8u  /* without an answer, of a peer that is alive */
-#define KVN_PATH_QUANTUM     8u  /* packets before the next path's turn */
-#define KVN_REORDER_MIN      3u  /* packets; grows when found too small */
-#define KVN_REORDER_MAX      128u
-#define KVN_RESET_BURST      16u /* RESETs that may leave at once */
-#define KVN_RX_BURSTS        8u  /* of one poll() */
-#define KVN_TX_BURSTS        16u
+#define KVN_PUTS_MAX            512u               /* puts in progress, each way, a power of two */
+#define KVN_STREAM_BYTES        (256u * 1024)      /* control stream buffer, each way, same */
+#define KVN_INFLIGHT_BYTES      (4u * 1024 * 1024) /* not yet acknowledged, default */
+#define KVN_SENT_MAX            4096u              /* packets remembered, a power of two */
+#define KVN_RANGES_MAX          64u                /* gaps tracked in one set */
+#define KVN_HALF_OPEN_MAX       16u                /* HELLOs answered, not yet heard again */
+#define KVN_ACK_EVERY           32u                /* packets, when the sender asks for none */
+#define KVN_WINDOW_START_SLICES 4u                 /* in flight before anything is known */
+#define KVN_WINDOW_MIN_SLICES   2u                 /* never fewer, whatever is lost */
+#define KVN_CREDIT_PACKETS      16u /* longest packets that one of many senders may still send */
+#define KVN_PATH_PROBES         3u  /* without an answer: what is out goes to other paths */
+#define KVN_STUCK_PROBES        8u  /* without an answer, of a peer that is alive */
+#define KVN_PATH_QUANTUM        8u  /* packets before the next path's turn */
+#define KVN_REORDER_MIN         3u  /* packets; grows when found too small */
+#define KVN_REORDER_MAX         128u
+#define KVN_RESET_BURST         16u /* RESETs that may leave at once */
+#define KVN_RX_BURSTS           8u  /* of one poll() */
+#define KVN_TX_BURSTS           16u
 
 /* Times, nanoseconds. */
+/* The least round trip is of the last one or two such spans. */
+#define KVN_BASE_NS            (5ull * 1000 * 1000 * 1000)
 #define KVN_ACK_DELAY_NS       (1000ull * 1000) /* longest wait for more to acknowledge */
 #define KVN_RTT_START_NS       (5ull * 1000 * 1000)
 #define KVN_PTO_MIN_NS         (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */

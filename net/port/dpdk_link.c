@@ -28,6 +28,8 @@
 #define LOOK_NS 5000000ull
 /* Between two looks at whether virtio-user's driver is quiet. */
 #define QUIET_US 1000u
+/* Processes that share cores look this late. */
+#define SLACK_NS 1000000u
 /* Starts in a row that a peer may break off by vanishing in the middle. */
 #define TRIES 8
 #define CACHE 64u
@@ -264,6 +266,7 @@ static kvw_err port_new(struct kvn_dpdk_port **port, const struct kvn_dpdk_confi
     kvn_spin_begin(&p->spin, cfg->busy_poll);
     sem_init(&p->stopped, 0, 0);
     p->port.ops = &ops;
+    p->port.slack_ns = SLACK_NS;
     p->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : KVN_DPDK_PAYLOAD_MAX;
     p->vhost = !cfg->listener;
     p->self = cfg->listener ? kvn_ether_listener : kvn_ether_sender;

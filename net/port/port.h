@@ -82,8 +82,11 @@ struct kvn_port_ops {
 /* Every implementation's object starts with this. */
 struct kvn_port {
     const struct kvn_port_ops *ops;
-    uint32_t payload_max;         /* longest UDP payload that fits one packet, >= 1200 */
-    struct kvn_addr local;        /* of source 0; family 0: unknown */
+    uint32_t payload_max;  /* longest UDP payload that fits one packet, >= 1200 */
+    struct kvn_addr local; /* of source 0; family 0: unknown */
+    uint64_t slack_ns; /* how late the processes at its ends may be to look at packets and clocks:
+                          less delay than that says nothing about the network, and packets
+                          aren't spaced more finely */
     uint8_t source_count;         /* UDP ports of its own; 0 reads as 1 */
     struct kvn_addr default_peer; /* of a link with one peer; family 0: none */
     uint64_t tx_errors;

@@ -21,6 +21,7 @@
 #define SLICE_LOCAL   (32u * 1024)
 #define PAYLOAD_LOCAL (SLICE_LOCAL + KVN_DATA_BYTES)
 #define QUEUE_DEFAULT (4u * 1024 * 1024)
+#define SLACK_NS      1000000u /* processes that share cores look this late */
 
 static uint64_t clock_ns(void)
 {
@@ -191,6 +192,7 @@ kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *c
     if (u == NULL)
         goto nomem;
     u->port.ops = &udp_ops;
+    u->port.slack_ns = SLACK_NS;
     u->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : PAYLOAD_DEFAULT;
     u->port.default_peer = peer;
     kvn_spin_begin(&u->spin, cfg->busy_poll);
