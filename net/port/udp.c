@@ -21,7 +21,7 @@
 #define SLICE_LOCAL   (32u * 1024)
 #define PAYLOAD_LOCAL (SLICE_LOCAL + KVN_DATA_BYTES)
 #define QUEUE_DEFAULT (4u * 1024 * 1024)
-#define SLACK_NS      1000000u /* processes that share cores look this late */
+#define SLACK_NS      4000000u /* processes that share cores look this late */
 
 static uint64_t clock_ns(void)
 {
