@@ -40,7 +40,8 @@ struct kvn_cc {
     uint64_t ns_per_byte; /* in 1 / 2^KVN_PACE_SHIFT */
 };
 
-#define KVN_PACE_SHIFT 20
+#define KVN_PACE_SHIFT  20
+#define KVN_PACE_MAX_NS (50ull * 1000 * 1000)
 
 /* What one ACK says. */
 struct kvn_cc_ack {
@@ -70,13 +71,16 @@ void kvn_cc_late(struct kvn_cc *cc, uint64_t bytes);
 /* When the next packet may leave; 0: now is fine. */
 static inline uint64_t kvn_cc_send_at(const struct kvn_cc *cc, uint64_t now_ns)
 {
-    return cc->due_ns <= now_ns + cc->burst_ns ? 0 : cc->due_ns - cc->burst_ns;
+    if (cc->due_ns <= now_ns + cc->burst_ns)
+        return 0;
+    /* One packet at most goes beyond the burst; more says that the clock was set back. */
+    return cc->due_ns - now_ns - cc->burst_ns <= KVN_PACE_MAX_NS ? cc->due_ns - cc->burst_ns : 0;
 }
 
 /* A packet leaves. */
 static inline void kvn_cc_sent(struct kvn_cc *cc, uint32_t bytes, uint64_t now_ns)
 {
-    if (cc->due_ns < now_ns)
+    if (cc->due_ns < now_ns || cc->due_ns - now_ns > cc->burst_ns + KVN_PACE_MAX_NS)
         cc->due_ns = now_ns;
     cc->due_ns += bytes * cc->ns_per_byte >> KVN_PACE_SHIFT;
 }

@@ -161,7 +161,10 @@ static void partition(struct t_world *w, uint32_t a, uint32_t b)
 {
     bool lethal;
     const uint64_t until = kvn_sim_now(w->sim) + some_time(w, &lethal);
+    const uint64_t ago = kvn_sim_now(w->sim) - w->cfg.dead_ns;
 
+    /* Two short ones in a row are a long one. */
+    lethal |= w->trouble[a][b].cut_until_ns > ago || w->trouble[b][a].cut_until_ns > ago;
     w->trouble[a][b].cut_until_ns = until;
     if (t_chance(w, 2))
         w->trouble[b][a].cut_until_ns = until;
