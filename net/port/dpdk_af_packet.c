@@ -28,7 +28,7 @@ kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_op
     const uint32_t ring = s->ring != 0 ? s->ring : RING;
     uint32_t frame, block;
     struct kvn_dpdk_ifc ifc;
-    char device[32], args[192];
+    char device[32], args[192 + KVN_DPDK_ARGS_BYTES];
     struct kvn_dpdk_nic_config nic;
     kvw_err err;
 
@@ -39,8 +39,8 @@ kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_op
     for (block = frame; block % PAGE_BYTES != 0;)
         block += frame;
     snprintf(device, sizeof(device), "net_af_packet%u", devices++);
-    snprintf(args, sizeof(args), "iface=%s,qpairs=%u,framesz=%u,blocksz=%u,framecnt=%u", s->what,
-             s->queues, frame, block, ring);
+    snprintf(args, sizeof(args), "iface=%s,qpairs=%u,framesz=%u,blocksz=%u,framecnt=%u%s%s",
+             s->what, s->queues, frame, block, ring, s->args[0] != '\0' ? "," : "", s->args);
     kvn_dpdk_ifc_sockets_before(&ifc, AF_PACKET);
     if ((err = kvn_dpdk_nic_attach("af_packet", "vdev", device, args, why)) != KVW_OK)
         return err;

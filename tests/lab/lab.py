@@ -94,6 +94,7 @@ class Lab:
         self.mtu, self.offloads, self.rate, self.loss, self.longest = mtu, offloads, rate, loss, longest
         base = "%s%d-%s-" % (PREFIX, os.getpid(), start_time(os.getpid()))
         self.ns = {"a": base + "a", "b": base + "b"}
+        self.lossy = bool(loss or longest)
         self.children = []
 
     def __enter__(self):
