@@ -6,6 +6,7 @@
 
 #include "../packet/wire.h"
 #include "dpdk_job.h"
+#include "dpdk_nic.h"
 
 #define OPEN_NS 10000000000ull
 
@@ -61,7 +62,10 @@ kvw_err kvn_dpdk_kind_open(struct kvn_port **port, const struct kvn_config *cfg,
                  cfg->peer);
         return KVW_E_ADDRESS;
     }
-    return kind->open(port, &o, packet, why);
+    err = kind->open(port, &o, packet, why);
+    if (err == KVW_OK && cfg->busy_poll)
+        kvn_dpdk_nic_busy_poll(*port);
+    return err;
 }
 
 void kvn_dpdk_fit_packet(struct kvn_packet_config *packet, const struct kvn_port *port,

@@ -79,4 +79,7 @@ void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *
 /* One line: which way packets take through this device. Static until close. */
 const char *kvn_dpdk_nic_path(const struct kvn_port *port);
 
+/* From now on wait() never sleeps: for a core that has nothing else to do. */
+void kvn_dpdk_nic_busy_poll(struct kvn_port *port);
+
 #endif

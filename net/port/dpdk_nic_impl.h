@@ -12,6 +12,7 @@
 #include <rte_mempool.h>
 
 #include "dpdk_nic.h"
+#include "spin.h"
 
 /* Packets held while their neighbour is asked for; more are dropped. */
 #define KVN_DPDK_HELD_MAX 16u
@@ -52,6 +53,7 @@ struct kvn_dpdk_nic {
     struct kvn_dpdk_held held[KVN_DPDK_HELD_MAX];
     uint32_t held_count;
 
+    struct kvn_spin spin;
     int epoll_fd;    /* the device's descriptor, and the caller's wake_fd during wait() */
     bool interrupts; /* receive interrupts, to be armed for each sleep */
     bool wakes;      /* something in epoll_fd tells of frames; else naps */

@@ -15,6 +15,7 @@
 #include <rte_ethdev.h>
 
 #include "dpdk_job.h"
+#include "dpdk_look.h"
 #include "dpdk_nic_impl.h"
 
 /* An interrupt that was missed costs no more than this. */
@@ -26,6 +27,7 @@ kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interr
     /* A socket stays readable until it was read; an interrupt's counter is read by nobody. */
     struct epoll_event event = {.events = interrupts ? EPOLLIN | EPOLLET : EPOLLIN};
 
+    kvn_spin_begin(&p->spin, false);
     p->nap_ns = NAP_FIRST_NS;
     if (interrupts)
         wake_fd = rte_eth_dev_rx_intr_ctl_q_get_fd(p->id, p->queue);
@@ -49,8 +51,9 @@ static void watch(struct kvn_dpdk_nic *p, int wake_fd)
         (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, wake_fd, &event);
 }
 
-/* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. */
-static void nap(struct kvn_dpdk_nic *p, uint64_t ns)
+/* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. True: woken by
+ * something. */
+static bool nap(struct kvn_dpdk_nic *p, uint64_t ns)
 {
     struct pollfd fd = {.fd = p->epoll_fd, .events = POLLIN};
     const struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u),
@@ -61,12 +64,18 @@ static void nap(struct kvn_dpdk_nic *p, uint64_t ns)
 
     ++p->sleeps;
     if (ppoll(&fd, 1, &ts, NULL) <= 0)
-        return;
+        return false;
     n = epoll_wait(p->epoll_fd, events, 4, 0); /* takes the edges */
     /* An interface that went down makes its socket readable until the error was read. */
     for (int i = 0; i < n; ++i)
         if ((events[i].events & EPOLLERR) != 0 && events[i].data.fd >= 0)
             (void)getsockopt(events[i].data.fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
+    return true;
+}
+
+void kvn_dpdk_nic_busy_poll(struct kvn_port *port)
+{
+    kvn_spin_begin(&((struct kvn_dpdk_nic *)port)->spin, true);
 }
 
 /* How long may be slept in one go. */
@@ -91,12 +100,16 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
         return;
     if (deadline_ns < until_ns)
         until_ns = deadline_ns;
+    p->early_at = 0;
+    if (kvn_dpdk_look(&p->spin, p->id, p->queue, p->early, &p->early_count, until_ns, wake_fd)) {
+        p->nap_ns = NAP_FIRST_NS;
+        return;
+    }
     watch(p, wake_fd);
     if (p->interrupts) {
         (void)rte_eth_dev_rx_intr_enable(p->id, p->queue);
         atomic_thread_fence(memory_order_seq_cst);
     }
-    p->early_at = 0;
     p->early_count = rte_eth_rx_burst(p->id, p->queue, p->early, KVN_BURST);
     now_ns = kvn_dpdk_now_ns();
     if (p->early_count != 0) {
@@ -104,7 +117,9 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     } else if (now_ns < until_ns) {
         const uint64_t most = longest(p);
 
-        nap(p, until_ns - now_ns < most ? until_ns - now_ns : most);
+        const bool woken = nap(p, until_ns - now_ns < most ? until_ns - now_ns : most);
+
+        kvn_spin_slept(&p->spin, kvn_dpdk_now_ns() - now_ns, woken);
     }
     if (p->interrupts)
         (void)rte_eth_dev_rx_intr_disable(p->id, p->queue);

@@ -18,9 +18,9 @@
 
 #include "dpdk_impl.h"
 #include "dpdk_job.h"
+#include "dpdk_look.h"
 
 #define NAP_NS 20000000ull
-#define LOOKS  32u /* at the ring, for each at the clock and at wake_fd */
 
 kvw_err kvn_dpdk_wait_setup(struct kvn_dpdk_port *p)
 {
@@ -54,8 +54,8 @@ static void arm(struct kvn_dpdk_port *p, bool on)
     pthread_mutex_unlock(&p->arming);
 }
 
-/* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. */
-/* True: woken by something. */
+/* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. True: woken by
+ * something. */
 static bool nap(struct kvn_dpdk_port *p, uint64_t ns)
 {
     struct pollfd fd = {.fd = p->epoll_fd, .events = POLLIN};
@@ -69,32 +69,6 @@ static bool nap(struct kvn_dpdk_port *p, uint64_t ns)
     return true;
 }
 
-/* Look at the ring, as long as the waits before suggest (spin.h). True: no need to sleep. */
-static bool look(struct kvn_dpdk_port *p, uint64_t until_ns, int wake_fd)
-{
-    struct pollfd wake = {.fd = wake_fd, .events = POLLIN};
-    uint64_t now_ns = kvn_dpdk_now_ns();
-    const uint64_t stop_ns =
-        until_ns > now_ns ? kvn_spin_until(&p->spin, now_ns, until_ns) : now_ns;
-
-    if (stop_ns == now_ns)
-        return until_ns <= now_ns;
-    do {
-        for (uint32_t i = 0; i < LOOKS && p->early_count == 0; ++i) {
-            p->early_count = rte_eth_rx_burst(p->id, 0, p->early, KVN_BURST);
-            rte_pause();
-        }
-        if (p->early_count != 0 || (wake_fd >= 0 && poll(&wake, 1, 0) != 0)) {
-            kvn_spin_looked(&p->spin, true);
-            return true;
-        }
-        now_ns = kvn_dpdk_now_ns();
-    } while (now_ns < stop_ns);
-    if (stop_ns != until_ns)
-        kvn_spin_looked(&p->spin, false);
-    return stop_ns == until_ns;
-}
-
 void kvn_dpdk_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
 {
     struct kvn_dpdk_port *p = (struct kvn_dpdk_port *)port;
@@ -106,7 +80,7 @@ void kvn_dpdk_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     if (p->late_count != 0 && p->late_ns < until_ns)
         until_ns = p->late_ns;
     p->early_at = 0;
-    if (look(p, until_ns, wake_fd))
+    if (kvn_dpdk_look(&p->spin, p->id, 0, p->early, &p->early_count, until_ns, wake_fd))
         return;
     watch(p, wake_fd);
     arm(p, true);
