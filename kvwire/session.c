@@ -197,18 +197,38 @@ static void start_tables(struct kvw_session *s)
     s->stage_free_count = slots;
 }
 
+/* The slots: landing (receiver) or staging (sender). */
+static struct kvw_mem slots_region(const struct kvw_session *s)
+{
+    return (struct kvw_mem){.base = s->slots_mem,
+                            .bytes = (uint64_t)s->hello.slots * s->hello.slot_bytes,
+                            .kind = KVW_MEM_HOST,
+                            .dmabuf_fd = -1};
+}
+
+/* Sender: the transport is told once where puts will come from; one that can't use it copies. */
+static kvw_err begin_sender(struct kvw_session *s)
+{
+    const struct kvw_transport_ops *ops = s->transport->ops;
+    const struct kvw_mem staging = slots_region(s);
+    kvw_err err;
+
+    s->source_added = ops->source_add != NULL && ops->source_add(s->transport, &staging) == KVW_OK;
+    err = kvw_handshake_dial(s);
+    if (err != KVW_OK && s->source_added)
+        ops->source_remove(s->transport, &staging);
+    return err;
+}
+
 /* Receiver: the landing slots are registered, and peers may come. Sender: the first dial. */
 static kvw_err begin(struct kvw_session *s)
 {
     const struct kvw_transport_ops *ops = s->transport->ops;
-    const struct kvw_mem landing = {.base = s->slots_mem,
-                                    .bytes = (uint64_t)s->hello.slots * s->hello.slot_bytes,
-                                    .kind = KVW_MEM_HOST,
-                                    .dmabuf_fd = -1};
+    const struct kvw_mem landing = slots_region(s);
     kvw_err err;
 
     if (s->role == KVW_ROLE_SENDER)
-        return kvw_handshake_dial(s);
+        return begin_sender(s);
     if ((err = ops->region_add(s->transport, &landing, kvw_land_gate, s, &s->hello.region)) !=
         KVW_OK)
         return err;
@@ -275,6 +295,11 @@ void kvw_session_close(struct kvw_session *s, uint64_t now_ns)
     if (s->role == KVW_ROLE_RECEIVER &&
         s->transport->ops->region_remove(s->transport, &s->hello.region) != KVW_OK)
         assert(!"a region that was added can be removed");
+    if (s->source_added) {
+        const struct kvw_mem staging = slots_region(s);
+
+        s->transport->ops->source_remove(s->transport, &staging);
+    }
     kvw_encoders_close(s->encoders);
     free(s->arena_base);
 }

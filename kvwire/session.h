@@ -163,6 +163,7 @@ struct kvw_session {
     uint32_t line_head, line_count;
     struct kvw_encoders *encoders; /* NULL: encoding happens in poll */
     uint32_t encoder_count;
+    bool source_added;    /* the transport knows the staging slots */
     uint32_t fixed_codec; /* index; codec_count: choose */
     uint64_t allowed;     /* bit i: codec i is in both HELLOs and takes the pool's dtype */
     struct kvw_rate rate;

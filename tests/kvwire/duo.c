@@ -51,6 +51,7 @@ void duo_close(struct duo *d)
     kvw_session_close(d->s, d->now);
     kvw_session_close(d->r, d->now);
     cr_expect_eq(d->rf.regions, 0);
+    cr_expect_eq(d->sf.sources, 0);
     cr_expect_eq(d->sf.put_count, 0, "a put was left in flight");
     fake_free(&d->sf);
     fake_free(&d->rf);
@@ -144,6 +145,7 @@ void duo_up(struct duo *d)
 
     duo_poll(d);
     cr_assert_gt(d->sf.connects, 0);
+    cr_assert_eq(d->sf.sources, 1, "the staging slots are made known");
     d->s_conn = d->sf.dialled;
     fake_dialled_up(&d->sf);
     d->r_conn = fake_incoming(&d->rf);

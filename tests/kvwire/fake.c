@@ -99,6 +99,24 @@ static kvw_err fake_region_add(struct kvw_transport *t, const struct kvw_mem *me
     return KVW_OK;
 }
 
+static kvw_err fake_source_add(struct kvw_transport *t, const struct kvw_mem *mem)
+{
+    struct fake *f = (struct fake *)t;
+
+    FAKE_ASSERT(mem->bytes > 0);
+    ++f->sources;
+    return KVW_OK;
+}
+
+static void fake_source_remove(struct kvw_transport *t, const struct kvw_mem *mem)
+{
+    struct fake *f = (struct fake *)t;
+
+    (void)mem;
+    FAKE_ASSERT(f->sources > 0);
+    --f->sources;
+}
+
 static kvw_err fake_region_remove(struct kvw_transport *t, const struct kvw_region_key *key)
 {
     struct fake *f = fake_of(t);
@@ -199,6 +217,10 @@ void fake_init(struct fake *f)
         .disconnect = fake_disconnect,
         .region_add = fake_region_add,
         .region_remove = fake_region_remove,
+        .source_add = fake_source_add,
+        .source_remove = fake_source_remove,
+        .source_add = fake_source_add,
+        .source_remove = fake_source_remove,
         .send = fake_send,
         .put = fake_put,
         .poll = fake_poll,

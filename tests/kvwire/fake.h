@@ -33,7 +33,7 @@ struct fake {
     bool send_full, put_full; /* answer KVW_E_AGAIN */
     kvw_err fail_listen, fail_connect, fail_region_add;
     /* what the session did */
-    uint32_t listens, connects, disconnects, regions;
+    uint32_t listens, connects, disconnects, regions, sources;
     kvw_conn_id dialled; /* of the last connect() */
     struct kvw_mem region;
     kvw_put_gate gate;
