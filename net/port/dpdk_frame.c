@@ -150,7 +150,9 @@ static kvn_ether_verdict parse_ipv4(struct kvn_ether_frame *f, const uint8_t *ip
 
     if (ip[0] >> 4 != 4 || ihl < IPV4_BYTES)
         return KVN_ETHER_NOT_IP;
-    if (total > left || total < ihl + UDP_BYTES) /* so ihl + 8 <= left as well */
+    if (total > left)
+        return KVN_ETHER_CUT;
+    if (total < ihl + UDP_BYTES) /* so ihl + 8 <= left as well */
         return KVN_ETHER_LENGTH;
     if (kvn_ether_checksum(ip, ihl) != 0)
         return KVN_ETHER_CHECKSUM;
@@ -177,7 +179,9 @@ static kvn_ether_verdict parse_ipv6(struct kvn_ether_frame *f, const uint8_t *ip
 
     if (ip[0] >> 4 != 6)
         return KVN_ETHER_NOT_IP;
-    if (bytes > left - IPV6_BYTES || bytes < UDP_BYTES || bytes > KVN_ETHER_PAYLOAD_MAX + UDP_BYTES)
+    if (bytes > left - IPV6_BYTES)
+        return KVN_ETHER_CUT;
+    if (bytes < UDP_BYTES || bytes > KVN_ETHER_PAYLOAD_MAX + UDP_BYTES)
         return KVN_ETHER_LENGTH;
     if (ip[6] == 44)
         return KVN_ETHER_FRAGMENT;

@@ -45,6 +45,7 @@ typedef enum kvn_ether_verdict {
     KVN_ETHER_SHORT,    /* ends before its headers do */
     KVN_ETHER_NOT_IP,   /* another EtherType or IP version, or a header length below 20 */
     KVN_ETHER_LENGTH,   /* a length field that doesn't fit the frame or its neighbours */
+    KVN_ETHER_CUT,      /* the IP header says that there is more than the frame holds */
     KVN_ETHER_CHECKSUM, /* the IPv4 header's; or none where IPv6 demands UDP's (RFC 8200, 8.1) */
     KVN_ETHER_FRAGMENT, /* a piece of a datagram; we never send any */
     KVN_ETHER_NOT_UDP,  /* another IP protocol, or an IPv6 extension header */

@@ -50,7 +50,7 @@ static bool ask(struct kvn_dpdk_ifc *ifc, const char *name, short *flags)
     if (ioctl(fd, SIOCGIFINDEX, &r) == 0) {
         ifc->index = r.ifr_ifindex;
         if (ioctl(fd, SIOCGIFMTU, &r) == 0) {
-            ifc->mtu = (uint32_t)r.ifr_mtu;
+            ifc->mtu = ifc->kernel_mtu = (uint32_t)r.ifr_mtu;
             if (ioctl(fd, SIOCGIFHWADDR, &r) == 0) {
                 memcpy(ifc->mac, r.ifr_hwaddr.sa_data, 6);
                 ok = ioctl(fd, SIOCGIFFLAGS, &r) == 0;

@@ -16,6 +16,7 @@
 
 struct kvn_dpdk_ifc {
     uint32_t mtu; /* to be used: the interface's, or a smaller one that was asked for */
+    uint32_t kernel_mtu;
     int index;
     uint8_t mac[6];
     bool other_mac; /* the port is to have another one */

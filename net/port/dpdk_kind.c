@@ -11,9 +11,9 @@
 #define OPEN_NS 10000000000ull
 
 const struct kvn_dpdk_kind kvn_dpdk_kinds[] = {
-    {"af_packet", kvn_dpdk_open_af_packet, true},
-    {"pci", kvn_dpdk_open_pci, true},
-    {NULL, NULL, false},
+    {"af_packet", kvn_dpdk_open_af_packet, true}, {"af_xdp", kvn_dpdk_open_af_xdp, true},
+    {"memif", kvn_dpdk_open_memif, false},        {"pci", kvn_dpdk_open_pci, true},
+    {"ring", kvn_dpdk_open_ring, false},          {NULL, NULL, false},
 };
 
 const struct kvn_dpdk_kind *kvn_dpdk_kind_find(const char *local)
@@ -35,6 +35,7 @@ kvw_err kvn_dpdk_kind_open(struct kvn_port **port, const struct kvn_config *cfg,
     struct kvn_dpdk_open o = {
         .spec = &spec,
         .listener = cfg->listener,
+        .wait = true,
         .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
     };
     kvw_err err;

@@ -16,6 +16,7 @@ struct kvn_dpdk_open {
     const struct kvn_dpdk_spec *spec;
     struct kvn_addr peer; /* of kvn_config; family 0: none */
     bool listener;
+    bool wait; /* return once the link is up, where the kind has a link of two ends */
     uint64_t open_by_ns;
 };
 
@@ -36,7 +37,10 @@ struct kvn_dpdk_kind {
 };
 
 KVN_DPDK_KIND_DECLARE(af_packet);
+KVN_DPDK_KIND_DECLARE(af_xdp);
+KVN_DPDK_KIND_DECLARE(memif);
 KVN_DPDK_KIND_DECLARE(pci);
+KVN_DPDK_KIND_DECLARE(ring);
 
 /* By the text before the first colon of local; NULL: none, it is a link's path. Ended by name NULL.
  */

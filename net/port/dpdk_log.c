@@ -2,6 +2,7 @@
 #include "dpdk_log.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,13 @@ static struct {
     bool echo;
     struct line lines[LINES];
 } ring = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void (*_Atomic hook)(const char *line);
+
+void kvn_dpdk_log_hook(void (*fn)(const char *line))
+{
+    atomic_store(&hook, fn);
+}
 
 /* Keep one line; "EAL: " and the like say nothing to who reads a sentence of ours. */
 static void keep_line(uint32_t level, const char *text, size_t bytes)
@@ -80,7 +88,15 @@ static ssize_t log_write(void *cookie, const char *text, size_t bytes)
 {
     const int level = rte_log_cur_msg_loglevel();
 
+    void (*const fn)(const char *) = atomic_load(&hook);
+    char start[LINE_BYTES];
+
     (void)cookie;
+    if (fn != NULL) {
+        snprintf(start, sizeof(start), "%.*s", (int)(bytes < LINE_BYTES ? bytes : LINE_BYTES - 1),
+                 text);
+        fn(start);
+    }
     keep(level > 0 ? (uint32_t)level : RTE_LOG_ERR, text, bytes);
     if (ring.echo)
         pass_on(text, bytes);

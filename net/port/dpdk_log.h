@@ -19,4 +19,7 @@ bool kvn_dpdk_log_open(void);
  */
 FILE *kvn_dpdk_log_stderr(void);
 
+/* Hear every line first, in the thread that writes it, whose stream is locked meanwhile. */
+void kvn_dpdk_log_hook(void (*fn)(const char *line));
+
 #endif

@@ -3,18 +3,21 @@
 #include "dpdk_nic.h"
 
 #include <errno.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <rte_alarm.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 
 #include "dpdk_eal.h"
+#include "dpdk_ifc.h"
 #include "dpdk_job.h"
 #include "dpdk_nic_impl.h"
 
@@ -54,6 +57,35 @@ kvw_err kvn_dpdk_nic_attach(const char *kind, const char *bus, const char *devic
     return KVW_E_DEVICE;
 }
 
+struct stopping {
+    uint16_t id;
+    sem_t done;
+};
+
+static void stop_alarm(void *arg)
+{
+    struct stopping *s = arg;
+
+    (void)rte_eth_dev_stop(s->id);
+    sem_post(&s->done);
+}
+
+/* A driver whose own thread takes things away (a gate says so) is stopped in that thread, where it
+ * can't be at it. */
+static void stop(struct kvn_dpdk_nic *p)
+{
+    struct stopping s = {.id = p->id};
+
+    sem_init(&s.done, 0, 0);
+    if (p->gate != NULL && rte_eal_alarm_set(1, stop_alarm, &s) == 0) {
+        while (sem_wait(&s.done) != 0)
+            ;
+    } else {
+        (void)rte_eth_dev_stop(p->id);
+    }
+    sem_destroy(&s.done);
+}
+
 static void detach(struct kvn_dpdk_nic *p)
 {
     struct rte_eth_dev_info info;
@@ -62,7 +94,7 @@ static void detach(struct kvn_dpdk_nic *p)
     if (rte_eth_dev_info_get(p->id, &info) == 0)
         device = info.device;
     if (p->started)
-        (void)rte_eth_dev_stop(p->id);
+        stop(p);
     (void)rte_eth_dev_close(p->id);
     if (device != NULL)
         (void)rte_dev_remove(device);
@@ -74,12 +106,14 @@ static void port_free(struct kvn_dpdk_nic *p)
 
     kvn_dpdk_nic_drop_mbufs(p);
     kvn_dpdk_signals_block(&before);
-    detach(p);
+    if (p->found)
+        detach(p);
     kvn_dpdk_signals_restore(&before);
+    if (p->own_pool)
+        rte_mempool_free(p->pool);
+    rte_mempool_free(p->shell);
     if (p->release != NULL)
         p->release(p->release_arg);
-    rte_mempool_free(p->pool);
-    rte_mempool_free(p->shell);
     if (p->epoll_fd >= 0)
         close(p->epoll_fd);
     if (p->entered)
@@ -87,43 +121,66 @@ static void port_free(struct kvn_dpdk_nic *p)
     free(p);
 }
 
-/*
- * Buffers: what both rings can hold, a mempool's cache (it keeps up to 1.5 times its size), and
- * what the port holds: lent, early, late, a burst being built, and those held.
- */
-static kvw_err make_pools(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
+static kvw_err no_buffers(const struct kvn_dpdk_nic_config *cfg, uint32_t count, uint32_t room,
                           char why[KVN_WHY_BYTES])
 {
-    const uint32_t count = 2 * cfg->ring + 2 * CACHE + 4 * KVN_BURST + KVN_DPDK_HELD_MAX;
-    const uint32_t shells = cfg->ring + 2 * CACHE + 2 * KVN_BURST;
-    /* A driver may round a buffer down to a multiple of 1 KiB; Ethernet's header, a tag, and what
-     * af_packet's frames are longer on top. */
-    const uint32_t room = RTE_PKTMBUF_HEADROOM + (cfg->mtu + 96u + 1023u) / 1024u * 1024u;
-    char name[RTE_MEMPOOL_NAMESIZE];
-
-    if (room > UINT16_MAX) {
-        snprintf(why, KVN_WHY_BYTES, "dpdk: %s: an MTU of %u doesn't fit a buffer", cfg->kind,
-                 cfg->mtu);
-        return KVW_E_DEVICE;
-    }
-    snprintf(name, sizeof(name), "kvp%p", (void *)p);
-    p->pool = rte_pktmbuf_pool_create(name, count, CACHE, 0, (uint16_t)room, SOCKET_ID_ANY);
-    if (p->pool != NULL && cfg->body != KVN_DPDK_BODY_COPY) {
-        snprintf(name, sizeof(name), "kvq%p", (void *)p);
-        p->shell = rte_pktmbuf_pool_create(name, shells, CACHE, 0, 0, SOCKET_ID_ANY);
-    }
-    if (p->pool != NULL && (cfg->body == KVN_DPDK_BODY_COPY || p->shell != NULL))
-        return KVW_OK;
     if (rte_errno == EINVAL) { /* an operation that mempools don't know */
         snprintf(why, KVN_WHY_BYTES,
                  "dpdk: no driver for buffer pools is here (Debian's librte-mempool-ring23)");
         return KVW_E_DEVICE;
     }
     snprintf(why, KVN_WHY_BYTES,
-             "dpdk: %s %s: no memory for %u buffers of %u bytes (%s); make ring or mtu smaller%s",
-             cfg->kind, cfg->device, count, room, rte_strerror(rte_errno),
+             "dpdk: %s: no memory for %u buffers of %u bytes (%s); make ring or mtu smaller%s",
+             cfg->kind, count, room, rte_strerror(rte_errno),
              rte_eal_has_hugepages() ? ", or give it more hugepages" : "");
     return KVW_E_NOMEM;
+}
+
+/*
+ * Buffers: what both rings can hold, a mempool's cache (it keeps up to 1.5 times its size), and
+ * what the port holds: lent, early, late, a burst being built, and those held.
+ */
+struct rte_mempool *kvn_dpdk_nic_pool(const struct kvn_dpdk_nic_config *cfg, uint32_t ports,
+                                      char why[KVN_WHY_BYTES])
+{
+    static _Atomic unsigned pools;
+    const uint32_t each = 2 * cfg->ring + 2 * CACHE + 4 * KVN_BURST + KVN_DPDK_HELD_MAX;
+    const uint32_t count = (each > cfg->pool_least ? each : cfg->pool_least) * ports;
+    /* A driver may round a buffer down to a multiple of 1 KiB; Ethernet's header, a tag, and what
+     * af_packet's frames are longer on top. */
+    const uint32_t room = RTE_PKTMBUF_HEADROOM + (cfg->mtu + 96u + 1023u) / 1024u * 1024u;
+    struct rte_mempool *pool;
+    char name[RTE_MEMPOOL_NAMESIZE];
+
+    if (room > UINT16_MAX) {
+        snprintf(why, KVN_WHY_BYTES, "dpdk: %s: an MTU of %u doesn't fit a buffer", cfg->kind,
+                 cfg->mtu);
+        return NULL;
+    }
+    snprintf(name, sizeof(name), "kvp%u", atomic_fetch_add(&pools, 1));
+    pool = rte_pktmbuf_pool_create(name, count, CACHE, 0, (uint16_t)room, SOCKET_ID_ANY);
+    if (pool == NULL)
+        (void)no_buffers(cfg, count, room, why);
+    return pool;
+}
+
+static kvw_err make_pools(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
+                          char why[KVN_WHY_BYTES])
+{
+    const uint32_t shells = cfg->ring + 2 * CACHE + 2 * KVN_BURST;
+    char name[RTE_MEMPOOL_NAMESIZE];
+
+    p->pool = cfg->pool;
+    if (p->pool == NULL) {
+        p->own_pool = true;
+        if ((p->pool = kvn_dpdk_nic_pool(cfg, 1, why)) == NULL)
+            return rte_errno == EINVAL ? KVW_E_DEVICE : KVW_E_NOMEM;
+    }
+    if (cfg->body == KVN_DPDK_BODY_COPY)
+        return KVW_OK;
+    snprintf(name, sizeof(name), "kvq%p", (void *)p);
+    p->shell = rte_pktmbuf_pool_create(name, shells, CACHE, 0, 0, SOCKET_ID_ANY);
+    return p->shell != NULL ? KVW_OK : no_buffers(cfg, shells, 0, why);
 }
 
 /* Which of the device's abilities are used; said in p->path. */
@@ -211,7 +268,7 @@ static struct set_up configure(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic
     s.step = cfg->set_mtu && (cfg->mtu > info.max_mtu || cfg->mtu < info.min_mtu)
                  ? "give that MTU to"
                  : "set up";
-    conf.intr_conf.rxq = cfg->wake_fd < 0;
+    conf.intr_conf.rxq = cfg->wake_fd < 0 && cfg->sockets == NULL;
     s.rc = rte_eth_dev_configure(p->id, n, n, &conf);
     s.interrupts = conf.intr_conf.rxq;
     if (s.rc < 0 && conf.intr_conf.rxq) {
@@ -243,6 +300,7 @@ static kvw_err bring_up(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config
     struct set_up s;
     sigset_t before;
     char text[96];
+    int wake_fd;
 
     kvn_dpdk_signals_block(&before);
     s = configure(p, cfg);
@@ -259,7 +317,8 @@ static kvw_err bring_up(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config
         (void)rte_eth_promiscuous_enable(p->id);
     if (cfg->promiscuous)
         (void)rte_eth_promiscuous_enable(p->id);
-    if (kvn_dpdk_nic_wait_setup(p, cfg->wake_fd, s.interrupts) != KVW_OK &&
+    wake_fd = cfg->sockets != NULL ? kvn_dpdk_ifc_socket(cfg->sockets, cfg->queue) : cfg->wake_fd;
+    if (kvn_dpdk_nic_wait_setup(p, wake_fd, s.interrupts) != KVW_OK &&
         kvn_dpdk_nic_wait_setup(p, -1, false) != KVW_OK)
         p->wakes = false;
     return KVW_OK;
@@ -285,6 +344,27 @@ static void set_addresses(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_conf
     p->port.payload_max = cfg->mtu - (net.six.set ? 48u : 28u);
     if (p->port.payload_max > KVN_ETHER_PAYLOAD_MAX - 32u)
         p->port.payload_max = KVN_ETHER_PAYLOAD_MAX - 32u;
+}
+
+static bool link_up(const struct kvn_dpdk_nic *p)
+{
+    struct rte_eth_link link = {0};
+
+    return rte_eth_link_get_nowait(p->id, &link) == 0 && link.link_status;
+}
+
+static kvw_err await_link(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
+                          char why[KVN_WHY_BYTES])
+{
+    while (cfg->await_link && !link_up(p)) {
+        if (kvn_dpdk_now_ns() >= cfg->open_by_ns) {
+            snprintf(why, KVN_WHY_BYTES, "dpdk: %s %s: no peer came in time", cfg->kind,
+                     cfg->device);
+            return KVW_E_DEADLINE;
+        }
+        kvn_dpdk_nic_wait(&p->port, cfg->open_by_ns, -1);
+    }
+    return KVW_OK;
 }
 
 /* Until the neighbour on the way to the default peer has answered. */
@@ -336,18 +416,21 @@ kvw_err kvn_dpdk_nic_open(struct kvn_port **port, const struct kvn_dpdk_nic_conf
     p->queue = (uint16_t)cfg->queue;
     p->release = cfg->release;
     p->release_arg = cfg->release_arg;
+    p->gate = cfg->gate;
     p->va_is_iova = rte_eal_iova_mode() == RTE_IOVA_VA;
     rte_mbuf_ext_refcnt_set(&p->loan, 1);
     snprintf(p->device, sizeof(p->device), "%s", cfg->device);
     p->entered = kvn_dpdk_thread_enter();
     p->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (rte_eth_dev_get_port_by_name(cfg->device, &p->id) != 0 || p->epoll_fd < 0)
+    p->found = rte_eth_dev_get_port_by_name(cfg->device, &p->id) == 0;
+    if (!p->found || p->epoll_fd < 0)
         snprintf(why, KVN_WHY_BYTES, "dpdk: %s %s: no descriptor: %s", cfg->kind, cfg->device,
                  strerror(errno));
     else if ((err = make_pools(p, cfg, why)) == KVW_OK && (err = bring_up(p, cfg, why)) == KVW_OK) {
         set_addresses(p, cfg);
         kvn_dpdk_log_note(p->path);
-        if ((err = await_peer(p, cfg, why)) == KVW_OK) {
+        if ((err = await_link(p, cfg, why)) == KVW_OK &&
+            (err = await_peer(p, cfg, why)) == KVW_OK) {
             *port = &p->port;
             return KVW_OK;
         }
@@ -356,20 +439,12 @@ kvw_err kvn_dpdk_nic_open(struct kvn_port **port, const struct kvn_dpdk_nic_conf
     return err;
 }
 
-static void nic_close(struct kvn_port *port)
-{
-    if (port != NULL)
-        port_free((struct kvn_dpdk_nic *)port);
-}
-
 void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *stats)
 {
     const struct kvn_dpdk_nic *p = (const struct kvn_dpdk_nic *)port;
     struct rte_eth_stats device = {0};
-    struct rte_eth_link link = {0};
 
     (void)rte_eth_stats_get(p->id, &device);
-    (void)rte_eth_link_get_nowait(p->id, &link);
     *stats = (struct kvn_dpdk_nic_stats){
         .net = p->netif.stats,
         .rx_rejected = p->rx_rejected,
@@ -381,8 +456,35 @@ void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *
         .sleeps = p->sleeps,
         .mbufs_in_use = rte_mempool_in_use_count(p->pool) +
                         (p->shell != NULL ? rte_mempool_in_use_count(p->shell) : 0),
-        .link_up = link.link_status,
+        .link_up = link_up(p),
     };
+}
+
+/* What came of it, for whoever asked for the log. */
+static void note_stats(const struct kvn_port *port)
+{
+    struct kvn_dpdk_nic_stats s;
+    char line[360];
+
+    kvn_dpdk_nic_stats(port, &s);
+    snprintf(line, sizeof(line),
+             "%s: not ours %lu, malformed %lu (cut %lu), rejected %lu; no buffer %lu in, %lu out; "
+             "ring full "
+             "%lu in, %lu out; neighbours asked %lu, answered %lu, silent %lu, conflicts %lu, "
+             "dropped meanwhile %lu; unsendable %lu; slept %lu times",
+             ((const struct kvn_dpdk_nic *)port)->device, s.net.not_ours, s.net.malformed,
+             s.net.cut, s.rx_rejected, s.rx_no_mbuf, s.tx_no_mbuf, s.rx_missed, s.tx_deferred,
+             s.net.questions, s.net.answers, s.net.unanswered, s.net.conflicts, s.tx_unresolved,
+             port->tx_errors, s.sleeps);
+    kvn_dpdk_log_note(line);
+}
+
+static void nic_close(struct kvn_port *port)
+{
+    if (port == NULL)
+        return;
+    note_stats(port);
+    port_free((struct kvn_dpdk_nic *)port);
 }
 
 const char *kvn_dpdk_nic_path(const struct kvn_port *port)

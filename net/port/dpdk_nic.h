@@ -12,8 +12,14 @@
 #ifndef KVN_DPDK_NIC_H
 #define KVN_DPDK_NIC_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "dpdk_spec.h"
 #include "port.h"
+
+struct rte_mempool;
+struct kvn_dpdk_ifc;
 
 /* The longest nap of a port whose device can't wake anybody. */
 #define KVN_DPDK_NAP_NS 1000000ull
@@ -24,6 +30,12 @@ enum kvn_dpdk_body {
                              take several */
     KVN_DPDK_BODY_BORROW, /* the device copies inside tx_burst: a second mbuf points at it */
     KVN_DPDK_BODY_DMA,    /* as BORROW if it lies in EAL's memory, which stays; else COPY */
+};
+
+/* Shut while a driver's own thread takes away what a burst touches; see dpdk_memif.c. */
+struct kvn_dpdk_gate {
+    pthread_mutex_t lock; /* held by every burst */
+    _Atomic bool shut;    /* bursts do nothing */
 };
 
 struct kvn_dpdk_nic_config {
@@ -41,6 +53,12 @@ struct kvn_dpdk_nic_config {
     uint32_t queues, queue;
     int wake_fd; /* readable when there are frames; -1: the device's interrupt, or naps.
                     Stays the caller's */
+    struct kvn_dpdk_gate *gate; /* or NULL */
+    bool await_link;            /* return once the link is up */
+    struct rte_mempool *pool;   /* of kvn_dpdk_nic_pool(), the caller's; NULL: one of its own */
+    uint32_t pool_least;        /* buffers that the driver wants at least */
+    const struct kvn_dpdk_ifc *sockets; /* or NULL: wake_fd is the queue-th socket that the start
+                                           makes */
     uint64_t open_by_ns;
     void (*release)(void *arg); /* after the device is closed, or on an error; may be NULL */
     void *release_arg;
@@ -56,6 +74,10 @@ struct kvn_dpdk_nic_config {
 KVW_NODISCARD kvw_err kvn_dpdk_nic_open(struct kvn_port **port,
                                         const struct kvn_dpdk_nic_config *cfg,
                                         char why[KVN_WHY_BYTES]);
+
+/* Buffers for the ports of so many such configs at once. NULL: why says it; rte_mempool_free(). */
+struct rte_mempool *kvn_dpdk_nic_pool(const struct kvn_dpdk_nic_config *cfg, uint32_t ports,
+                                      char why[KVN_WHY_BYTES]);
 
 /* Make the device appear. Errors as above; args may be NULL. */
 KVW_NODISCARD kvw_err kvn_dpdk_nic_attach(const char *kind, const char *bus, const char *device,

@@ -26,11 +26,13 @@ struct kvn_dpdk_nic {
     struct kvn_port port; /* first */
     uint16_t id;          /* DPDK's number of the device */
     uint16_t queue;
-    bool entered, started;
+    bool entered, found, started;
     enum kvn_dpdk_body body;
     char device[64];
     void (*release)(void *arg);
     void *release_arg;
+    struct kvn_dpdk_gate *gate; /* or NULL */
+    bool own_pool;
 
     /* mbuf flags of every packet that asks the device for checksums, by family; 0: software. */
     uint64_t tx_flags4, tx_flags6;
@@ -69,6 +71,8 @@ uint32_t kvn_dpdk_nic_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_p
 uint32_t kvn_dpdk_nic_tx(struct kvn_port *port, uint64_t now_ns,
                          const struct kvn_tx_packet *packets, uint32_t count);
 uint64_t kvn_dpdk_nic_deadline_ns(const struct kvn_port *port);
+/* rte_eth_rx_burst() through the gate. */
+uint32_t kvn_dpdk_nic_take(struct kvn_dpdk_nic *p, struct rte_mbuf **mbufs, uint32_t max);
 /* Give every mbuf the port itself holds back to its pool. */
 void kvn_dpdk_nic_drop_mbufs(struct kvn_dpdk_nic *p);
 

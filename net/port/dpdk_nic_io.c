@@ -145,14 +145,47 @@ static void finish(const struct kvn_dpdk_nic *p, struct rte_mbuf *m,
     memcpy(at + udp_at + 6, &sum, 2);
 }
 
+/* Whether a burst may touch the device; if so, gate_close() comes after it. */
+static bool gate_open(struct kvn_dpdk_nic *p)
+{
+    if (p->gate == NULL)
+        return true;
+    pthread_mutex_lock(&p->gate->lock);
+    if (!atomic_load(&p->gate->shut))
+        return true;
+    pthread_mutex_unlock(&p->gate->lock);
+    return false;
+}
+
+static void gate_close(struct kvn_dpdk_nic *p)
+{
+    if (p->gate != NULL)
+        pthread_mutex_unlock(&p->gate->lock);
+}
+
+uint32_t kvn_dpdk_nic_take(struct kvn_dpdk_nic *p, struct rte_mbuf **mbufs, uint32_t max)
+{
+    uint32_t n;
+
+    if (!gate_open(p))
+        return 0;
+    n = rte_eth_rx_burst(p->id, p->queue, mbufs, (uint16_t)max);
+    gate_close(p);
+    return n;
+}
+
 /* Into the ring, the first of them; the rest is still the caller's. */
 static uint32_t burst(struct kvn_dpdk_nic *p, struct rte_mbuf **mbufs, uint32_t count)
 {
     uint16_t n = (uint16_t)count;
 
+    if (!gate_open(p))
+        return 0;
     if (p->tx_prepare)
         n = rte_eth_tx_prepare(p->id, p->queue, mbufs, n);
-    return rte_eth_tx_burst(p->id, p->queue, mbufs, n);
+    n = rte_eth_tx_burst(p->id, p->queue, mbufs, n);
+    gate_close(p);
+    return n;
 }
 
 /* Put what waits into the ring. True: nothing waits any more. */
@@ -360,7 +393,7 @@ uint32_t kvn_dpdk_nic_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_p
         p->early_at += got;
         p->early_count -= got;
     } else {
-        got = rte_eth_rx_burst(p->id, p->queue, p->lent, (uint16_t)max);
+        got = kvn_dpdk_nic_take(p, p->lent, max);
     }
     for (uint32_t i = 0; i < got; ++i)
         rte_prefetch0(rte_pktmbuf_mtod(p->lent[i], const void *));

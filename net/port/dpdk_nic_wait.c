@@ -110,7 +110,7 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
         (void)rte_eth_dev_rx_intr_enable(p->id, p->queue);
         atomic_thread_fence(memory_order_seq_cst);
     }
-    p->early_count = rte_eth_rx_burst(p->id, p->queue, p->early, KVN_BURST);
+    p->early_count = kvn_dpdk_nic_take(p, p->early, KVN_BURST);
     now_ns = kvn_dpdk_now_ns();
     if (p->early_count != 0) {
         p->nap_ns = NAP_FIRST_NS;

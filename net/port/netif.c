@@ -253,8 +253,9 @@ bool kvn_netif_rx(struct kvn_netif *n, uint64_t now_ns, const struct kvn_netif_i
         return false;
     }
     v = kvn_ether_parse(&f, in->bytes, in->len);
-    if (v == KVN_ETHER_LENGTH || v == KVN_ETHER_CHECKSUM) {
+    if (v == KVN_ETHER_LENGTH || v == KVN_ETHER_CUT || v == KVN_ETHER_CHECKSUM) {
         ++n->stats.malformed;
+        n->stats.cut += v == KVN_ETHER_CUT;
         return false;
     }
     if (v != KVN_ETHER_OK) {

@@ -80,8 +80,10 @@ struct kvn_netif_flow {
 struct kvn_netif_stats {
     uint64_t not_ours;  /* frames for others, of other protocols, fragments, other ports or VLANs */
     uint64_t malformed; /* lengths or checksums that don't fit */
-    uint64_t questions; /* ARP requests and neighbour solicitations sent */
-    uint64_t answers;   /* sent to others' questions */
+    uint64_t cut; /* of these: longer than their frame, as several datagrams are that a sender in
+                     this host left in one piece (README.md) */
+    uint64_t questions;  /* ARP requests and neighbour solicitations sent */
+    uint64_t answers;    /* sent to others' questions */
     uint64_t unanswered; /* neighbours that never answered */
     uint64_t conflicts;  /* somebody else claims our address */
 };

@@ -72,7 +72,7 @@ Test(dpdk_frame, no_prefix_is_a_frame)
         make();
         memcpy(exact + 1, wire, len);
         cr_expect_eq(kvn_ether_parse(&frame, exact + 1, len),
-                     len < KVN_ETHER_HDR_BYTES ? KVN_ETHER_SHORT : KVN_ETHER_LENGTH, "len %u", len);
+                     len < KVN_ETHER_HDR_BYTES ? KVN_ETHER_SHORT : KVN_ETHER_CUT, "len %u", len);
         free(exact);
     }
 }
@@ -99,8 +99,8 @@ ParameterizedTestParameters(dpdk_frame, wrong_field)
         {14, 0x44, KVN_ETHER_NOT_IP}, /* header of 16 bytes */
         {14, 0x40, KVN_ETHER_NOT_IP}, /* of none */
         {14, 0x46, KVN_ETHER_LENGTH}, /* options: the UDP length isn't where it should be */
-        {16, 0xff, KVN_ETHER_LENGTH}, /* total length past the frame */
-        {16, 0x01, KVN_ETHER_LENGTH},   {17, 27, KVN_ETHER_LENGTH}, /* or too short for a UDP header
+        {16, 0xff, KVN_ETHER_CUT},    /* total length past the frame */
+        {16, 0x01, KVN_ETHER_CUT},      {17, 27, KVN_ETHER_LENGTH}, /* or too short for a UDP header
                                                                      */
         {17, 0, KVN_ETHER_LENGTH},      {20, 0x20, KVN_ETHER_FRAGMENT}, /* more fragments */
         {21, 0x01, KVN_ETHER_FRAGMENT},                                 /* an offset */
@@ -143,5 +143,5 @@ Test(dpdk_frame, options_are_skipped)
     cr_expect_eq(kvn_ether_parse(&frame, wire, LEN + 4), KVN_ETHER_OK);
     cr_expect_eq(frame.payload, wire + 46);
     cr_expect_eq(frame.payload_bytes, PAYLOAD);
-    cr_expect_eq(kvn_ether_parse(&frame, wire, LEN + 3), KVN_ETHER_LENGTH);
+    cr_expect_eq(kvn_ether_parse(&frame, wire, LEN + 3), KVN_ETHER_CUT);
 }

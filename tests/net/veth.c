@@ -40,9 +40,12 @@ int t_veth_run(int side, const char *format, ...)
     return status;
 }
 
+/* gso_max_segs: a veth hands on what the kernel's UDP sender left unsegmented, which no packet
+ * socket can take (net/port/README.md). */
 static bool addresses(int side)
 {
     return t_veth_run(side, "ip link set lo up") == 0 &&
+           t_veth_run(side, "ip link set %s gso_max_segs 1", T_VETH_DEV(side)) == 0 &&
            t_veth_run(side, "ip addr add 10.77.0.%d/24 dev %s", 100 + side, T_VETH_DEV(side)) ==
                0 &&
            t_veth_run(side, "ip addr add fd77::%d/64 dev %s nodad", 100 + side, T_VETH_DEV(side)) ==
