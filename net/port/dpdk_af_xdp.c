@@ -19,6 +19,7 @@
 
 /* A frame is one page with room for the kernel's and DPDK's headers. */
 #define MTU_MAX 3400u
+#define ROOM    3712u
 /* What the driver makes its rings of, whatever it is asked for; and buffers for them. */
 #define RING    2048u
 #define BUFFERS 5120u
@@ -82,6 +83,7 @@ kvw_err kvn_dpdk_open_af_xdp(struct kvn_port **port, const struct kvn_dpdk_open 
         .checksum = s->checksum,
         .ring = RING,
         .pool_least = BUFFERS,
+        .buffer_bytes = ROOM,
         .queues = s->queues,
         .queue = s->queue,
         .wake_fd = -1,

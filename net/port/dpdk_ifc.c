@@ -123,7 +123,7 @@ int kvn_dpdk_ifc_socket(const struct kvn_dpdk_ifc *ifc, uint32_t n)
         if (!ifc->before[fd] && is_socket_of(fd, ifc->family) && n-- == 0) {
             /* What came before the driver had made its ring waits where it never looks, and would
              * make the socket readable for ever. */
-            while (recv(fd, &byte, 1, MSG_DONTWAIT) >= 0)
+            while (recv(fd, &byte, 1, MSG_DONTWAIT) > 0)
                 ;
             return fd;
         }

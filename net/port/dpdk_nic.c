@@ -148,7 +148,9 @@ struct rte_mempool *kvn_dpdk_nic_pool(const struct kvn_dpdk_nic_config *cfg, uin
     const uint32_t count = (each > cfg->pool_least ? each : cfg->pool_least) * ports;
     /* A driver may round a buffer down to a multiple of 1 KiB; Ethernet's header, a tag, and what
      * af_packet's frames are longer on top. */
-    const uint32_t room = RTE_PKTMBUF_HEADROOM + (cfg->mtu + 96u + 1023u) / 1024u * 1024u;
+    const uint32_t fits = (cfg->mtu + 96u + 1023u) / 1024u * 1024u;
+    const uint32_t room =
+        RTE_PKTMBUF_HEADROOM + (cfg->buffer_bytes != 0 ? cfg->buffer_bytes : fits);
     struct rte_mempool *pool;
     char name[RTE_MEMPOOL_NAMESIZE];
 

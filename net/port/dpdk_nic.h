@@ -56,6 +56,7 @@ struct kvn_dpdk_nic_config {
     struct kvn_dpdk_gate *gate; /* or NULL */
     bool await_link;            /* return once the link is up */
     struct rte_mempool *pool;   /* of kvn_dpdk_nic_pool(), the caller's; NULL: one of its own */
+    uint32_t buffer_bytes;      /* of a buffer's room for a frame; 0: from the MTU */
     uint32_t pool_least;        /* buffers that the driver wants at least */
     const struct kvn_dpdk_ifc *sockets; /* or NULL: wake_fd is the queue-th socket that the start
                                            makes */

@@ -104,14 +104,19 @@ static struct rte_mbuf *build(struct kvn_dpdk_nic *p, const struct kvn_tx_packet
     return m;
 }
 
-/* A UDP checksum by software, over what m holds from udp_at on; pseudo: of the pseudo header. */
+/* Whether software must make the UDP checksum of packets to there. */
+static bool sums_by_software(const struct kvn_dpdk_nic *p, uint8_t family)
+{
+    return family == 4 ? p->tx_flags4 == 0 && p->checksum : p->tx_flags6 == 0;
+}
+
+/* Of a packet in one piece: DPDK 22.11's sum over several is wrong after one of odd length. */
 static uint16_t udp_checksum(const struct rte_mbuf *m, uint32_t udp_at, uint16_t pseudo)
 {
-    uint16_t raw = 0;
-    uint32_t sum;
+    uint32_t sum = pseudo;
 
-    (void)rte_raw_cksum_mbuf(m, udp_at, m->pkt_len - udp_at, &raw);
-    sum = (uint32_t)raw + pseudo;
+    assert(m->nb_segs == 1);
+    sum += rte_raw_cksum(rte_pktmbuf_mtod_offset(m, const uint8_t *, udp_at), m->data_len - udp_at);
     sum = (uint16_t) ~((sum & 0xffffu) + (sum >> 16));
     return sum != 0 ? (uint16_t)sum : 0xffff; /* 0 would mean "none" */
 }
@@ -127,7 +132,7 @@ static void finish(const struct kvn_dpdk_nic *p, struct rte_mbuf *m,
     uint16_t sum;
 
     kvn_ether_flow_put(flow, at, m->pkt_len - flow->bytes);
-    if (flags == 0 && flow->family == 4 && !p->checksum)
+    if (flags == 0 && !sums_by_software(p, flow->family))
         return;
     sum = flow->family == 4
               ? rte_ipv4_phdr_cksum((const struct rte_ipv4_hdr *)(const void *)ip, flags)
@@ -311,7 +316,8 @@ static struct rte_mbuf *prepare(struct kvn_dpdk_nic *p, uint64_t now_ns,
         ++p->port.tx_errors;
         return NULL;
     }
-    if ((m = build(p, packet, flow->bytes, bytes, true)) == NULL) {
+    if ((m = build(p, packet, flow->bytes, bytes, !sums_by_software(p, packet->to.family))) ==
+        NULL) {
         *full = true;
         return NULL;
     }
