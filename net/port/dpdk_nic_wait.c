@@ -101,7 +101,9 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     if (deadline_ns < until_ns)
         until_ns = deadline_ns;
     p->early_at = 0;
-    if (kvn_dpdk_look(&p->spin, p->id, p->queue, p->early, &p->early_count, until_ns, wake_fd)) {
+    /* Behind a gate every look is a burst of its own. */
+    if (p->gate == NULL &&
+        kvn_dpdk_look(&p->spin, p->id, p->queue, p->early, &p->early_count, until_ns, wake_fd)) {
         p->nap_ns = NAP_FIRST_NS;
         return;
     }

@@ -4,7 +4,8 @@
  * program, not a test. One process is forked before DPDK starts in either.
  *
  *   dpdk_bench goodput [KEY=VALUE ...]   payload bytes placed in the receiver's memory per second
- *   dpdk_bench wake [KEY=VALUE ...]      from tx() to rx() in a peer that sleeps in wait()
+ *   dpdk_bench protocol [KEY=VALUE ...]  the same with the packet protocol over it, puts of put
+ * bytes dpdk_bench wake [KEY=VALUE ...]      from tx() to rx() in a peer that sleeps in wait()
  *   dpdk_bench start [KEY=VALUE ...]     from fork() to open, and to the first packet
  *
  * Keys: slice (payload bytes of a packet, 8192), max (the ports' payload_max), ring, seconds (1),
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #include "../../net/port/dpdk_port.h"
+#include "dpdk_bench_protocol.h"
 
 #define POOL_BYTES  (64u << 20)
 #define HEAD_BYTES  40u
@@ -38,11 +40,12 @@ static uint64_t now_ns(void)
 
 static struct {
     const char *mode, *from;
-    unsigned slice, max, ring, one_cpu, idle_ms;
+    unsigned slice, max, ring, one_cpu, idle_ms, put;
     double seconds;
     char path[64];
     uint64_t fork_ns;
-} arg = {.mode = "goodput", .from = "sender", .slice = 8192, .idle_ms = 5, .seconds = 1};
+} arg = {
+    .mode = "goodput", .from = "sender", .slice = 8192, .idle_ms = 5, .put = 262144, .seconds = 1};
 
 struct head {
     uint64_t sequence, sent_ns, offset;
@@ -246,12 +249,28 @@ static void start_end(struct kvn_port *port, const char *name, uint64_t begin_ns
            u.ru_maxrss / 1024);
 }
 
+static void run_protocol(struct kvn_port *port, bool sends)
+{
+    const struct t_protocol p = {.slice = arg.slice,
+                                 .put_bytes = arg.put,
+                                 .pool = pool(sends ? 1 : 2),
+                                 .pool_bytes = POOL_BYTES,
+                                 .seconds = arg.seconds,
+                                 .one_cpu = arg.one_cpu};
+
+    (sends ? t_protocol_send : t_protocol_receive)(port, &p);
+}
+
 static void run_end(bool listener)
 {
     const uint64_t begin_ns = now_ns();
     const bool sends = (strcmp(arg.from, "listener") == 0) == listener;
     struct kvn_port *port = open_end(listener);
 
+    if (strcmp(arg.mode, "protocol") == 0) {
+        run_protocol(port, !listener);
+        return;
+    }
     if (strcmp(arg.mode, "start") == 0)
         start_end(port, listener ? "listener (virtio-user)" : "sender (vhost)", begin_ns);
     else if (strcmp(arg.mode, "wake") == 0)
@@ -281,6 +300,8 @@ static void parse(const char *text)
         arg.one_cpu = (unsigned)atoi(value);
     else if (strcmp(key, "idle_ms") == 0)
         arg.idle_ms = (unsigned)atoi(value);
+    else if (strcmp(key, "put") == 0)
+        arg.put = (unsigned)atoi(value);
     else if (strcmp(key, "from") == 0)
         arg.from = strcmp(value, "listener") == 0 ? "listener" : "sender";
 }
