@@ -274,8 +274,9 @@ static kvw_err run_layer(struct kve_pass *p, const struct kve_hooks *hooks, uint
     return atomic_load(&r->failed) ? KVW_E_NOMEM : KVW_OK;
 }
 
-/* All layers for one chunk; logits of its last token, unless NULL. */
-static kvw_err run_chunk(struct kve_pass *p, const struct kve_hooks *hooks, float *logits)
+/* All layers for one chunk; logits[outputs][vocab] of its last `outputs` tokens. */
+static kvw_err run_chunk(struct kve_pass *p, const struct kve_hooks *hooks, uint32_t outputs,
+                         float *logits)
 {
     struct kve_run *r = p->r;
     const struct kve_model_config *c = &r->m->config;
@@ -289,17 +290,21 @@ static kvw_err run_chunk(struct kve_pass *p, const struct kve_hooks *hooks, floa
     }
     for (p->layer = 0; p->layer < c->layers; ++p->layer) {
         const bool last = p->layer + 1 == c->layers;
-        const kvw_err err = run_layer(p, hooks, !last ? p->count : logits != NULL ? 1 : 0);
+        const kvw_err err = run_layer(p, hooks, !last ? p->count : outputs);
 
         if (err != KVW_OK)
             return err;
     }
-    if (logits != NULL) {
-        norm_rows(r, r->norm, r->x + (size_t)(p->count - 1) * c->hidden, r->m->output_norm, 1);
-        project(&(struct project){
-            .r = r, .x = r->norm, .tokens = 1, .parts = 1, .part = {{&r->m->output, logits}}});
+    if (outputs > 0) {
+        norm_rows(r, r->norm, r->x + (size_t)(p->count - outputs) * c->hidden, r->m->output_norm,
+                  outputs);
+        project(&(struct project){.r = r,
+                                  .x = r->norm,
+                                  .tokens = outputs,
+                                  .parts = 1,
+                                  .part = {{&r->m->output, logits}}});
     }
-    return KVW_OK;
+    return atomic_load(&r->failed) ? KVW_E_NOMEM : KVW_OK;
 }
 
 static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
@@ -324,9 +329,10 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
     return true;
 }
 
-kvw_err kve_prefill(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
-                    const uint32_t *tokens, uint32_t count, const struct kve_hooks *hooks,
-                    float *logits)
+/* tokens in chunks; logits of the last one, or of all of them, one after the other; NULL: none. */
+static kvw_err run_tokens(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
+                          const uint32_t *tokens, uint32_t count, const struct kve_hooks *hooks,
+                          float *logits, bool all)
 {
     kvw_err err = KVW_OK;
 
@@ -345,13 +351,31 @@ kvw_err kve_prefill(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *s
                              .count = left < r->prefill_tokens ? left : r->prefill_tokens,
                              .base = seq->tokens + done};
 
+        uint32_t outputs = 0;
+
+        if (logits != NULL && (all || done + p.count == count))
+            outputs = all ? p.count : 1;
+        err = run_chunk(&p, hooks, outputs,
+                        all ? logits + (size_t)done * r->m->config.vocab : logits);
         done += p.count;
-        err = run_chunk(&p, hooks, done == count ? logits : NULL);
     }
     kve_matmul_thread_end(before);
     if (err == KVW_OK)
         seq->tokens += count;
     return err;
+}
+
+kvw_err kve_prefill(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
+                    const uint32_t *tokens, uint32_t count, const struct kve_hooks *hooks,
+                    float *logits)
+{
+    return run_tokens(r, kv, seq, tokens, count, hooks, logits, false);
+}
+
+kvw_err kve_score(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
+                  const uint32_t *tokens, uint32_t count, float *logits)
+{
+    return run_tokens(r, kv, seq, tokens, count, NULL, logits, true);
 }
 
 kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq, uint32_t token,
@@ -366,7 +390,7 @@ kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *se
                          .tokens = &token,
                          .count = 1,
                          .base = seq->tokens};
-    const kvw_err err = run_chunk(&p, hooks, logits);
+    const kvw_err err = run_chunk(&p, hooks, logits != NULL ? 1 : 0, logits);
 
     if (err == KVW_OK)
         ++seq->tokens;

@@ -68,7 +68,12 @@ KVW_NODISCARD kvw_err kve_prefill(struct kve_run *r, struct kve_kvcache *kv, str
                                   const uint32_t *tokens, uint32_t count,
                                   const struct kve_hooks *hooks, float *logits);
 
-/* The same for one token, with the decode kernels. */
+/* As kve_prefill, but logits[count][vocab] are those after every token: what a text's likelihood is
+ * made of. */
+KVW_NODISCARD kvw_err kve_score(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
+                                const uint32_t *tokens, uint32_t count, float *logits);
+
+/* kve_prefill for one token, with the decode kernels. */
 KVW_NODISCARD kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                                  uint32_t token, const struct kve_hooks *hooks, float *logits);
 

@@ -156,6 +156,37 @@ Test(forward, bf16_cache)
     check_shape(&tiny_64, false, 1e-3);
 }
 
+/* Logits after every token of a text that follows a prompt. */
+Test(forward, scores_every_token)
+{
+    const uint32_t prompt = 100, count = 150, chunks[] = {0, 64};
+
+    for (size_t c = 0; c < 2; ++c) {
+        struct tiny_ref ref;
+        struct rig r;
+        float *all, *one;
+
+        tiny_ref_open(&ref, &tiny_odd, false);
+        rig_open(&r, &tiny_odd, 2, chunks[c], true);
+        feed(&r, prompt, prompt, prompt);
+        all = calloc((size_t)count * r.vocab, sizeof(*all));
+        cr_assert_eq(kve_score(r.run, &r.kv, &r.seq, r.tokens + prompt, count, all), KVW_OK);
+        cr_expect_eq(r.seq.tokens, prompt + count);
+        one = r.logits;
+        for (uint32_t n = 1; n <= prompt + count; ++n) {
+            tiny_ref_token(&ref, tiny_token(&tiny_odd, n - 1), ref.out);
+            if (n <= prompt)
+                continue;
+            r.logits = all + (size_t)(n - prompt - 1) * r.vocab;
+            cr_expect_lt(distance(&r, ref.out), 1e-5, "token %u", n);
+        }
+        r.logits = one;
+        free(all);
+        rig_close(&r);
+        tiny_ref_close(&ref);
+    }
+}
+
 Test(forward, any_number_of_threads_gives_the_same_bits)
 {
     for (int shape = 0; shape < 2; ++shape) {
