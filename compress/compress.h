@@ -22,6 +22,10 @@ extern const struct kvw_codec_ops kvc_codec_raw;
 extern const struct kvw_codec_ops kvc_codec_l0;
 extern const struct kvw_codec_ops kvc_codec_l8;
 
+/* Error-bounded, SPEC.md 5: bf16 and fp16. */
+extern const struct kvw_codec_ops kvc_codec_e8;
+extern const struct kvw_codec_ops kvc_codec_e4;
+
 /* What was built, best first, raw last, ended by NULL: what kvw_session_config.codecs wants. Filled
  * by meson (codecs_table.c.in). */
 extern const struct kvw_codec_ops *const kvc_codecs[];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kernels.h - the inner loops of the codecs, compiled for several CPUs and chosen once: plain C
- * (the specification), AVX2 + BMI2, AVX-512 F/BW/VL/DQ/VBMI/VBMI2/VPOPCNTDQ. All write the same
- * bytes.
+ * (the specification), AVX2 + BMI2 (and F16C, which every such CPU has), AVX-512
+ * F/BW/VL/DQ/VBMI/VBMI2/VPOPCNTDQ. All write the same bytes.
  *
  * The environment variable KVC_CPU = scalar | avx2 | avx512 forces a level; one that this CPU
  * doesn't have falls back to the best that it has.
@@ -14,6 +14,7 @@
 #ifndef KVC_KERNELS_H
 #define KVC_KERNELS_H
 
+#include "e.h"
 #include "lanes.h"
 #include "planes.h"
 
@@ -25,6 +26,7 @@ struct kvc_kernels {
     const char *name;
     const struct kvc_planes *planes;
     const struct kvc_lanes *lanes;
+    const struct kvc_e_kernels *e;
 };
 
 extern const struct kvc_kernels kvc_kernels_scalar;

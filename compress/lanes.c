@@ -207,4 +207,5 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
 static const struct kvc_lanes lanes_scalar = {split_bf16, join_bf16, split_bytes, join_bytes,
                                               unzip,      zip,       narrow,      exponents};
 
-const struct kvc_kernels kvc_kernels_scalar = {"scalar", &kvc_planes_scalar, &lanes_scalar};
+const struct kvc_kernels kvc_kernels_scalar = {"scalar", &kvc_planes_scalar, &lanes_scalar,
+                                               &kvc_e_scalar};

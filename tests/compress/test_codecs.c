@@ -75,7 +75,7 @@ static void round_trip(const struct kvw_codec_ops *codec, uint64_t seed)
     struct kvw_view src, dst;
     struct kvw_digest d;
     void *scratch;
-    uint64_t n;
+    uint64_t n, sent;
 
     shuffle(&random, from_blocks, from.blocks);
     shuffle(&random, to_blocks, to.blocks);
@@ -106,11 +106,13 @@ static void round_trip(const struct kvw_codec_ops *codec, uint64_t seed)
     cr_assert_leq(bytes, codec->bound(n));
     for (uint32_t i = 0; i < 64; ++i)
         cr_assert_eq(stream[codec->bound(n) + i], 0xee, "%s wrote beyond its bound", codec->name);
-    cr_assert_eq(kvw_digest_value(&d), digest_of(raw, n), "%s seed %lu", codec->name, seed);
+    sent = kvw_digest_value(&d);
+    if (codec->budget == KVW_BUDGET_EXACT)
+        cr_assert_eq(sent, digest_of(raw, n), "%s seed %lu", codec->name, seed);
 
     cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
     cr_assert_eq(codec->decode(stream, bytes, NULL, &dst, &d, scratch), KVW_OK);
-    cr_assert_eq(kvw_digest_value(&d), digest_of(raw, n));
+    cr_assert_eq(kvw_digest_value(&d), sent);
     if (codec->budget == KVW_BUDGET_EXACT) {
         unsigned char *want = malloc(n);
 
@@ -118,6 +120,10 @@ static void round_trip(const struct kvw_codec_ops *codec, uint64_t seed)
         canonical(&dst);
         cr_assert_eq(memcmp(want, raw, n), 0, "%s seed %lu", codec->name, seed);
         free(want);
+    } else {
+        canonical(&dst);
+        cr_assert_eq(sent, digest_of(raw, n), "%s seed %lu: not of what came out", codec->name,
+                     seed);
     }
     /* Nothing but the view was written: with it zeroed, every block is. */
     for (uint32_t i = 0; i < tokens; ++i)
