@@ -7,6 +7,7 @@
 #   unit         one file of ours at a time
 #   conformance  the one suite that every transport passes
 #   sim          the protocol under loss, reordering, duplicates, corruption; virtual clock, printed seeds
+#   cost         instructions of a DATA packet, counted by valgrind's callgrind
 #   fault        every open path with each of its steps failing
 #   fuzz         the corpus, then each fuzz target for a few seconds (KVW_FUZZ_SECONDS, 5)
 #   sanitize     unit, conformance, sim, fault and the corpus again under ASan and UBSan
@@ -17,9 +18,9 @@
 set -uo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 
-all="lint unit conformance sim fault fuzz sanitize e2e veth guest oracle"
+all="lint unit conformance sim cost fault fuzz sanitize e2e veth guest oracle"
 case "${1:-}" in -h | --help)
-    sed -n '3,18s/^# \{0,1\}//p' "$0"
+    sed -n '3,19s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -98,6 +99,11 @@ suite_lint() {
     run_plain symbols "$kvw_root/tests/lint/symbols.sh" build
     run_plain format "$kvw_root/tests/lint/format.sh"
     run_plain headers "$kvw_root/tests/lint/headers.sh"
+}
+
+suite_cost() {
+    run_tap "cost: instructions of a DATA packet" python3 "$kvw_root/tests/cost/cost.py" \
+        "$kvw_root/build/tests/cost/cost_packet" "$kvw_root/tests/cost/cost.json"
 }
 
 suite_fuzz() {

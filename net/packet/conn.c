@@ -237,6 +237,7 @@ void kvn_conn_rearm(struct kvn_conn *c)
 void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice)
 {
     kvn_cc_begin(&p->cc, slice + KVN_DATA_BYTES, env->slack_ns, env->cfg.inflight_bytes);
+    kvn_path_ask_every(p);
 }
 
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)

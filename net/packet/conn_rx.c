@@ -56,6 +56,7 @@ static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct 
     if (news.packets > 0 || news.sent_ns != 0) {
         news.base_ns = p->loss.base_ns;
         kvn_cc_acked(&p->cc, &news);
+        kvn_path_ask_every(p);
     }
     kvn_path_detect(p, env);
 }
@@ -234,12 +235,14 @@ static void receive_up(struct kvn_path *p, struct kvn_env *env, const struct kvn
 static bool begins(const struct kvn_path *p, const struct kvn_frame *f,
                    const struct kvn_rx_packet *rx)
 {
-    struct kvn_addr same = rx->from;
+    struct kvn_addr same;
 
+    if (p->state != KVN_PATH_NONE || f->type != KVN_PACKET_CHALLENGE ||
+        p->conn->state != KVN_CONN_UP || !p->conn->incoming)
+        return false;
+    same = rx->from;
     same.port = p->conn->path[0].peer.port;
-    return p->state == KVN_PATH_NONE && f->type == KVN_PACKET_CHALLENGE &&
-           p->conn->state == KVN_CONN_UP && p->conn->incoming &&
-           kvn_addr_equal(&same, &p->conn->path[0].peer);
+    return kvn_addr_equal(&same, &p->conn->path[0].peer);
 }
 
 /* The path a packet came by; NULL: there is no such path, or it isn't this peer. */

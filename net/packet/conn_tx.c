@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conn.h"
 
-#include <assert.h>
 #include <string.h>
 
 /* What HELLO and HELLO_ACK are padded with. */
@@ -16,15 +15,18 @@ static struct kvn_path *first_live(struct kvn_conn *c)
     return &c->path[0];
 }
 
-static struct kvn_frame frame(const struct kvn_path *p, const struct kvn_env *env, uint8_t type)
+/* The header's fields. The rest of a frame is large and isn't cleared: each type sets its own. */
+static void begin(struct kvn_frame *f, const struct kvn_path *p, const struct kvn_env *env,
+                  uint8_t type)
 {
-    return (struct kvn_frame){
-        .version = KVN_WIRE_VERSION,
-        .type = type,
-        .path = p->id,
-        .conn = p->conn->peer_id,
-        .stamp = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT),
-    };
+    f->version = KVN_WIRE_VERSION;
+    f->type = type;
+    f->flags = 0;
+    f->path = p->id;
+    f->slice = 0;
+    f->conn = p->conn->peer_id;
+    f->pn = 0;
+    f->stamp = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
 }
 
 static void finish(const struct kvn_path *path, struct kvn_env *env, struct kvn_tx_slot *slot,
@@ -50,8 +52,9 @@ static void finish(const struct kvn_path *path, struct kvn_env *env, struct kvn_
 static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
     const bool client = c->state == KVN_CONN_CONNECTING;
-    struct kvn_frame f = frame(&c->path[0], env, client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
+    struct kvn_frame f;
 
+    begin(&f, &c->path[0], env, client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
     f.hello = (struct kvn_hello){
         .source = c->local_id,
         .payload = c->payload,
@@ -79,8 +82,9 @@ static uint64_t number(struct kvn_path *p)
 static void build_goodbye(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
     struct kvn_path *p = first_live(c);
-    struct kvn_frame f = frame(p, env, KVN_PACKET_GOODBYE);
+    struct kvn_frame f;
 
+    begin(&f, p, env, KVN_PACKET_GOODBYE);
     f.goodbye = c->farewell;
     f.pn = p->out.next++; /* not recorded, as there may be no room */
     c->goodbye_due = false;
@@ -97,7 +101,7 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
 
     if (!kvn_inflight_room(&p->out))
         p = q;
-    f = frame(p, env, KVN_PACKET_ACK);
+    begin(&f, p, env, KVN_PACKET_ACK);
     f.pn = number(p);
     f.ack.path = q->id;
     f.ack.stream_ends = kvn_stream_in_limit(&c->stream_in);
@@ -108,9 +112,9 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
 
 static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f =
-        frame(p, env, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
+    struct kvn_frame f;
 
+    begin(&f, p, env, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
     f.pn = number(p);
     f.token = p->response_due ? p->response : p->challenge;
     if (p->response_due)
@@ -120,17 +124,15 @@ static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_s
     finish(p, env, slot, &f);
 }
 
-/* Whether the peer should acknowledge at once: when nothing follows that would make it do so, and
- * often enough that a small window never waits for the peer's timer. */
+/* Whether the peer should acknowledge at once: when it is time, or nothing follows that would make
+ * it do so. */
 static uint8_t ask(struct kvn_path *p, bool again)
 {
     const struct kvn_conn *c = p->conn;
-    const uint64_t quarter = p->cc.window / c->slice / 4;
-    const uint32_t every = quarter > 16 ? 16 : quarter < 1 ? 1 : (uint32_t)quarter;
-    const bool more = kvn_stream_out_ready(&c->stream_out) || kvn_puts_out_ready(&c->puts_out);
     uint8_t flags = again ? KVN_FLAG_AGAIN : 0;
 
-    if (!more || ++p->since_asked >= every || p->probe_credit > 0) {
+    if (++p->since_asked >= p->ask_every || p->probe_credit > 0 ||
+        !(kvn_puts_out_ready(&c->puts_out) || kvn_stream_out_ready(&c->stream_out))) {
         p->since_asked = 0;
         flags |= KVN_FLAG_ACK_NOW;
     }
@@ -158,7 +160,7 @@ static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
     kvn_stream_out_take(&c->stream_out, c->payload - KVN_MSG_BYTES, &s);
     if (s.bytes == 0)
         return false;
-    f = frame(p, env, KVN_PACKET_MSG);
+    begin(&f, p, env, KVN_PACKET_MSG);
     f.stream_at = s.at;
     f.flags = ask(p, s.again);
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
@@ -197,12 +199,12 @@ static void set_body(struct kvn_tx_slot *slot, const struct kvw_iov *piece, uint
 static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
     struct kvn_conn *c = p->conn;
-    struct kvn_frame f = frame(p, env, KVN_PACKET_DATA);
+    struct kvn_frame f;
     struct kvw_iov piece[KVW_PUT_IOV_MAX];
     const struct kvn_slice s = kvn_puts_out_take(&c->puts_out);
-    const struct kvn_put_out *o = kvn_puts_out_find(&c->puts_out, s.put);
+    const struct kvn_put_out *o = s.of;
 
-    assert(o != NULL);
+    begin(&f, p, env, KVN_PACKET_DATA);
     f.slice = (uint16_t)s.number;
     f.flags = ask(p, s.again);
     f.data = (struct kvn_data){.put = s.put,
@@ -218,7 +220,7 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
                                                  .state = KVN_SENT_FLYING,
                                                  .kind = KVN_SENT_DATA,
                                                  .cut = (uint16_t)(o->slice / KVN_SLICE_ALIGN)});
-    set_body(slot, piece, kvn_puts_out_pieces(&c->puts_out, &s, piece));
+    set_body(slot, piece, kvn_puts_out_pieces(&s, piece));
     slot->of_put = true;
     slot->put = s.put;
     finish(p, env, slot, &f);
@@ -229,8 +231,9 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
 
 static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_frame f = frame(p, env, KVN_PACKET_PING);
+    struct kvn_frame f;
 
+    begin(&f, p, env, KVN_PACKET_PING);
     f.flags = KVN_FLAG_ACK_NOW;
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
                                                  .bytes = KVN_PING_BYTES,
@@ -325,7 +328,7 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
         /* Late arrivals are not worth a record when records run short. */
         if (p->out.next - p->out.base > KVN_SENT_MAX / 2)
             kvn_inflight_trim(&p->out, UINT64_MAX);
-        if (build_msg(p, env, slot))
+        if (kvn_stream_out_ready(&c->stream_out) && build_msg(p, env, slot))
             return true;
         if (kvn_puts_out_ready(&c->puts_out)) {
             build_data(p, env, slot);

@@ -303,7 +303,7 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
                     uint32_t body_count)
 {
-    uint32_t crc = head_digest(head, head_bytes);
+    uint32_t crc = kvn_crc32c(0, head, head_bytes); /* in which the digest itself is still 0 */
 
     for (uint32_t i = 0; i < body_count; ++i)
         crc = kvn_crc32c(crc, body[i].base, body[i].bytes);

@@ -45,6 +45,13 @@ bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns)
     return true;
 }
 
+void kvn_path_ask_every(struct kvn_path *p)
+{
+    const uint64_t quarter = p->cc.window / p->cc.slice / 4;
+
+    p->ask_every = quarter > 16 ? 16 : quarter < 1 ? 1 : (uint32_t)quarter;
+}
+
 uint64_t kvn_path_record(struct kvn_path *p, const struct kvn_sent *sent)
 {
     if (p->out.packets == 0)

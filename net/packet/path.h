@@ -37,6 +37,7 @@ struct kvn_path {
     uint64_t challenge_at_ns; /* when the next CHALLENGE leaves; UINT64_MAX: none */
     uint64_t challenge;       /* its token */
     uint64_t response;        /* the token to send back */
+    uint32_t ask_every;       /* packets; by the window */
     uint32_t since_asked;     /* packets since one asked for an ACK at once */
     uint32_t probe_credit;    /* packets that may leave although the window is full */
     uint64_t late;            /* packets that were taken for lost and came */
@@ -66,6 +67,10 @@ static inline bool kvn_path_open(const struct kvn_path *p)
     return p->state == KVN_PATH_LIVE && (p->out.bytes < p->cc.window || p->probe_credit > 0) &&
            p->out.next - p->out.base < KVN_SENT_MAX - KVN_SENT_MAX / 8;
 }
+
+/* The window may have changed: four times in each, and every 16 packets at least, an ACK is asked
+ * for, so that a small window never waits for the peer's timer. */
+void kvn_path_ask_every(struct kvn_path *p);
 
 /* Number a packet that has been decided on. */
 uint64_t kvn_path_record(struct kvn_path *p, const struct kvn_sent *sent);

@@ -123,7 +123,7 @@ static struct kvn_slice take_lost(struct kvn_puts_out *p)
     --o->lost_count;
     --p->lost_count;
     return (struct kvn_slice){
-        .put = put, .number = number, .bytes = slice_bytes(o, number), .again = true};
+        .of = o, .put = put, .number = number, .bytes = slice_bytes(o, number), .again = true};
 }
 
 struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p)
@@ -140,17 +140,17 @@ struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p)
             o->slice = p->slice;
         o->slices = (o->bytes + o->slice - 1) / o->slice;
     }
-    s = (struct kvn_slice){.put = p->fresh, .number = o->fresh, .bytes = slice_bytes(o, o->fresh)};
+    s = (struct kvn_slice){
+        .of = o, .put = p->fresh, .number = o->fresh, .bytes = slice_bytes(o, o->fresh)};
     p->sent += s.bytes;
     if (++o->fresh == o->slices)
         find_fresh(p);
     return s;
 }
 
-uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slice *s,
-                             struct kvw_iov piece[KVW_PUT_IOV_MAX])
+uint32_t kvn_puts_out_pieces(const struct kvn_slice *s, struct kvw_iov piece[KVW_PUT_IOV_MAX])
 {
-    const struct kvn_put_out *o = at(p, s->put);
+    const struct kvn_put_out *o = s->of;
     uint32_t skip = s->number * o->slice, left = s->bytes, count = 0;
 
     for (uint32_t i = 0; i < o->iov_count && left > 0; ++i) {

@@ -59,6 +59,7 @@ struct kvn_puts_out {
 
 /* One slice to send. */
 struct kvn_slice {
+    const struct kvn_put_out *of; /* valid until the put is over */
     uint32_t put;
     uint32_t number;
     uint32_t bytes;
@@ -81,8 +82,7 @@ bool kvn_puts_out_blocked(const struct kvn_puts_out *p);
 /* The next slice to send; it counts as sent. Only when ready. */
 struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p);
 /* Where a slice's bytes lie: up to KVW_PUT_IOV_MAX pieces. Returns how many. */
-uint32_t kvn_puts_out_pieces(const struct kvn_puts_out *p, const struct kvn_slice *s,
-                             struct kvw_iov piece[KVW_PUT_IOV_MAX]);
+uint32_t kvn_puts_out_pieces(const struct kvn_slice *s, struct kvw_iov piece[KVW_PUT_IOV_MAX]);
 /* The ACTIVE put of this number; NULL: it is over. */
 struct kvn_put_out *kvn_puts_out_find(const struct kvn_puts_out *p, uint32_t put);
 /* What became of a slice of cut * KVN_SLICE_ALIGN bytes; nothing, if its put was cut again since.
