@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # in_two.sh - what suite.py and perf/two_hosts.py run in both of two guests: transfers from b to a, one after the other,
 # under one netem setting after the other. b prints the results.
-#   in_two.sh check              every transport once under 1 % loss, as tests
-#   in_two.sh table SECONDS      "row NETEM|NET|MB/s" for each of them, under each setting
+#   in_two.sh check                      every transport of $KVW_NETS once under 1 % loss, as tests
+#   in_two.sh table SECONDS NETEM...     "row NETEM|NET|MB/s" for each of them, under each setting ("none")
 . "$(dirname "$0")/tap.sh"
 xfer=$build/tests/guest/xfer
 step=0
@@ -103,10 +103,12 @@ check)
     done
     ;;
 table)
-    for setting in none "loss 0.1%" "loss 1%" "delay 5ms" "delay 5ms loss 0.1%" "delay 5ms loss 1%"; do
+    seconds=$2
+    shift 2
+    for setting; do
         netem "$setting"
         for net in $KVW_NETS; do
-            transfer "$net" "$2" >"$log" 2>&1 && now=$(rate "$log") || now=failed
+            transfer "$net" "$seconds" >"$log" 2>&1 && now=$(rate "$log") || now=failed
             [ "$KVW_GUEST" = a ] && continue
             echo "row $setting|$net|$now"
             [ "$now" != failed ] || sed 's/^/    /' "$log" >&2

@@ -36,27 +36,44 @@ void xfer_die(const char *what, const char *why)
     _exit(1);
 }
 
-static uint64_t word(uint64_t number, uint64_t at)
+/*
+ * One long run of pseudo-random words; chunk n is what begins at words_at(n). So the sender fills
+ * nothing and the receiver compares: the emulated CPU's time goes to the transfer.
+ */
+#define RUN_BYTES (4u << 20)
+#define STEP      4160u /* between chunks: odd in cache lines */
+
+static uint64_t *run;
+
+static void make_run(void)
 {
-    return (number + 1) * 0x9e3779b97f4a7c15u + at * 0xd1342543de82ef95u;
+    uint64_t x = 88172645463325252u;
+
+    run = aligned_alloc(4096, RUN_BYTES);
+    if (run == NULL)
+        xfer_die("memory", "none for the data");
+    for (uint32_t i = 0; i < RUN_BYTES / 8; ++i) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        run[i] = x;
+    }
 }
 
-void xfer_fill(void *chunk, uint32_t bytes, uint64_t number)
+const void *xfer_chunk(uint32_t bytes, uint64_t number)
 {
-    uint64_t *w = chunk;
-
-    for (uint32_t i = 0; i < bytes / 8; ++i)
-        w[i] = word(number, i);
+    return (const uint8_t *)run + number * STEP % (RUN_BYTES - bytes) / 64 * 64;
 }
 
 uint64_t xfer_wrong(const void *chunk, uint32_t bytes, uint64_t number)
 {
-    const uint64_t *w = chunk;
+    const uint8_t *got = chunk, *want = xfer_chunk(bytes, number);
     uint64_t wrong = 0;
 
-    for (uint32_t i = 0; i < bytes / 8; ++i)
-        for (uint64_t d = w[i] ^ word(number, i); d != 0; d >>= 8)
-            wrong += (d & 0xff) != 0;
+    if (memcmp(got, want, bytes) == 0)
+        return 0;
+    for (uint32_t i = 0; i < bytes; ++i)
+        wrong += got[i] != want[i];
     return wrong;
 }
 
@@ -180,11 +197,11 @@ static void receive(const struct xfer *x)
 struct sender {
     const struct xfer *x;
     struct kvw_transport *t;
-    uint8_t *slots;
     kvw_conn_id conn;
     struct kvw_put put;
     bool has_key;
     uint64_t queued, done, checked; /* checked: all before it */
+    kvw_err bad;                    /* of a put; KVW_OK: none */
 };
 
 static void take_events(struct sender *s)
@@ -197,7 +214,7 @@ static void take_events(struct sender *s)
             xfer_die(s->x->net, ev[i].text);
         if (ev[i].kind == KVW_TEV_PUT_DONE) {
             if (ev[i].err != KVW_OK)
-                xfer_die(s->x->net, "a put failed");
+                s->bad = ev[i].err; /* CONN_DOWN follows, and says more */
             ++s->done;
         }
         if (ev[i].kind == KVW_TEV_MESSAGE && !s->has_key) {
@@ -216,10 +233,9 @@ static void put_more(struct sender *s, uint64_t end)
     while (s->queued < s->checked + x->depth && xfer_now_ns() < end) {
         const uint64_t at = s->queued % x->depth * x->chunk;
 
-        xfer_fill(s->slots + at, x->chunk, s->queued);
         s->put.offset = at;
         s->put.imm = (uint32_t)s->queued;
-        s->put.iov[0] = (struct kvw_iov){s->slots + at, x->chunk};
+        s->put.iov[0] = (struct kvw_iov){xfer_chunk(x->chunk, s->queued), x->chunk};
         if (s->t->ops->put(s->t, s->conn, &s->put) != KVW_OK)
             return;
         ++s->queued;
@@ -229,27 +245,31 @@ static void put_more(struct sender *s, uint64_t end)
 static void transmit(const struct xfer *x)
 {
     struct sender s = {.x = x, .t = open_end(x, false), .put = {.iov_count = 1}};
+    const struct kvw_mem source = {
+        .base = run, .bytes = RUN_BYTES, .kind = KVW_MEM_HOST, .dmabuf_fd = -1};
     struct kvw_transport_stats stats;
     uint64_t begin, end;
 
-    s.slots = aligned_alloc(4096, ((uint64_t)x->chunk * x->depth + 4095) / 4096 * 4096);
-    if (s.slots == NULL || s.t->ops->connect(s.t, NULL, xfer_now_ns(), &s.conn) != KVW_OK)
+    if (s.t->ops->source_add != NULL && s.t->ops->source_add(s.t, &source) != KVW_OK)
+        xfer_die(x->net, "can't announce the source");
+    if (s.t->ops->connect(s.t, NULL, xfer_now_ns(), &s.conn) != KVW_OK)
         xfer_die(x->net, "can't connect");
     while (!s.has_key)
         take_events(&s);
     begin = xfer_now_ns();
     end = begin + (uint64_t)(x->seconds * 1e9);
-    while (xfer_now_ns() < end || s.done < s.queued || s.checked < s.queued) {
+    while (xfer_now_ns() < end || s.done < s.queued || (s.checked < s.queued && s.bad == KVW_OK)) {
         put_more(&s, end);
         take_events(&s);
     }
+    if (s.bad != KVW_OK)
+        xfer_die("a put", kvw_strerror(s.bad));
     xfer_sent(x, s.queued, xfer_now_ns() - begin);
     s.t->ops->stats(s.t, &stats);
     printf("packets sent=%llu again=%llu lost=%llu srtt_us=%llu\n",
            (unsigned long long)stats.packets_sent, (unsigned long long)stats.packets_retransmitted,
            (unsigned long long)stats.packets_lost, (unsigned long long)stats.srtt_ns / 1000);
     s.t->ops->close(s.t);
-    free(s.slots);
 }
 
 static void option(struct xfer *x, const char *arg)
@@ -291,6 +311,7 @@ int main(int argc, char **argv)
         option(&x, argv[i]);
     if (x.chunk == 0 || x.chunk > KVW_PUT_BYTES_MAX || x.depth == 0 || x.depth > XFER_DEPTH_MAX)
         xfer_die("chunk or depth", "out of range");
+    make_run();
     alarm((unsigned)x.within + 1); /* whatever hangs, it ends */
     if (strcmp(x.net, "tcp") == 0)
         xfer_tcp(&x, listener);
@@ -298,5 +319,6 @@ int main(int argc, char **argv)
         receive(&x);
     else
         transmit(&x);
+    free(run);
     return 0;
 }

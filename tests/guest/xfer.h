@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * xfer.h - what one end of a checked transfer is told and finds. Chunk i holds words that only
- * chunk i holds, so that a byte that is wrong, stale, or of another chunk is seen.
+ * xfer.h - what one end of a checked transfer is told and finds. Chunk i holds words that its
+ * neighbours don't, so that a byte that is wrong, stale, or of another chunk is seen.
  */
 #ifndef T_XFER_H
 #define T_XFER_H
@@ -25,7 +25,7 @@ struct xfer {
 uint64_t xfer_now_ns(void);
 /* Ends the process with a sentence. */
 void xfer_die(const char *what, const char *why) __attribute__((noreturn));
-void xfer_fill(void *chunk, uint32_t bytes, uint64_t number);
+const void *xfer_chunk(uint32_t bytes, uint64_t number);
 /* The bytes of it that are wrong. */
 uint64_t xfer_wrong(const void *chunk, uint32_t bytes, uint64_t number);
 /* The sender's line; the receiver's, which ends the process with 1 if anything was wrong. */

@@ -74,7 +74,7 @@ static void receive(const struct xfer *x, uint8_t *chunk)
     close(listening);
 }
 
-static void transmit(const struct xfer *x, uint8_t *chunk)
+static void transmit(const struct xfer *x)
 {
     const struct sockaddr_in a = address(x->peer);
     const int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -85,8 +85,7 @@ static void transmit(const struct xfer *x, uint8_t *chunk)
     begin = xfer_now_ns();
     end = begin + (uint64_t)(x->seconds * 1e9);
     for (; xfer_now_ns() < end; ++n) {
-        xfer_fill(chunk, x->chunk, n);
-        give(fd, chunk, x->chunk);
+        give(fd, xfer_chunk(x->chunk, n), x->chunk);
     }
     shutdown(fd, SHUT_WR);
     if (!take(fd, &arrived, sizeof(arrived)) || arrived != n)
@@ -97,13 +96,15 @@ static void transmit(const struct xfer *x, uint8_t *chunk)
 
 void xfer_tcp(const struct xfer *x, bool listener)
 {
-    uint8_t *chunk = malloc(x->chunk);
+    uint8_t *chunk;
 
+    if (!listener) {
+        transmit(x);
+        return;
+    }
+    chunk = malloc(x->chunk);
     if (chunk == NULL)
         xfer_die("tcp", "no memory");
-    if (listener)
-        receive(x, chunk);
-    else
-        transmit(x, chunk);
+    receive(x, chunk);
     free(chunk);
 }
