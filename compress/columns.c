@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "../kvwire/cpu.h"
+
 /* c + count too, as far as lanes are read past the last column, however few columns there are. */
 static void tile(struct kvc_columns *c)
 {
@@ -65,10 +67,28 @@ static const struct {
     {11, 0}, {11, 0}, {11, 0}, {11, 0}, {12, 2}, {12, 2}, {12, 2}, {12, 1}, {12, 1},
     {13, 2}, {13, 2}, {13, 2}, {13, 2}, {13, 1}, {13, 1}, {13, 1}, {13, 1}, {14, 2},
 };
-#define FITS       (sizeof(fits) / sizeof(fits[0]))
-#define BELOW_MOST 15 /* one zero in a sample mustn't outweigh all else */
-#define QUARTERS   4
-#define MEAN_PLACE 10
+#define FITS            (sizeof(fits) / sizeof(fits[0]))
+#define BELOW_MOST      15 /* one zero in a sample mustn't outweigh all else */
+#define QUARTERS        4
+#define MEAN_PLACE      10
+#define COLUMNS_AT_ONCE 1024
+
+static KVW_FOR_EACH_CPU void raise_to(uint8_t *restrict largest, const uint8_t *restrict row,
+                                      uint32_t n)
+{
+    for (uint32_t c = 0; c < n; ++c)
+        largest[c] = row[c] > largest[c] ? row[c] : largest[c];
+}
+
+static KVW_FOR_EACH_CPU void add_below(uint16_t *restrict below, const uint8_t *restrict largest,
+                                       const uint8_t *restrict row, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; ++i) {
+        const uint8_t d = (uint8_t)(largest[i] - row[i]);
+
+        below[i] = (uint16_t)(below[i] + (d < BELOW_MOST ? d : BELOW_MOST));
+    }
+}
 
 void kvc_columns_sample(struct kvc_column_bytes *to, const struct kvw_view *v, uint32_t columns,
                         const struct kvc_lanes *lanes, uint8_t *rows)
@@ -81,27 +101,19 @@ void kvc_columns_sample(struct kvc_column_bytes *to, const struct kvw_view *v, u
         uint8_t *row = rows + (size_t)s * columns;
 
         token_exponents(v, lanes, (uint32_t)((uint64_t)s * v->tokens / n), row);
-        for (uint32_t c = 0; c < columns; ++c)
-            largest[c] = row[c] > largest[c] ? row[c] : largest[c];
+        raise_to(largest, row, columns);
     }
     for (uint32_t c = 0; c < columns; ++c)
         most = largest[c] > most ? largest[c] : most;
 
     /* Starts lie 11 to 14 below the largest exponent, and at most 63 below the highest start. */
     to->origin = (uint8_t)(most - fits[0].below - KVC_COLUMN_PLACES);
-    for (uint32_t c = 0; c < columns; c += 64) {
-        const uint32_t part = columns - c < 64 ? columns - c : 64;
-        uint16_t below[64] = {0};
+    for (uint32_t c = 0; c < columns; c += COLUMNS_AT_ONCE) {
+        const uint32_t part = columns - c < COLUMNS_AT_ONCE ? columns - c : COLUMNS_AT_ONCE;
+        uint16_t below[COLUMNS_AT_ONCE] = {0};
 
-        for (uint32_t s = 0; s < n; ++s) {
-            const uint8_t *row = rows + (size_t)s * columns + c;
-
-            for (uint32_t i = 0; i < part; ++i) {
-                const uint8_t d = (uint8_t)(largest[c + i] - row[i]);
-
-                below[i] = (uint16_t)(below[i] + (d < BELOW_MOST ? d : BELOW_MOST));
-            }
-        }
+        for (uint32_t s = 0; s < n; ++s)
+            add_below(below, largest + c, rows + (size_t)s * columns + c, part);
         for (uint32_t i = 0; i < part; ++i) {
             const uint32_t quarters = below[i] * QUARTERS / n;
             const uint32_t f = quarters < FITS ? quarters : FITS - 1;

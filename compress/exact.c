@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "../kvwire/cpu.h"
 #include "../kvwire/le.h"
 #include "columns.h"
 #include "gather.h"
@@ -37,7 +38,9 @@ struct scratch {
     uint8_t tile[TILE_BYTES + KVC_SLACK_BYTES];
     uint8_t spill[BLOCK_WORST + KVC_SLACK_BYTES]; /* a block that must not be written in place */
     uint8_t codes[KVC_BLOCK_VALUES];              /* or ranks */
-    uint8_t low[KVC_BLOCK_VALUES], high[KVC_BLOCK_VALUES];
+    uint8_t high[KVC_BLOCK_VALUES], escaped[KVC_BLOCK_VALUES + KVC_SLACK_BYTES];
+    uint8_t *row[KVC_BLOCK_WORDS]; /* of 64 values, where they lie */
+    uint32_t lanes[KVW_DIGEST_LANE_COUNT];
     uint64_t narrow[KVC_BLOCK_WORDS], escapes[KVC_BLOCK_WORDS];
     uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS];
     struct kvc_columns columns;
@@ -104,7 +107,8 @@ static struct kvc_block block_of(const struct chunk *c, uint32_t index)
                               left < KVC_BLOCK_VALUES ? (uint32_t)left : KVC_BLOCK_VALUES};
 }
 
-/* The parts of a block before its planes: what isn't exponent. Returns their bytes. */
+/* The parts of a block before its planes, what isn't exponent, for all but bf16. Returns their
+ * bytes. */
 static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, const uint8_t *values,
                            uint8_t *to)
 {
@@ -113,10 +117,6 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
     const uint8_t *bytes = values;
     uint32_t at = 0;
 
-    if (dtype == KVW_DTYPE_BF16) {
-        c->k->lanes->split_bf16(b, values, to, s->codes);
-        return b->n;
-    }
     if (dtype == KVW_DTYPE_F16) {
         c->k->lanes->unzip(values, b->n, to, s->high);
         bytes = s->high;
@@ -137,8 +137,6 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
 static uint8_t exponent_at(kvw_dtype dtype, const uint8_t *values, uint32_t i)
 {
     switch (dtype) {
-    case KVW_DTYPE_BF16:
-        return (uint8_t)(kvw_load_le16(values + 2 * i) >> 7);
     case KVW_DTYPE_F16:
         return values[2 * i + 1] >> 2 & 0x1f;
     case KVW_DTYPE_F8_E4M3:
@@ -151,10 +149,6 @@ static uint8_t exponent_at(kvw_dtype dtype, const uint8_t *values, uint32_t i)
 static void set_exponent(kvw_dtype dtype, uint8_t *values, uint32_t i, uint8_t e)
 {
     switch (dtype) {
-    case KVW_DTYPE_BF16:
-        kvw_store_le16(values + 2 * i,
-                       (uint16_t)((kvw_load_le16(values + 2 * i) & 0x807f) | e << 7));
-        break;
     case KVW_DTYPE_F16:
         values[2 * i + 1] = (uint8_t)((values[2 * i + 1] & 0x83) | (e << 2 & 0x7c));
         break;
@@ -166,8 +160,9 @@ static void set_exponent(kvw_dtype dtype, uint8_t *values, uint32_t i, uint8_t e
     }
 }
 
-/* A block to to, which has BLOCK_WORST bytes. Returns its bytes, raw's if it isn't smaller. */
-static uint32_t encode_block(const struct chunk *c, const struct kvc_block *b,
+/* A block of anything but bf16 to to, which has BLOCK_WORST bytes. Returns its bytes, raw's if it
+ * isn't smaller. */
+static uint32_t encode_bytes(const struct chunk *c, const struct kvc_block *b,
                              const uint8_t *values, uint8_t *to)
 {
     struct scratch *s = c->s;
@@ -186,12 +181,40 @@ static uint32_t encode_block(const struct chunk *c, const struct kvc_block *b,
     return raw;
 }
 
+/* The same for bf16, whose values are where the rows say. */
+static uint32_t encode_bf16(const struct chunk *c, const struct kvc_block *b, uint32_t *digest,
+                            uint8_t *to)
+{
+    struct scratch *s = c->s;
+    const uint32_t raw = b->n * 2;
+    const uint32_t escapes = c->k->lanes->split_bf16(b, (const uint8_t *const *)s->row, to,
+                                                     s->codes, s->escaped, digest);
+    uint32_t at = b->n;
+
+    c->k->lanes->narrow(b, s->narrow);
+    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, s->narrow, b->n, to + at,
+                               s->escapes);
+    if (at + escapes < raw) {
+        memcpy(to + at, s->escaped, escapes);
+        return at + escapes;
+    }
+    for (uint32_t i = 0; i < b->n; i += 64)
+        memcpy(to + 2 * i, s->row[i / 64], b->n - i < 64 ? 2 * (b->n - i) : 128);
+    return raw;
+}
+
+/* Rows of 64 values in a row. */
+static void rows_over(struct scratch *s, uint32_t n, uint8_t *values)
+{
+    for (uint32_t w = 0; w < (n + 63) / 64; ++w)
+        s->row[w] = values + (size_t)w * 64 * 2;
+}
+
 /* The values of a block in canonical order: where they lie, or gathered into the tile. Lanes past
  * the last are read too, so that only a whole block can be read in place. */
-static const uint8_t *block_values(const struct chunk *c, const struct kvc_block *b, uint32_t index)
+static uint8_t *block_values(const struct chunk *c, const struct kvc_block *b, uint64_t at)
 {
-    const uint64_t at = (uint64_t)index * TILE_BYTES / WIDEST * c->value_bytes;
-    const uint8_t *values = NULL;
+    uint8_t *values = NULL;
 
     if (b->n == KVC_BLOCK_VALUES)
         values = kvc_contiguous(c->view, at, (uint64_t)b->n * c->value_bytes);
@@ -200,6 +223,40 @@ static const uint8_t *block_values(const struct chunk *c, const struct kvc_block
         values = c->s->tile;
     }
     return values;
+}
+
+/* Whether this block's digest is run while its values are split or joined. */
+static bool digest_on_the_way(const struct chunk *c, const struct kvc_block *b,
+                              const struct kvw_digest *digest)
+{
+    return digest->id == KVW_DIGEST_LANES && c->view->dtype == KVW_DTYPE_BF16 &&
+           b->n * 2 == KVW_DIGEST_PIECE_BYTES;
+}
+
+/* Block index to to, which has BLOCK_WORST bytes; its raw bytes to the digest. */
+static uint32_t encode_block(const struct chunk *c, uint32_t index, uint8_t *to,
+                             struct kvw_digest *digest)
+{
+    const struct kvc_block b = block_of(c, index);
+    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
+    struct scratch *s = c->s;
+    uint8_t *values;
+    uint32_t n;
+
+    if (digest_on_the_way(c, &b, digest)) {
+        if (!kvc_rows(c->view, at, KVC_BLOCK_WORDS, 64 * 2, s->row))
+            rows_over(s, b.n, block_values(c, &b, at));
+        kvw_digest_lanes_begin(s->lanes);
+        n = encode_bf16(c, &b, s->lanes, to);
+        kvw_digest_piece(digest, s->lanes);
+        return n;
+    }
+    values = block_values(c, &b, at);
+    kvw_digest_update(digest, values, (size_t)b.n * c->value_bytes);
+    if (c->view->dtype != KVW_DTYPE_BF16)
+        return encode_bytes(c, &b, values, to);
+    rows_over(s, b.n, values);
+    return encode_bf16(c, &b, NULL, to);
 }
 
 /* The columns, from wherever they come; what the stream says of them, to to. Returns its bytes. */
@@ -258,22 +315,18 @@ static uint64_t encode_blocks(const struct chunk *c, const struct kvw_codec_args
     uint64_t at = (uint64_t)(lengths - to) + LENGTH_BYTES * (uint64_t)c->blocks;
     bool fits = true;
 
+    /* To the end even if it doesn't fit: the digest wants every byte. */
     for (uint32_t i = 0; i < c->blocks; ++i) {
-        const struct kvc_block b = block_of(c, i);
-        const uint8_t *values = block_values(c, &b, i);
         const bool in_place = fits && to_bytes - at >= BLOCK_WORST;
+        const uint32_t n = encode_block(c, i, in_place ? to + at : c->s->spill, digest);
 
-        kvw_digest_update(digest, values, (size_t)b.n * c->value_bytes);
-        if (fits) {
-            uint8_t *block = in_place ? to + at : c->s->spill;
-            const uint32_t n = encode_block(c, &b, values, block);
-
-            fits = n <= to_bytes - at;
-            if (fits && !in_place)
-                memcpy(to + at, block, n);
-            kvw_store_le16(lengths + LENGTH_BYTES * (uint64_t)i, (uint16_t)n);
-            at += n;
-        }
+        fits = fits && n <= to_bytes - at;
+        if (!fits)
+            continue;
+        if (!in_place)
+            memcpy(to + at, c->s->spill, n);
+        kvw_store_le16(lengths + LENGTH_BYTES * (uint64_t)i, (uint16_t)n);
+        at += n;
     }
     return fits ? at : UINT64_MAX;
 }
@@ -335,100 +388,136 @@ static bool read_head(const struct chunk *c, const uint8_t *src, uint64_t src_by
     }
 }
 
-/* What isn't exponent, from the block at from; its exponents' ranks are in codes. */
-static void join(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
-                 uint8_t *values)
-{
-    struct scratch *s = c->s;
-    const kvw_dtype dtype = c->view->dtype;
-    uint8_t *bytes = values;
-
-    if (dtype == KVW_DTYPE_BF16) {
-        c->k->lanes->join_bf16(b, from, s->codes, values);
-        return;
-    }
-    if (dtype == KVW_DTYPE_F16) {
-        bytes = s->high;
-        from += b->n;
-    }
-    for (uint32_t p = 0; p < kept_planes(dtype); ++p, from += (b->n + 7) / 8)
-        memcpy(s->kept[p], from, (b->n + 7) / 8);
-    c->k->lanes->join_bytes(b, exponent_bits(dtype), (const uint64_t(*)[KVC_BLOCK_WORDS])s->kept,
-                            s->codes, bytes);
-    if (dtype == KVW_DTYPE_F16)
-        c->k->lanes->zip(from - b->n - kept_planes(dtype) * ((b->n + 7) / 8), s->high, b->n,
-                         values);
-}
-
 /* Whether what pads the last byte of each kept plane is zero: a chunk has one stream only. */
 static bool kept_padding_is_zero(const struct chunk *c, const struct kvc_block *b,
-                                 const uint8_t *from)
+                                 const uint8_t *kept)
 {
     const uint32_t plane = (b->n + 7) / 8;
 
-    from += c->view->dtype == KVW_DTYPE_F16 ? b->n : 0;
     for (uint32_t p = 0; p < kept_planes(c->view->dtype) && b->n % 8 != 0; ++p)
-        if (from[(p + 1) * plane - 1] >> b->n % 8 != 0)
+        if (kept[(p + 1) * plane - 1] >> b->n % 8 != 0)
             return false;
     return true;
 }
 
-/* from is readable for KVC_SLACK_BYTES past bytes; values has room for n rounded up to 64. */
-static bool decode_block(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
+static KVW_FOR_EACH_CPU uint32_t count_bits(const uint64_t *words, uint32_t n)
+{
+    uint32_t count = 0;
+
+    for (uint32_t w = 0; w < (n + 63) / 64; ++w)
+        count += (uint32_t)__builtin_popcountll(words[w]);
+    return count;
+}
+
+/* The planes at from into ranks and escapes. Returns where the escapes' exponents begin if they are
+ * what remains, else 0. */
+static uint32_t decode_planes(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
+                              uint32_t bytes, uint32_t rest)
+{
+    struct scratch *s = c->s;
+    uint32_t planes;
+
+    if (bytes <= rest)
+        return 0;
+    c->k->lanes->narrow(b, s->narrow);
+    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest, s->narrow,
+                                  b->n, s->codes, s->escapes);
+    if (planes == 0 || bytes - rest - planes != count_bits(s->escapes, b->n))
+        return 0;
+    return rest + planes;
+}
+
+/* from is readable for KVC_SLACK_BYTES past bytes; rows are writable to the last lane of 64. */
+static bool decode_bf16(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
+                        uint32_t bytes, uint32_t *digest)
+{
+    struct scratch *s = c->s;
+    const uint32_t escaped = decode_planes(c, b, from, bytes, b->n);
+
+    if (escaped == 0)
+        return false;
+    c->k->lanes->join_bf16(b, from, s->codes, s->escapes, from + escaped, s->row, digest);
+    return true;
+}
+
+/* The same for all others, to values, which has room for n rounded up to 64. */
+static bool decode_bytes(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
                          uint32_t bytes, uint8_t *values)
 {
     struct scratch *s = c->s;
     const kvw_dtype dtype = c->view->dtype;
-    const uint32_t whole = dtype == KVW_DTYPE_BF16 || dtype == KVW_DTYPE_F16 ? b->n : 0;
-    const uint32_t rest = whole + kept_planes(dtype) * ((b->n + 7) / 8);
-    uint32_t at = rest, planes;
+    const uint32_t low = dtype == KVW_DTYPE_F16 ? b->n : 0, plane = (b->n + 7) / 8;
+    const uint32_t rest = low + kept_planes(dtype) * plane;
+    uint32_t at = decode_planes(c, b, from, bytes, rest);
 
-    if (bytes <= rest || !kept_padding_is_zero(c, b, from))
+    if (at == 0 || !kept_padding_is_zero(c, b, from + low))
         return false;
-    c->k->lanes->narrow(b, s->narrow);
-    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest, s->narrow,
-                                  b->n, s->codes, s->escapes);
-    if (planes == 0)
-        return false;
-    at += planes;
-    join(c, b, from, values);
+    for (uint32_t p = 0; p < kept_planes(dtype); ++p)
+        memcpy(s->kept[p], from + low + p * plane, plane);
+    c->k->lanes->join_bytes(b, exponent_bits(dtype), (const uint64_t(*)[KVC_BLOCK_WORDS])s->kept,
+                            s->codes, low > 0 ? s->high : values);
+    if (low > 0)
+        c->k->lanes->zip(from, s->high, b->n, values);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)
-        for (uint64_t m = s->escapes[w]; m != 0; m &= m - 1) {
-            if (at >= bytes)
-                return false;
+        for (uint64_t m = s->escapes[w]; m != 0; m &= m - 1)
             set_exponent(dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m), from[at++]);
-        }
-    return at == bytes;
+    return true;
+}
+
+/* A coded block into the view, in place where lanes past the last can't do harm and the digest
+ * doesn't want the bytes in one piece. */
+static bool land_coded(const struct chunk *c, uint32_t index, const uint8_t *from, uint32_t n,
+                       struct kvw_digest *digest)
+{
+    const struct kvc_block b = block_of(c, index);
+    const uint32_t raw = b.n * c->value_bytes;
+    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
+    struct scratch *s = c->s;
+    uint8_t *values = NULL;
+    bool sound;
+
+    if (digest_on_the_way(c, &b, digest) &&
+        kvc_rows(c->view, at, KVC_BLOCK_WORDS, 64 * 2, s->row)) {
+        kvw_digest_lanes_begin(s->lanes);
+        if (!decode_bf16(c, &b, from, n, s->lanes))
+            return false;
+        kvw_digest_piece(digest, s->lanes);
+        return true;
+    }
+    if (b.n == KVC_BLOCK_VALUES)
+        values = kvc_contiguous(c->view, at, raw);
+    if (c->view->dtype == KVW_DTYPE_BF16) {
+        rows_over(s, b.n, values != NULL ? values : s->tile);
+        sound = decode_bf16(c, &b, from, n, NULL);
+    } else {
+        sound = decode_bytes(c, &b, from, n, values != NULL ? values : s->tile);
+    }
+    if (!sound)
+        return false;
+    kvw_digest_update(digest, values != NULL ? values : s->tile, raw);
+    if (values == NULL)
+        kvc_scatter(c->view, at, raw, s->tile);
+    return true;
 }
 
 /* Block index, raw or coded, n bytes at from with `past` more readable, into the view. */
 static bool land_block(const struct chunk *c, uint32_t index, const uint8_t *from, uint32_t n,
                        uint64_t past, struct kvw_digest *digest)
 {
-    const struct kvc_block b = block_of(c, index);
-    const uint32_t raw = b.n * c->value_bytes;
-    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
-    uint8_t *values = NULL;
+    const uint32_t raw = block_of(c, index).n * c->value_bytes;
 
     if (n > raw)
         return false;
     if (n == raw) {
         kvw_digest_update(digest, from, raw);
-        kvc_scatter(c->view, at, raw, from);
+        kvc_scatter(c->view, (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes, raw, from);
         return true;
     }
     if (past < KVC_SLACK_BYTES) { /* the faster levels read words */
         memcpy(c->s->spill, from, n);
         from = c->s->spill;
     }
-    if (b.n == KVC_BLOCK_VALUES) /* lanes past the last are written too */
-        values = kvc_contiguous(c->view, at, raw);
-    if (!decode_block(c, &b, from, n, values != NULL ? values : c->s->tile))
-        return false;
-    kvw_digest_update(digest, values != NULL ? values : c->s->tile, raw);
-    if (values == NULL)
-        kvc_scatter(c->view, at, raw, c->s->tile);
-    return true;
+    return land_coded(c, index, from, n, digest);
 }
 
 static kvw_err exact_decode(uint32_t dtypes, const void *src, uint64_t src_bytes,

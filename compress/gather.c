@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gather.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 /* How a view's memory runs: tokens of one block may be contiguous, or a token's heads, or a head.
@@ -149,4 +148,31 @@ unsigned char *kvc_contiguous(const struct kvw_view *v, uint64_t at, uint64_t by
     if (s.head_step == v->heads)
         return kvw_view_at(v, token, 0) + in;
     return kvw_view_at(v, token, in / v->head_bytes) + in % v->head_bytes;
+}
+
+bool kvc_rows(const struct kvw_view *v, uint64_t at, uint32_t count, uint32_t row_bytes,
+              unsigned char **rows)
+{
+    const struct run_shape s = shape_of(v);
+    const uint32_t run = s.head_step * v->head_bytes; /* what lies in one piece for certain */
+    uint32_t token = (uint32_t)(at / s.token_bytes), in = (uint32_t)(at % s.token_bytes);
+
+    if (run % row_bytes != 0 || in % row_bytes != 0)
+        return false;
+    while (count > 0) {
+        unsigned char *mem = kvw_view_at(v, token++, 0) + in / run * v->head_stride + in % run;
+
+        for (uint32_t in_run = in % run; in < s.token_bytes && count > 0; --count) {
+            *rows++ = mem;
+            in += row_bytes;
+            in_run += row_bytes;
+            mem += row_bytes;
+            if (in_run == run) {
+                in_run = 0;
+                mem += v->head_stride - run;
+            }
+        }
+        in = 0;
+    }
+    return true;
 }

@@ -10,6 +10,8 @@
 #ifndef KVC_GATHER_H
 #define KVC_GATHER_H
 
+#include <stdbool.h>
+
 #include "../kvwire/mem.h"
 
 #ifdef __cplusplus
@@ -22,6 +24,10 @@ void kvc_gather(const struct kvw_view *v, uint64_t at, uint64_t bytes, void *to)
 void kvc_scatter(const struct kvw_view *v, uint64_t at, uint64_t bytes, const void *from);
 /* Where those bytes lie if they lie side by side in the pool, else NULL. */
 unsigned char *kvc_contiguous(const struct kvw_view *v, uint64_t at, uint64_t bytes);
+/* Where each of the count rows of row_bytes lies that canonical bytes at.. are cut into; false, and
+ * rows is rubbish, unless every one lies in one piece. */
+bool kvc_rows(const struct kvw_view *v, uint64_t at, uint32_t count, uint32_t row_bytes,
+              unsigned char **rows);
 
 #ifdef __cplusplus
 }

@@ -2,8 +2,10 @@
 /* The exponent codes, and the lanes in plain C: what the faster levels are held to. */
 #include "lanes.h"
 
+#include <stdbool.h>
 #include <string.h>
 
+#include "../kvwire/digest.h"
 #include "../kvwire/le.h"
 #include "../kvwire/mem.h"
 #include "kernels.h"
@@ -115,28 +117,49 @@ static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
         words[i / 64] |= (uint64_t)(b->class_row[c] == 0) << (i % 64);
 }
 
-static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes)
+/* One row of 64 values is half a row of the digest. */
+static void digest_row(uint32_t *digest, uint32_t w, const uint8_t *row)
 {
-    uint32_t c = b->phase;
+    for (uint32_t j = 0; digest != NULL && j < 32; ++j) {
+        uint32_t *lane = digest + w % 2 * 32 + j;
 
-    for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
-        const uint16_t v = kvw_load_le16(values + 2 * i);
-
-        low[i] = (uint8_t)(v << 1 | v >> 15);
-        codes[i] = code_of(b, c, (uint8_t)(v >> 7));
+        *lane = *lane << KVW_DIGEST_LANE_TURN | *lane >> (32 - KVW_DIGEST_LANE_TURN);
+        *lane = (*lane ^ kvw_load_le32(row + 4 * j)) * KVW_DIGEST_LANE_FACTOR;
     }
 }
 
+static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
+                           uint8_t *codes, uint8_t *escaped, uint32_t *digest)
+{
+    uint32_t c = b->phase, escapes = 0;
+
+    for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
+        const uint16_t v = kvw_load_le16(rows[i / 64] + 2 * (i % 64));
+
+        if (i % 64 == 0)
+            digest_row(digest, i / 64, rows[i / 64]);
+        low[i] = (uint8_t)(v << 1 | v >> 15);
+        codes[i] = code_of(b, c, (uint8_t)(v >> 7));
+        if (codes[i] == ESCAPE)
+            escaped[escapes++] = (uint8_t)(v >> 7);
+    }
+    return escapes;
+}
+
 static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
-                      uint8_t *values)
+                      const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
+                      uint32_t *digest)
 {
     uint32_t c = b->phase;
 
     for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
-        const uint8_t e = exponent_of(b, c, ranks[i]);
+        const bool escape = (escapes[i / 64] >> (i % 64) & 1) != 0;
+        const uint8_t e = escape ? *escaped++ : exponent_of(b, c, ranks[i]);
 
-        kvw_store_le16(values + 2 * i, (uint16_t)((low[i] & 1) << 15 | e << 7 | low[i] >> 1));
+        kvw_store_le16(rows[i / 64] + 2 * (i % 64),
+                       (uint16_t)((low[i] & 1) << 15 | e << 7 | low[i] >> 1));
+        if (i % 64 == 63)
+            digest_row(digest, i / 64, rows[i / 64]);
     }
 }
 

@@ -43,12 +43,19 @@ struct kvc_block {
 };
 
 struct kvc_lanes {
-    /* bf16: low = mantissa and sign (the value rotated left by 1, its low byte), and the codes of
-     * the exponents. */
-    void (*split_bf16)(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes);
+    /*
+     * bf16: low = mantissa and sign (the value rotated left by 1, its low byte), and the codes of
+     * the exponents. Values are read from rows of 64, rows[0] first. Exponents that escape go to
+     * escaped, n bytes long and KVC_SLACK_BYTES more; their number is returned. digest, if not
+     * NULL, is the lanes of KVW_DIGEST_LANES, run over the values; n is KVC_BLOCK_VALUES then.
+     */
+    uint32_t (*split_bf16)(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
+                           uint8_t *codes, uint8_t *escaped, uint32_t *digest);
+    /* The way back; escapes are the lanes whose exponents are in escaped, which is readable for
+     * KVC_SLACK_BYTES past them. */
     void (*join_bf16)(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
-                      uint8_t *values);
+                      const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
+                      uint32_t *digest);
 
     /* Bytes: the exponent is exponent_bits (4 or 5) below the sign; the others (bit 7, then from
      * bit 6 - exponent_bits down to 0) are kept[0], kept[1] .. */

@@ -3,6 +3,8 @@
  */
 #include <immintrin.h>
 
+#include "../kvwire/digest.h"
+#include "../kvwire/le.h"
 #include "../kvwire/mem.h"
 #include "kernels_impl.h"
 
@@ -110,41 +112,89 @@ static inline __m256i rotate_right(__m256i v)
     return _mm256_or_si256(_mm256_srli_epi16(v, 1), _mm256_slli_epi16(v, 15));
 }
 
-static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes)
+/* The digest in a loop of its own: its lanes take eight registers, half of all. */
+static void digest_rows(const uint8_t *const *rows, uint32_t count, uint32_t *lanes)
+{
+    const __m256i factor = _mm256_set1_epi32((int)KVW_DIGEST_LANE_FACTOR);
+    __m256i a[8];
+
+    for (uint32_t i = 0; i < 8; ++i)
+        a[i] = load((const uint8_t *)(lanes + 8 * i));
+    for (uint32_t w = 0; w + 2 <= count; w += 2)
+        for (uint32_t i = 0; i < 8; ++i) { /* eight times 8 lanes: unrolled */
+            const __m256i turned =
+                _mm256_or_si256(_mm256_slli_epi32(a[i], KVW_DIGEST_LANE_TURN),
+                                _mm256_srli_epi32(a[i], 32 - KVW_DIGEST_LANE_TURN));
+
+            a[i] = _mm256_mullo_epi32(
+                _mm256_xor_si256(turned, load(rows[w + i / 4] + 32 * (i % 4))), factor);
+        }
+    for (uint32_t i = 0; i < 8; ++i)
+        store((uint8_t *)(lanes + 8 * i), a[i]);
+}
+
+static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
+                           uint8_t *codes, uint8_t *escaped, uint32_t *digest)
 {
     const struct tables t = tables_of(kvc_exponent_codes.code);
     struct walk k = walk_of(b);
+    uint32_t escapes = 0;
 
+    if (digest != NULL)
+        digest_rows(rows, b->n / 64, digest);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
+        uint64_t m = 0;
+
         for (uint32_t i = 0; i < 2; ++i) {
             const uint32_t at = 64 * w + 32 * i;
-            __m256i l, e;
+            const __m256i v = load(rows[w] + 64 * i), u = load(rows[w] + 64 * i + 32);
+            __m256i l, e, code;
 
             /* Rotated left by one, the exponent is the high byte. */
-            unzip32(rotate_left(load(values + 2 * at)), rotate_left(load(values + 2 * at + 32)), &l,
-                    &e);
+            unzip32(rotate_left(v), rotate_left(u), &l, &e);
+            code = codes_of(b, k.column + 32 * i, e, &t);
             store(low + at, l);
-            store(codes + at, codes_of(b, k.column + 32 * i, e, &t));
+            store(codes + at, code);
+            m |= (uint64_t)(uint32_t)_mm256_movemask_epi8(
+                     _mm256_cmpeq_epi8(code, _mm256_set1_epi8(-1)))
+                 << 32 * i;
+        }
+        for (; m != 0; m &= m - 1) {
+            const uint32_t i = (uint32_t)__builtin_ctzll(m);
+
+            if (64 * w + i < b->n)
+                escaped[escapes++] = (uint8_t)(kvw_load_le16(rows[w] + 2 * i) >> 7);
         }
     }
+    return escapes;
 }
 
 static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
-                      uint8_t *values)
+                      const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
+                      uint32_t *digest)
 {
     const struct tables t = tables_of(kvc_exponent_codes.place);
     struct walk k = walk_of(b);
 
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
+    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
+        uint8_t e[64];
+
+        store(e, exponents_of(b, k.column, ranks + 64 * w, &t));
+        store(e + 32, exponents_of(b, k.column + 32, ranks + 64 * w + 32, &t));
+        for (uint64_t m = escapes[w]; m != 0; m &= m - 1)
+            e[__builtin_ctzll(m)] = *escaped++;
         for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t at = 64 * w + 32 * i;
             __m256i v, u;
 
-            zip32(load(low + at), exponents_of(b, k.column + 32 * i, ranks + at, &t), &v, &u);
-            store(values + 2 * at, rotate_right(v));
-            store(values + 2 * at + 32, rotate_right(u));
+            zip32(load(low + 64 * w + 32 * i), load(e + 32 * i), &v, &u);
+            v = rotate_right(v);
+            u = rotate_right(u);
+            store(rows[w] + 64 * i, v);
+            store(rows[w] + 64 * i + 32, u);
         }
+    }
+    if (digest != NULL)
+        digest_rows((const uint8_t *const *)rows, b->n / 64, digest);
 }
 
 /* Bit p of 32 bytes. */

@@ -2,6 +2,7 @@
 /* 64 lanes at a time: lanes.h for AVX-512 with VBMI, whose byte permutations are tables of 64. */
 #include <immintrin.h>
 
+#include "../kvwire/digest.h"
 #include "../kvwire/mem.h"
 #include "kernels_impl.h"
 
@@ -63,41 +64,99 @@ static inline __m512i interleave(void)
                            _mm512_set1_epi16(0x4000));
 }
 
-static void split_bf16(const struct kvc_block *b, const uint8_t *values, uint8_t *low,
-                       uint8_t *codes)
+/* The digest's lanes: now takes the next 64 values, which are half a row of it, then after. */
+struct digest {
+    __m512i now[2], after[2];
+};
+
+static inline void digest_row(struct digest *d, __m512i v, __m512i u)
+{
+    const __m512i factor = _mm512_set1_epi32((int)KVW_DIGEST_LANE_FACTOR);
+    const __m512i x = _mm512_mullo_epi32(
+        _mm512_xor_si512(_mm512_rol_epi32(d->now[0], KVW_DIGEST_LANE_TURN), v), factor);
+    const __m512i y = _mm512_mullo_epi32(
+        _mm512_xor_si512(_mm512_rol_epi32(d->now[1], KVW_DIGEST_LANE_TURN), u), factor);
+
+    d->now[0] = d->after[0];
+    d->now[1] = d->after[1];
+    d->after[0] = x;
+    d->after[1] = y;
+}
+
+static inline struct digest digest_load(const uint32_t *lanes)
+{
+    static const uint32_t none[KVW_DIGEST_LANE_COUNT];
+    const uint32_t *p = lanes != NULL ? lanes : none;
+
+    return (struct digest){{_mm512_loadu_si512(p), _mm512_loadu_si512(p + 16)},
+                           {_mm512_loadu_si512(p + 32), _mm512_loadu_si512(p + 48)}};
+}
+
+/* After an even number of rows. */
+static inline void digest_store(const struct digest *d, uint32_t *lanes)
+{
+    if (lanes == NULL)
+        return;
+    _mm512_storeu_si512(lanes, d->now[0]);
+    _mm512_storeu_si512(lanes + 16, d->now[1]);
+    _mm512_storeu_si512(lanes + 32, d->after[0]);
+    _mm512_storeu_si512(lanes + 48, d->after[1]);
+}
+
+static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
+                           uint8_t *codes, uint8_t *escaped, uint32_t *digest)
 {
     const __m512i even = evens(), odd = _mm512_add_epi8(even, _mm512_set1_epi8(1));
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.code);
+    const uint32_t words = (b->n + 63) / 64;
+    struct digest d = digest_load(digest);
     struct walk k = walk_of(b);
+    uint32_t escapes = 0;
 
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        const __m512i v = _mm512_loadu_si512(values + 128 * w);
-        const __m512i u = _mm512_loadu_si512(values + 128 * w + 64);
+    for (uint32_t w = 0; w < words; ++w, walk_on(&k)) {
+        const __m512i v = _mm512_loadu_si512(rows[w]);
+        const __m512i u = _mm512_loadu_si512(rows[w] + 64);
         /* Rotated left by one, the exponent is the high byte. */
         const __m512i x = _mm512_shldi_epi16(v, v, 1), y = _mm512_shldi_epi16(u, u, 1);
+        const __m512i e = _mm512_permutex2var_epi8(x, odd, y);
+        const __m512i code = codes_of(b, k.column, e, table);
+        uint64_t m = _mm512_cmpeq_epi8_mask(code, _mm512_set1_epi8(-1));
 
+        digest_row(&d, v, u);
+        m &= w + 1 < words || b->n % 64 == 0 ? ~0ull : (1ull << b->n % 64) - 1;
         _mm512_storeu_si512(low + 64 * w, _mm512_permutex2var_epi8(x, even, y));
-        _mm512_storeu_si512(codes + 64 * w,
-                            codes_of(b, k.column, _mm512_permutex2var_epi8(x, odd, y), table));
+        _mm512_storeu_si512(codes + 64 * w, code);
+        _mm512_storeu_si512(escaped + escapes, _mm512_maskz_compress_epi8(m, e));
+        escapes += (uint32_t)__builtin_popcountll(m);
     }
+    digest_store(&d, digest);
+    return escapes;
 }
 
 static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
-                      uint8_t *values)
+                      const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
+                      uint32_t *digest)
 {
     const __m512i first = interleave(), second = _mm512_add_epi8(first, _mm512_set1_epi8(32));
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.place);
+    struct digest d = digest_load(digest);
     struct walk k = walk_of(b);
 
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        const __m512i e = exponents_of(b, k.column, ranks + 64 * w, table);
+        const __m512i e = _mm512_mask_expand_epi8(exponents_of(b, k.column, ranks + 64 * w, table),
+                                                  escapes[w], _mm512_loadu_si512(escaped));
         const __m512i l = _mm512_loadu_si512(low + 64 * w);
-        const __m512i x = _mm512_permutex2var_epi8(l, first, e);
-        const __m512i y = _mm512_permutex2var_epi8(l, second, e);
+        __m512i x = _mm512_permutex2var_epi8(l, first, e);
+        __m512i y = _mm512_permutex2var_epi8(l, second, e);
 
-        _mm512_storeu_si512(values + 128 * w, _mm512_shrdi_epi16(x, x, 1));
-        _mm512_storeu_si512(values + 128 * w + 64, _mm512_shrdi_epi16(y, y, 1));
+        x = _mm512_shrdi_epi16(x, x, 1);
+        y = _mm512_shrdi_epi16(y, y, 1);
+        digest_row(&d, x, y);
+        _mm512_storeu_si512(rows[w], x);
+        _mm512_storeu_si512(rows[w] + 64, y);
+        escaped += (uint32_t)__builtin_popcountll(escapes[w]);
     }
+    digest_store(&d, digest);
 }
 
 static inline __m512i bit_mask(uint32_t bit)

@@ -21,7 +21,30 @@ extern "C" {
 /* On the wire in HELLO (as a set) and in every chunk. Pinned in SPEC.md. */
 typedef enum kvw_digest_id {
     KVW_DIGEST_XXH3_64 = 1, /* XXH3, 64 bits, seed 0 */
+    KVW_DIGEST_LANES = 2,   /* below */
 } kvw_digest_id;
+
+/*
+ * KVW_DIGEST_LANES: made to be computed where the values are in registers anyway, by a codec's
+ * vectors or a GPU's warps, each piece of KVW_DIGEST_PIECE_BYTES apart from all others.
+ *
+ * A piece (the last may be shorter; zeros fill its last row) is rows of 256 bytes, 64 32-bit words
+ * each. Lane j starts at (j + 1) * 0x9e3779b1 and takes word j of every row:
+ *   lane = (rotate_left(lane, 13) ^ word) * 0x85ebca77                          modulo 2^32
+ * Then with mix() of splitmix64 and G = 0x9e3779b97f4a7c15, modulo 2^64, piece i is
+ *   piece_i = mix(bytes in it + sum over j < 32 of mix((lane 2j | lane 2j+1 << 32) + (j + 1) * G))
+ * and the digest is the sum over i of mix(piece_i + (i + 1) * G); of nothing, 0.
+ *
+ * Strength: each step is a bijection of the lane for a given word and of the word for a given lane,
+ * so that damage to one word, or to any number of words in different lanes, changes those lanes
+ * for sure and escapes with 2^-64. Damage to several words of one lane alone (256 bytes apart)
+ * escapes with about 2^-32. It is no defence against somebody who wants a collision.
+ */
+#define KVW_DIGEST_PIECE_BYTES 16384u
+#define KVW_DIGEST_LANE_COUNT  64u
+#define KVW_DIGEST_LANE_FIRST  0x9e3779b1u
+#define KVW_DIGEST_LANE_FACTOR 0x85ebca77u
+#define KVW_DIGEST_LANE_TURN   13
 
 /* Streaming state; treat as opaque. Sized and aligned for XXH3's own. */
 struct kvw_digest {
@@ -32,6 +55,11 @@ struct kvw_digest {
 /* KVW_E_UNSUPPORTED: no such id; *d is untouched. */
 KVW_API KVW_NODISCARD kvw_err kvw_digest_begin(struct kvw_digest *d, kvw_digest_id id);
 KVW_API void kvw_digest_update(struct kvw_digest *d, const void *bytes, size_t n);
+/* The lanes at the beginning of a piece. */
+KVW_API void kvw_digest_lanes_begin(uint32_t lanes[KVW_DIGEST_LANE_COUNT]);
+/* The same as an update with one whole piece whose lanes the caller has run; only with
+ * KVW_DIGEST_LANES, and after whole pieces only. */
+KVW_API void kvw_digest_piece(struct kvw_digest *d, const uint32_t lanes[KVW_DIGEST_LANE_COUNT]);
 /* The value of all bytes so far. May be called again after more updates. */
 KVW_API uint64_t kvw_digest_value(const struct kvw_digest *d);
 

@@ -194,7 +194,7 @@ static void run_encode(struct bench *b, const struct kvw_codec_ops *codec)
         const struct kvw_codec_args args = {.kv = (uint8_t)p->kv};
         struct kvw_digest d;
 
-        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK ||
+        if (kvw_digest_begin(&d, KVW_DIGEST_LANES) != KVW_OK ||
             codec->encode(&p->from, &args, p->stream, p->stream_room, &p->stream_bytes, &d,
                           b->scratch) != KVW_OK)
             fail("encode");
@@ -209,7 +209,7 @@ static void run_decode(struct bench *b, const struct kvw_codec_ops *codec)
         struct piece *p = &b->pieces[i];
         struct kvw_digest d;
 
-        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK ||
+        if (kvw_digest_begin(&d, KVW_DIGEST_LANES) != KVW_OK ||
             codec->decode(p->stream, p->stream_bytes, NULL, &p->to, &d, b->scratch) != KVW_OK)
             fail("decode");
         digests[1] += kvw_digest_value(&d);

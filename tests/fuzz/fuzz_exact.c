@@ -77,7 +77,8 @@ static void as_stream(struct made *m, const uint8_t *stream, size_t n,
             continue;
         kvc_kernels_force(k);
         memset(m->pool, 0, m->pool_bytes);
-        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK)
+        if (kvw_digest_begin(&d, m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64) !=
+            KVW_OK)
             abort();
         err = codec->decode(stream, n, book, &m->view, &d, scratch);
         if (err != KVW_OK && err != KVW_E_CODEC)
@@ -117,7 +118,8 @@ static void as_values(struct made *m, const uint8_t *values, size_t n,
             continue;
         kvc_kernels_force(k);
         memcpy(m->pool, want, m->pool_bytes);
-        if (kvw_digest_begin(&d, KVW_DIGEST_XXH3_64) != KVW_OK)
+        if (kvw_digest_begin(&d, m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64) !=
+            KVW_OK)
             abort();
         back = d;
         if (codec->encode(&m->view, &args, stream, room, &bytes, &d, scratch) != KVW_OK ||
