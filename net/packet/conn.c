@@ -252,12 +252,17 @@ void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
     kvn_cc_lost(&p->cc, bytes);
 }
 
-/* Whether some other path has nothing to complain of. */
+/* Whether it is this path that doesn't answer, and not the peer: another one did since, or wasn't
+ * asked. */
 static bool others_work(const struct kvn_conn *c, const struct kvn_path *but)
 {
-    for (uint32_t i = 0; i < c->paths; ++i)
-        if (&c->path[i] != but && c->path[i].state == KVN_PATH_LIVE && c->path[i].loss.probes == 0)
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        const struct kvn_path *p = &c->path[i];
+
+        if (p != but && p->state == KVN_PATH_LIVE &&
+            (p->out.packets == 0 || p->acked_ns > but->out.last_asking_ns))
             return true;
+    }
     return false;
 }
 

@@ -51,7 +51,7 @@ static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct 
     env->stats.packets_spurious += p->late - late;
     if (news.packets > 0) {
         p->loss.probes = 0;
-        p->progress_ns = env->now_ns;
+        p->progress_ns = p->acked_ns = env->now_ns;
     }
     if (news.packets > 0 || news.sent_ns != 0) {
         news.base_ns = p->loss.base_ns;

@@ -20,7 +20,7 @@
 enum kvn_path_state {
     KVN_PATH_NONE,   /* nothing was sent or came on it */
     KVN_PATH_UNSURE, /* CHALLENGE is out; RESPONSE leads to LIVE */
-    KVN_PATH_LIVE,   /* carries anything; three probes without an answer lead to DOWN */
+    KVN_PATH_LIVE,   /* carries anything; two probes without an answer may lead to DOWN */
     KVN_PATH_DOWN,   /* as UNSURE, but what was on it went to others */
 };
 
@@ -42,6 +42,7 @@ struct kvn_path {
     uint32_t probe_credit;    /* packets that may leave although the window is full */
     uint64_t late;            /* packets that were taken for lost and came */
     uint32_t ce;              /* what the peer's last ACK said */
+    uint64_t acked_ns;        /* when it last proved to work; 0: never */
     uint64_t progress_ns;     /* when something last proved to have arrived, or nothing was out */
     struct kvn_seen seen;
     struct kvn_inflight out;

@@ -84,7 +84,7 @@ enum kvn_reset_reason {
 #define KVN_WINDOW_START_SLICES 4u                 /* in flight before anything is known */
 #define KVN_WINDOW_MIN_SLICES   2u                 /* never fewer, whatever is lost */
 #define KVN_CREDIT_PACKETS      16u /* longest packets that one of many senders may still send */
-#define KVN_PATH_PROBES         3u  /* without an answer: what is out goes to other paths */
+#define KVN_PATH_PROBES         1u  /* without an answer: what is out goes to other paths */
 #define KVN_STUCK_PROBES        8u  /* without an answer, of a peer that is alive */
 #define KVN_PATH_QUANTUM        8u  /* packets before the next path's turn */
 #define KVN_REORDER_MIN         3u  /* packets; grows when found too small */

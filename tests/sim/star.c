@@ -82,6 +82,12 @@ void t_star_run(struct t_star *s, uint64_t until_ns)
 void t_star_open(struct t_star *s, uint64_t seed, uint32_t senders, uint32_t buffer_bytes,
                  uint32_t ecn_bytes)
 {
+    t_star_open_paths(s, seed, senders, buffer_bytes, ecn_bytes, 1);
+}
+
+void t_star_open_paths(struct t_star *s, uint64_t seed, uint32_t senders, uint32_t buffer_bytes,
+                       uint32_t ecn_bytes, uint32_t paths)
+{
     const struct kvn_sim_egress egress = {
         .bytes_per_s = T_BYTES_PER_S, .buffer_bytes = buffer_bytes, .ecn_bytes = ecn_bytes};
     const struct kvn_sim_link link = {.delay_ns = T_RTT_NS / 2, .bytes_per_s = T_BYTES_PER_S};
@@ -93,6 +99,7 @@ void t_star_open(struct t_star *s, uint64_t seed, uint32_t senders, uint32_t buf
     memset(s, 0, sizeof(*s));
     s->senders = senders;
     s->sim = kvn_sim_open(seed, 8240);
+    kvn_sim_sources(s->sim, paths);
     mem.base = s->memory = malloc(MEMORY);
     s->source = malloc(T_STAR_PUT_BYTES);
     for (uint32_t i = 0; i < T_STAR_PUT_BYTES; ++i)

@@ -38,6 +38,9 @@ struct t_star {
  * that marks from ecn_bytes on (0: neither). Payload 8240: slices of 8 KiB. */
 void t_star_open(struct t_star *s, uint64_t seed, uint32_t senders, uint32_t buffer_bytes,
                  uint32_t ecn_bytes);
+/* The same, over so many paths. */
+void t_star_open_paths(struct t_star *s, uint64_t seed, uint32_t senders, uint32_t buffer_bytes,
+                       uint32_t ecn_bytes, uint32_t paths);
 void t_star_close(struct t_star *s);
 /* Until time. */
 void t_star_run(struct t_star *s, uint64_t until_ns);
