@@ -24,6 +24,10 @@ struct kvn_config {
      *         domain. Or KIND:WHAT[,KEY=VALUE...] (a path that begins so is written ./KIND:...):
      *           pci:0000:00:04.0,ip=...   a NIC of its own, bound to vfio-pci or uio_pci_generic
      *           af_packet:IFACE,ip=...    a Linux interface, beside the kernel
+     *           af_xdp:IFACE,ip=...       a Linux interface, taken from the kernel
+     *           memif:PATH                two processes; the peer doesn't see our memory
+     *           ring:NAME                 two ends in one process
+     *         Of these the first three take, besides mtu, ring, queues, queue and args:
      *         ip=ADDR[/PREFIX]  its own address, not one of the kernel's; one of either family
      *         port=N            its UDP port, 7400; sources=N: it uses N ports from there on
      *         gw=ADDR           the way out of PREFIX      mac=, vlan=  the device's, untagged

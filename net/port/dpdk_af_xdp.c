@@ -10,9 +10,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "dpdk_eal.h"
 #include "dpdk_ifc.h"
+#include "dpdk_job.h"
 #include "dpdk_kind.h"
 #include "dpdk_nic.h"
 #include "dpdk_xdp.h"
@@ -23,6 +25,7 @@
 /* What the driver makes its rings of, whatever it is asked for; and buffers for them. */
 #define RING    2048u
 #define BUFFERS 5120u
+#define BUSY_NS 2000000000ull
 
 static kvw_err check_program(const struct kvn_dpdk_ifc *ifc, const char *name,
                              char why[KVN_WHY_BYTES])
@@ -44,14 +47,48 @@ static kvw_err check_program(const struct kvn_dpdk_ifc *ifc, const char *name,
     return KVW_E_ADDRESS;
 }
 
-kvw_err kvn_dpdk_open_af_xdp(struct kvn_port **port, const struct kvn_dpdk_open *o,
-                             struct kvn_packet_config *packet, char why[KVN_WHY_BYTES])
+/* One try. On an error the device is gone again. */
+static kvw_err open_device(struct kvn_port **port, const struct kvn_dpdk_open *o,
+                           struct kvn_dpdk_ifc *ifc, char why[KVN_WHY_BYTES])
 {
     static _Atomic unsigned devices;
     const struct kvn_dpdk_spec *s = o->spec;
-    struct kvn_dpdk_ifc ifc;
-    struct kvn_dpdk_nic_config nic;
     char device[32], args[320];
+    const struct kvn_dpdk_nic_config nic = {
+        .kind = "af_xdp",
+        .device = device,
+        .net = s->net,
+        .peer = o->peer,
+        .body = KVN_DPDK_BODY_COPY,
+        .mtu = ifc->mtu,
+        .promiscuous = ifc->other_mac,
+        .checksum = s->checksum,
+        .ring = RING,
+        .pool_least = BUFFERS,
+        .buffer_bytes = ROOM,
+        .queues = s->queues,
+        .queue = s->queue,
+        .wake_fd = -1,
+        .sockets = ifc,
+        .open_by_ns = o->open_by_ns,
+    };
+    kvw_err err;
+
+    snprintf(device, sizeof(device), "net_af_xdp%u", atomic_fetch_add(&devices, 1));
+    snprintf(args, sizeof(args), "iface=%s,start_queue=0,queue_count=%u%s%s", s->what, s->queues,
+             s->args[0] != '\0' ? "," : "", s->args);
+    if ((err = kvn_dpdk_nic_attach("af_xdp", "vdev", device, args, why)) != KVW_OK)
+        return err;
+    kvn_dpdk_ifc_sockets_before(ifc, AF_XDP);
+    return kvn_dpdk_nic_open(port, &nic, why);
+}
+
+kvw_err kvn_dpdk_open_af_xdp(struct kvn_port **port, const struct kvn_dpdk_open *o,
+                             struct kvn_packet_config *packet, char why[KVN_WHY_BYTES])
+{
+    const struct kvn_dpdk_spec *s = o->spec;
+    struct kvn_dpdk_ifc ifc;
+    uint64_t busy_until_ns;
     kvw_err err;
 
     if ((err = kvn_dpdk_ifc_check(&ifc, "af_xdp", s, why)) != KVW_OK ||
@@ -67,31 +104,12 @@ kvw_err kvn_dpdk_open_af_xdp(struct kvn_port **port, const struct kvn_dpdk_open 
     }
     if ((err = kvn_dpdk_eal_start(NULL, why)) != KVW_OK)
         return err;
-    snprintf(device, sizeof(device), "net_af_xdp%u", atomic_fetch_add(&devices, 1));
-    snprintf(args, sizeof(args), "iface=%s,start_queue=0,queue_count=%u%s%s", s->what, s->queues,
-             s->args[0] != '\0' ? "," : "", s->args);
-    if ((err = kvn_dpdk_nic_attach("af_xdp", "vdev", device, args, why)) != KVW_OK)
-        return err;
-    nic = (struct kvn_dpdk_nic_config){
-        .kind = "af_xdp",
-        .device = device,
-        .net = s->net,
-        .peer = o->peer,
-        .body = KVN_DPDK_BODY_COPY,
-        .mtu = ifc.mtu,
-        .promiscuous = ifc.other_mac,
-        .checksum = s->checksum,
-        .ring = RING,
-        .pool_least = BUFFERS,
-        .buffer_bytes = ROOM,
-        .queues = s->queues,
-        .queue = s->queue,
-        .wake_fd = -1,
-        .sockets = &ifc,
-        .open_by_ns = o->open_by_ns,
-    };
-    kvn_dpdk_ifc_sockets_before(&ifc, AF_XDP);
-    if ((err = kvn_dpdk_nic_open(port, &nic, why)) != KVW_OK)
+    /* The kernel lets go of a queue some time after its last socket was closed. */
+    busy_until_ns = kvn_dpdk_now_ns() + BUSY_NS;
+    while ((err = open_device(port, o, &ifc, why)) == KVW_E_DEVICE &&
+           strstr(why, "create xsk socket") != NULL && kvn_dpdk_now_ns() < busy_until_ns)
+        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    if (err != KVW_OK)
         return err;
     kvn_dpdk_fit_packet(packet, *port, RING);
     return KVW_OK;

@@ -129,3 +129,9 @@ int kvn_dpdk_ifc_socket(const struct kvn_dpdk_ifc *ifc, uint32_t n)
         }
     return -1;
 }
+
+void kvn_dpdk_ifc_close_left(int fd)
+{
+    if (is_socket_of(fd, AF_XDP))
+        close(fd);
+}

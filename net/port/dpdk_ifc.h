@@ -36,4 +36,8 @@ KVW_NODISCARD kvw_err kvn_dpdk_ifc_check(struct kvn_dpdk_ifc *ifc, const char *k
 void kvn_dpdk_ifc_sockets_before(struct kvn_dpdk_ifc *ifc, int family);
 int kvn_dpdk_ifc_socket(const struct kvn_dpdk_ifc *ifc, uint32_t n);
 
+/* After the driver's end: af_xdp's leaves its socket open, and the interface's queue taken with it.
+ */
+void kvn_dpdk_ifc_close_left(int fd);
+
 #endif

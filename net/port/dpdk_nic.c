@@ -109,6 +109,8 @@ static void port_free(struct kvn_dpdk_nic *p)
     if (p->found)
         detach(p);
     kvn_dpdk_signals_restore(&before);
+    if (p->sock_fd >= 0)
+        kvn_dpdk_ifc_close_left(p->sock_fd);
     if (p->own_pool)
         rte_mempool_free(p->pool);
     rte_mempool_free(p->shell);
@@ -319,7 +321,9 @@ static kvw_err bring_up(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config
         (void)rte_eth_promiscuous_enable(p->id);
     if (cfg->promiscuous)
         (void)rte_eth_promiscuous_enable(p->id);
-    wake_fd = cfg->sockets != NULL ? kvn_dpdk_ifc_socket(cfg->sockets, cfg->queue) : cfg->wake_fd;
+    wake_fd = cfg->wake_fd;
+    if (cfg->sockets != NULL)
+        wake_fd = p->sock_fd = kvn_dpdk_ifc_socket(cfg->sockets, cfg->queue);
     if (kvn_dpdk_nic_wait_setup(p, wake_fd, s.interrupts) != KVW_OK &&
         kvn_dpdk_nic_wait_setup(p, -1, false) != KVW_OK)
         p->wakes = false;
@@ -414,6 +418,7 @@ kvw_err kvn_dpdk_nic_open(struct kvn_port **port, const struct kvn_dpdk_nic_conf
     }
     p->port.ops = &ops;
     p->body = cfg->body;
+    p->sock_fd = -1;
     p->checksum = cfg->checksum;
     p->queue = (uint16_t)cfg->queue;
     p->release = cfg->release;

@@ -32,6 +32,7 @@ struct kvn_dpdk_nic {
     void (*release)(void *arg);
     void *release_arg;
     struct kvn_dpdk_gate *gate; /* or NULL */
+    int sock_fd;                /* the driver's socket, if cfg.sockets found it; else -1 */
     bool own_pool;
 
     /* mbuf flags of every packet that asks the device for checksums, by family; 0: software. */

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "../../kvwire/digest.h"
+#include "../../net/port/dpdk_kind.h"
 
 extern char **environ;
 
@@ -86,10 +87,14 @@ struct kvn_port *t_open(const char *path, bool listener, unsigned ms)
                                         .listener = listener,
                                         .wait_peer = true,
                                         .open_by_ns = t_now_ns() + ms * 1000000ull};
+    const struct kvn_config kind = {
+        .local = path, .listener = listener, .open_by_ns = cfg.open_by_ns};
+    struct kvn_packet_config packet = {0};
     struct kvn_port *port;
     char why[KVN_WHY_BYTES];
 
-    if (kvn_dpdk_port_open(&port, &cfg, why) != KVW_OK) {
+    if ((kvn_dpdk_kind_find(path) != NULL ? kvn_dpdk_kind_open(&port, &kind, &packet, why)
+                                          : kvn_dpdk_port_open(&port, &cfg, why)) != KVW_OK) {
         fprintf(stderr, "%s\n", why);
         return NULL;
     }
