@@ -45,8 +45,10 @@ static bool rail_name(struct verbs_config *out, struct rail_choice *r, char *tex
     r->ip = (struct kvn_addr){.family = 0};
     if ((colon = strchr(text, ':')) != NULL) {
         *colon = '\0';
-        if (!number(colon + 1, 0, 65535, &n))
+        if (!number(colon + 1, 0, 65535, &n)) {
+            *colon = ':';
             return false;
+        }
         if (out->side_port == 0)
             out->side_port = (uint16_t)n;
     } else if (out->side_port == 0 && out->rail_count == 0) {
@@ -54,8 +56,10 @@ static bool rail_name(struct verbs_config *out, struct rail_choice *r, char *tex
     }
     if ((slash = strchr(text, '/')) != NULL) {
         *slash = '\0';
-        if (!number(slash + 1, 1, 255, &n))
+        if (!number(slash + 1, 1, 255, &n)) {
+            *slash = '/'; /* the sentence shows it whole */
             return false;
+        }
         r->port = (uint8_t)n;
     }
     if (text[0] == '\0' || strlen(text) >= sizeof(r->device))

@@ -122,6 +122,8 @@ void kvn_verbs_path_destroy(struct end *e, struct path *p)
         (void)ibv_modify_qp(p->qp, &attr, IBV_QP_STATE);
         for (uint32_t i = 0; i < DRAIN_MAX && r->alive && kvn_verbs_rx_poll(e, r); ++i)
             ;
+    }
+    if (p->qp != NULL) { /* still: what was taken may have ended the connection */
         (void)ibv_destroy_qp(p->qp);
         p->qp = NULL;
     }

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whatever fails under a verbs transport, every operation has one outcome, the reason is a sentence
+ * and nothing of the device is left behind. On the pretended fabric. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "duo.h"
+
+static char why[KVN_WHY_BYTES];
+
+TestSuite(verbs_faults, .timeout = 120);
+
+static void expect_nothing_left(const char *when, int n)
+{
+    duo_close();
+    cr_assert_eq(vf.live, 0, "%s %d: %d objects are left", when, n, vf.live);
+}
+
+/* Every call of the device that opening and joining make fails in turn. */
+Test(verbs_faults, each_step_fails)
+{
+    int steps;
+
+    vf_reset(1);
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    steps = vf.steps;
+    expect_nothing_left("no step", 0);
+    cr_assert_geq(steps, 40, "only %d calls were seen", steps);
+    for (int n = 1; n <= steps; ++n) {
+        bool opened;
+
+        vf_reset(1);
+        vf.fail_at = n;
+        opened = duo_open(NULL, NULL, why);
+        cr_assert(opened || why[0] != '\0' || duo_a.t != NULL, "step %d: no reason", n);
+        if (opened && !duo_join())
+            cr_assert_gt(strlen(duo_a.down_text) + strlen(duo_b.down_text), 0, "step %d", n);
+        expect_nothing_left("step", n);
+    }
+}
+
+/* A work request ends with each status there is, with one queue pair and with four. */
+Test(verbs_faults, each_status)
+{
+    for (int s = IBV_WC_LOC_LEN_ERR; s <= IBV_WC_GENERAL_ERR; ++s) {
+        for (int many = 0; many < 2; ++many) {
+            uint32_t n = 0;
+
+            vf_reset((uint64_t)s);
+            cr_assert(duo_open(many ? NULL : "fake0,qps=1", NULL, why) && duo_join(), "%s", why);
+            vf.status = (enum ibv_wc_status)s;
+            vf.fail_65536 = 65536 / 8;
+            for (; n < 64; ++n)
+                cr_assert_eq(duo_put(&duo_a, n, n * 4096, 1000), KVW_OK);
+            duo_run(60);
+            vf.fail_65536 = 0;
+            duo_run(3000);
+            for (uint32_t i = 0; i < n; ++i)
+                cr_assert_eq(duo_a.done[i], 1, "status %d: put %u is done %d times", s, i,
+                             duo_a.done[i]);
+            for (uint32_t i = 0; i < n; ++i)
+                cr_assert(duo_b.landed[i] <= 1 && (duo_a.err[i] != KVW_OK || duo_b.landed[i] == 1),
+                          "status %d: put %u landed %d times", s, i, duo_b.landed[i]);
+            cr_assert_leq(duo_a.downs, 1);
+            expect_nothing_left("status", s);
+        }
+    }
+}
+
+static void load(uint32_t from, uint32_t to)
+{
+    for (uint32_t n = from; n < to; ++n)
+        while (duo_put(&duo_a, n, n * 2048, 2000) == KVW_E_AGAIN && duo_a.downs == 0)
+            duo_step();
+}
+
+/* A device leaves under load: its puts go out again on the other, and all land once. */
+Test(verbs_faults, a_device_leaves)
+{
+    struct kvn_verbs_counters c;
+
+    vf_reset(5);
+    vf.burst = 3;
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    load(0, 100);
+    vf_remove(1);
+    load(100, 400);
+    duo_run(3000);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s / %s", duo_a.down_text, duo_b.down_text);
+    for (uint32_t i = 0; i < 400; ++i)
+        cr_assert(duo_a.done[i] == 1 && duo_a.err[i] == KVW_OK && duo_b.landed[i] == 1,
+                  "put %u: done %d, landed %d", i, duo_a.done[i], duo_b.landed[i]);
+    for (uint32_t i = 0; i < 400; ++i)
+        cr_assert(memcmp(duo_b.region + i * 2048, duo_a.source + i * 2048, 2000) == 0, "put %u", i);
+    kvn_verbs_counters(duo_a.t, &c);
+    cr_expect_gt(c.resent, 0, "nothing was on its way");
+    cr_expect_gt(c.paths_lost, 0);
+    /* Then the last one. */
+    load(400, 420);
+    vf_remove(0);
+    duo_run(3000);
+    cr_expect_eq(duo_a.downs, 1);
+    cr_expect_eq(duo_a.down_err, KVW_E_PEER_LOST);
+    for (uint32_t i = 400; i < 420; ++i)
+        cr_assert_eq(duo_a.done[i], 1);
+    expect_nothing_left("both devices", 2);
+}
+
+/* Messages keep their order and come once when their queue pair fails. */
+Test(verbs_faults, messages_change_their_queue_pair)
+{
+    uint32_t n = 0;
+
+    vf_reset(6);
+    vf.burst = 2;
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    for (uint32_t tries = 0; n < 300 && tries < 100000; ++tries) {
+        if (n == 100)
+            vf_remove(0);
+        if (duo_send(&duo_a, n) == KVW_OK)
+            ++n;
+        else
+            duo_step();
+    }
+    duo_run(3000);
+    cr_expect_eq(duo_a.downs, 0, "%s", duo_a.down_text);
+    cr_expect_eq(n, 300);
+    cr_expect_eq(duo_b.msgs, n);
+    cr_expect_eq(duo_b.messages_wrong, 0);
+    expect_nothing_left("messages", 0);
+}
+
+/* What a peer that has seen a key can do with it later: nothing. */
+Test(verbs_faults, an_old_key_opens_nothing)
+{
+    uint64_t address;
+    uint32_t rkey;
+
+    vf_reset(7);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why) && duo_join(), "%s", why);
+    cr_assert_eq(duo_put(&duo_a, 0, 0, 100), KVW_OK);
+    duo_run(100);
+    cr_assert_eq(duo_b.landed[0], 1);
+    memcpy(&address, duo_b.key.bytes, 8);
+    memcpy(&rkey, duo_b.key.bytes + 16, 4);
+    cr_assert_eq(vf_write_raw(0, address + DUO_REGION, rkey, 1), IBV_WC_REM_ACCESS_ERR);
+    cr_assert_eq(duo_b.t->ops->region_remove(duo_b.t, &duo_b.key), KVW_OK);
+    cr_assert_eq(vf_write_raw(0, address, rkey, 1), IBV_WC_REM_ACCESS_ERR);
+    cr_assert_eq(duo_put(&duo_a, 1, 0, 100), KVW_OK);
+    duo_run(500);
+    cr_expect_eq(duo_a.err[1], KVW_E_PROTOCOL);
+    cr_expect(strstr(duo_a.down_text, "get the peer's key again") != NULL ||
+                  strstr(duo_a.down_text, "registered") != NULL,
+              "%s", duo_a.down_text);
+    expect_nothing_left("old key", 0);
+}
+
+/* --- memory of a GPU ----------------------------------------------------------------------------
+ */
+
+static uint8_t vram[DUO_REGION];
+static uint32_t copies, flushes;
+
+static kvw_err copy(void *arg, void *to, const void *from, uint64_t bytes)
+{
+    (void)arg;
+    ++copies;
+    memcpy(to, from, bytes);
+    return KVW_OK;
+}
+
+static kvw_err flush(void *arg)
+{
+    (void)arg;
+    ++flushes;
+    return KVW_OK;
+}
+
+static void expect_rung(int dmabuf_error, int peermem_error, const char *words, bool copied)
+{
+    static const struct kvw_mem_device device = {.copy_in = copy, .copy_out = copy, .flush = flush};
+    const struct kvw_mem mem = {.base = vram,
+                                .bytes = sizeof(vram),
+                                .kind = KVW_MEM_CUDA,
+                                .dmabuf_fd = 99,
+                                .device = &device};
+
+    vf_reset(8);
+    copies = flushes = 0;
+    memset(vram, 0, sizeof(vram));
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    vf.vram = vram;
+    vf.vram_bytes = sizeof(vram);
+    vf.dmabuf_error = dmabuf_error;
+    vf.peermem_error = peermem_error;
+    cr_assert_eq(duo_b.t->ops->region_add(duo_b.t, &mem, NULL, NULL, &duo_b.key), KVW_OK);
+    cr_expect(strstr(kvn_verbs_about(duo_b.t), words) != NULL, "%s", kvn_verbs_about(duo_b.t));
+    cr_assert_eq(duo_put(&duo_a, 0, 4096, 9000), KVW_OK);
+    duo_run(300);
+    cr_expect_eq(duo_b.landed[0], 1);
+    cr_expect(memcmp(vram + 4096, duo_a.source + 4096, 9000) == 0);
+    cr_expect_eq(copies, copied ? 1 : 0);
+    cr_expect_eq(flushes, copied ? 0 : 1);
+    expect_nothing_left("rung", dmabuf_error);
+}
+
+/* dma-buf, else peer memory, else a copy; and the reason is given. */
+Test(verbs_faults, the_ladder_of_gpu_memory)
+{
+    expect_rung(0, 0, "CUDA memory by dma-buf", false);
+    expect_rung(EOPNOTSUPP, 0, "by peer memory (dma-buf: Operation not supported)", false);
+    expect_rung(EOPNOTSUPP, EFAULT,
+                "through a host copy (dma-buf: Operation not supported; peer "
+                "memory: Bad address",
+                true);
+}
+
+/* --- bad configuration --------------------------------------------------------------------------
+ */
+
+static void expect_why(const char *local, bool listener, kvw_err err, const char *words)
+{
+    const struct kvn_config cfg = {.local = local, .listener = listener};
+    struct kvw_transport *t = NULL;
+
+    cr_expect_eq(kvn_open(&t, "verbs", &cfg, why), err, "'%s': %s", local, why);
+    cr_expect(strstr(why, words) != NULL, "'%s' gives: %s", local, why);
+    cr_expect_eq(vf.live, 0);
+}
+
+/* Each mistake gets a sentence that says what to do. */
+Test(verbs_faults, bad_configuration)
+{
+    vf_reset(9);
+    expect_why("", false, KVW_E_ADDRESS, "say which device");
+    expect_why("fake0/0", false, KVW_E_ADDRESS, "can't read 'fake0/0'");
+    expect_why("fake0,gids=1", false, KVW_E_ADDRESS, "can't read 'gids=1'");
+    expect_why("mlx5_9", false, KVW_E_DEVICE, "there is no RDMA device mlx5_9; 'rdma link'");
+    expect_why("10.1.2.3", false, KVW_E_DEVICE,
+               "none of the 2 RDMA devices has the address 10.1.2.3");
+    expect_why("fake0,gid=9", false, KVW_E_DEVICE, "fake0 has no GID 9; 'rdma link'");
+    vf.mtu[0] = IBV_MTU_1024;
+    expect_why("fake0,mtu=4096", false, KVW_E_DEVICE,
+               "mtu=4096 is more than fake0 has now (1024); raise");
+    vf.register_error = ENOMEM;
+    expect_why("fake0", false, KVW_E_NOMEM, "can't ");
+    vf.register_error = 0;
+    vf.port_down[0] = true;
+    expect_why("fake0", false, KVW_E_DEVICE, "fake0 port 1 is down; bring its interface up");
+    vf.devices = 0;
+    expect_why("fake0", false, KVW_E_DEVICE, "this machine has no RDMA device; load its driver");
+}
+
+/* TCP gets through and RDMA doesn't: another subnet, a filter. */
+Test(verbs_faults, a_wrong_subnet_is_named)
+{
+    vf_reset(10);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why), "%s", why);
+    vf.cut[0] = true;
+    cr_expect_not(duo_join());
+    cr_expect_eq(duo_a.down_err, KVW_E_PEER_LOST);
+    cr_expect(strstr(duo_a.down_text, "wrong subnet or GID, or UDP port 4791 is blocked") != NULL,
+              "%s", duo_a.down_text);
+    expect_nothing_left("subnet", 0);
+}
+
+/* The rule for GIDs, and the sentence about it; the smaller MTU is what both use. */
+Test(verbs_faults, the_choice_is_explained)
+{
+    vf_reset(11);
+    vf.mtu[0] = IBV_MTU_1024;
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why), "%s", why);
+    cr_expect(
+        strstr(kvn_verbs_about(duo_a.t),
+               "fake0 port 1, GID 3 (127.0.0.1): the best of its GIDs, RoCE v2 over IPv4; MTU "
+               "1024") != NULL,
+        "%s", kvn_verbs_about(duo_a.t));
+    duo_close();
+    cr_assert(duo_open("fake0,gid=1", "127.0.0.1:0", why), "%s", why);
+    cr_expect(strstr(kvn_verbs_about(duo_a.t), "GID 1 (fe80::1): told to take this GID") != NULL,
+              "%s", kvn_verbs_about(duo_a.t));
+    expect_nothing_left("about", 0);
+}
