@@ -174,10 +174,19 @@ static kvw_err pick_udp(struct kve_spawn *s, char *why)
     return KVW_OK;
 }
 
+static kvw_err need_link(char *why)
+{
+    snprintf(why, KVE_WHY_BYTES,
+             "--net verbs needs --link ADDR:PORT, the address of an RDMA device's interface");
+    return KVW_E_ADDRESS;
+}
+
 static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cfg, char *why)
 {
     struct kve_worker_config wc = cfg->worker;
     const bool loop = strcmp(wc.net, "loop") == 0;
+    const bool verbs = strcmp(wc.net, "verbs") == 0;
+    char side[64];
     kvw_err err = KVW_OK;
 
     if (wc.local == NULL) {
@@ -185,6 +194,8 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
             snprintf(s->local, sizeof(s->local), "kvserve-%d", (int)getpid());
         else if (strcmp(wc.net, "udp") == 0)
             err = pick_udp(s, why);
+        else if (verbs)
+            err = need_link(why);
         else
             err = make_dir(s, why);
         wc.local = s->local;
@@ -199,6 +210,10 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
     if (strcmp(wc.net, "udp") == 0) {
         wc.peer = link;
         wc.local = "0.0.0.0:0"; /* any port */
+    }
+    if (verbs) { /* the same devices; the peer is the address alone, without their options */
+        snprintf(side, sizeof(side), "%.*s", (int)strcspn(link, ",+"), link);
+        wc.peer = side;
     }
     if (err == KVW_OK)
         err = start_one(&s->prefill, "prefill", KVE_WORKER_PREFILL, &wc, !loop, why);

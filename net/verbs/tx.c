@@ -200,7 +200,7 @@ static struct path *choose_path(struct conn *c, const struct put *put)
     for (uint32_t i = 0; i < c->path_count; ++i) {
         struct path *p = &c->paths[(c->turn + i) % c->path_count];
 
-        if (room(p, 2) && reaches(p, put) &&
+        if (room(p, 2) && p->bytes_in_flight < VERBS_FLIGHT && reaches(p, put) &&
             (best == NULL || p->bytes_in_flight < best->bytes_in_flight))
             best = p;
     }
@@ -226,7 +226,8 @@ bool kvn_verbs_tx_due(const struct conn *c)
     if (c->cells_sent != c->cells_queued && room(&c->paths[c->msg_path], 1))
         return true;
     for (uint32_t i = 0; i < c->path_count; ++i)
-        if ((c->waiting.count > 0 && room(&c->paths[i], 2)) ||
+        if ((c->waiting.count > 0 && room(&c->paths[i], 2) &&
+             c->paths[i].bytes_in_flight < VERBS_FLIGHT) ||
             (credit_due(&c->paths[i]) && c->paths[i].limit != c->paths[i].posted))
             return true;
     return false;

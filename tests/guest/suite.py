@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe pci two (default: all).
+"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe verbs pci two (default: all).
 
 Parts run side by side, two at a time; what a part's script prints as "ok - ..." is a test here."""
 import concurrent.futures
@@ -90,6 +90,10 @@ def part_rxe():
 
 def part_pci():
     run_script("pci", memory=1792, seconds=240, qemu=guest.hub_nics(), append="hugepages=256")
+
+
+def part_verbs():
+    run_script("verbs", setup=["rxe"])
 
 
 def part_two():
