@@ -106,7 +106,7 @@ def part_two():
         result(False, "two hosts: the script on %s ended with %d" % (bad[0], got[bad[0]][0]), got[bad[0]][2][-500:].replace("\n", " "))
 
 
-PARTS = {"pci": part_pci, "two": part_two, "rxe": part_rxe, "ends": part_ends}
+PARTS = {"pci": part_pci, "two": part_two, "verbs": part_verbs, "rxe": part_rxe, "ends": part_ends}
 
 
 def run(name):
