@@ -21,8 +21,9 @@ struct kvn_config {
      *   loop  a name; the two ends in one process that use the same name are joined
      *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders)
      *   verbs RAIL[+RAIL...], one per RDMA device (4 at most). RAIL is an address of the device's
-     * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the listener's
-     * side channel (TCP) listens. Each may go on with ",gid=N", and the whole with ",qps=1..4",
+     * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the
+     * listener's side channel (TCP) listens. Each may go on with ",gid=N", and the whole with
+     * ",qps=1..4",
      * ",mtu=256..4096" (no more than that), ",tcp=ADDR:PORT"
      *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust
      *         domain. Or KIND:WHAT[,KEY=VALUE...] (a path that begins so is written ./KIND:...):
