@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "impl.h"
 
@@ -180,7 +181,10 @@ static kvw_err check_port(struct rail *r, const struct rail_choice *want, char *
     }
     r->mtu = r->port_attr.active_mtu;
     r->alive = r->port_up = true;
-    snprintf(r->path, sizeof(r->path), "%s", r->ctx->device->ibdev_path);
+    /* Of the two directories this one goes first, before the driver waits for its users. */
+    snprintf(r->path, sizeof(r->path), "%s", r->ctx->device->dev_path);
+    if (access(r->path, F_OK) != 0)
+        r->path[0] = '\0';
     add_about(about, bytes, "%s%s port %u, GID %u (%s): %s%s; MTU %u", about[0] != '\0' ? ". " : "",
               name, r->port, r->gid.gid_index, kvn_verbs_gid_text(&r->gid.gid, text),
               want->gid_index >= 0   ? "told to take this GID, "

@@ -67,14 +67,6 @@ down_and_up() {
     as_before "$before" && serves 9304
 }
 
-delete_link() {
-    timeout 5 rdma link delete rxe0
-}
-
-removed() {
-    load 9305 delete_link && ! rdma link | grep -q rxe0
-}
-
 export KVW_VERBS_A=10.77.1.1 KVW_VERBS_B=10.77.1.2
 export KVW_VERBS_CUT="ip link set v0 down" KVW_VERBS_MEND="ip link set v0 up; sleep 1"
 criterion "verbs over rxe" "$build/tests/conformance/conformance_test_verbs" --jobs 1
@@ -83,4 +75,3 @@ says "no such GID" "has no GID 77" "$bench" bw rxe1,gid=77 10.77.1.1:9300 4096 1
 says "no locked memory" "raise it" setpriv --bounding-set=-all --inh-caps=-all bash -c "ulimit -l 64; exec $bench bw 10.77.1.2 10.77.1.1:9300 4096 1"
 check "the listener is killed under load: an error, nothing left, the next is served" killed
 check "the interface goes down and up under load: nothing left, the next is served" down_and_up
-check "the device is removed under load: an error, and it goes" removed
