@@ -12,6 +12,7 @@
 
 #include "../compress/compress.h"
 #include "clock.h"
+#include "cpus.h"
 #include "router.h"
 
 #define EXACT_FIRST 4   /* attention sinks */
@@ -70,6 +71,8 @@ static const char usage_text[] =
     "  --prefill-at SOCK, --decode-at SOCK   run: use running workers\n"
     "\n"
     "Resources\n"
+    "  --cpu LIST            CPUs for the thread that moves packets, as 2,4-5; default: any\n"
+    "  --busy-poll           that thread never sleeps: for a CPU that has nothing else to do\n"
     "  --threads N           compute threads of each worker; default: cores / workers\n"
     "  --kv-tokens N         KV pool; default: the model's context\n"
     "  --block-tokens N      tokens per KV block, 16 by default\n"
@@ -107,6 +110,8 @@ enum {
     OPT_ENCODERS,
     OPT_LEASE,
     OPT_FAULT,
+    OPT_CPU,
+    OPT_BUSY_POLL,
     OPT_CONTROL,
     OPT_PREFILL_AT,
     OPT_DECODE_AT,
@@ -146,6 +151,8 @@ static const struct option options[] = {
     {"encoders", required_argument, NULL, OPT_ENCODERS},
     {"lease", required_argument, NULL, OPT_LEASE},
     {"fault", required_argument, NULL, OPT_FAULT},
+    {"cpu", required_argument, NULL, OPT_CPU},
+    {"busy-poll", no_argument, NULL, OPT_BUSY_POLL},
     {"control", required_argument, NULL, OPT_CONTROL},
     {"prefill-at", required_argument, NULL, OPT_PREFILL_AT},
     {"decode-at", required_argument, NULL, OPT_DECODE_AT},
@@ -289,6 +296,17 @@ static bool request_option(struct cli *c, int opt, const char *text)
     }
 }
 
+static bool cpus(struct kve_worker_config *w, const char *text)
+{
+    cpu_set_t set;
+
+    w->cpus = text;
+    if (kve_cpus_parse(&set, text))
+        return true;
+    fprintf(stderr, "kvserve: --cpu %s: a list of CPUs looks like 2,4-5\n", text);
+    return false;
+}
+
 static bool worker_option(struct cli *c, int opt, const char *text)
 {
     struct kve_worker_config *w = &c->run.spawn.worker;
@@ -308,6 +326,8 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         return ok;
     case OPT_CODEC:
         return codec(w, text);
+    case OPT_CPU:
+        return cpus(w, text);
     case OPT_ENCODERS:
         return whole(c, text, 0, KVE_ENCODERS_MAX, &w->encoders);
     case OPT_THREADS:
@@ -348,10 +368,8 @@ static bool take_option(struct cli *c, int opt, const char *text)
         int opt;
         bool *to;
     } flags[] = {
-        {OPT_RAW, &r->raw},
-        {OPT_JSON, &r->json},
-        {OPT_IGNORE_END, &r->ignore_end},
-        {OPT_QUIET, &w->quiet},
+        {OPT_RAW, &r->raw},     {OPT_JSON, &r->json},           {OPT_IGNORE_END, &r->ignore_end},
+        {OPT_QUIET, &w->quiet}, {OPT_BUSY_POLL, &w->busy_poll},
     };
 
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); ++i)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "link.h"
 
+#include "cpus.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -35,6 +37,8 @@ struct cmd {
 struct kve_link {
     struct kve_link_config cfg;
     char *net, *local, *peer, *fault;
+    cpu_set_t cpus;
+    bool pinned;   /* to cpus */
     int wake_fd;   /* engine -> link thread */
     int notify_fd; /* link thread -> engine */
     pthread_t thread;
@@ -273,6 +277,7 @@ static bool open_session(struct kve_link *l)
         .peer = l->peer,
         .listener = listener,
         .fault = l->fault,
+        .busy_poll = l->cfg.busy_poll,
         .open_by_ns = kve_now_ns() + l->cfg.open_timeout_ns,
     };
     char why[KVN_WHY_BYTES] = "";
@@ -314,6 +319,13 @@ static void end_all(struct kve_link *l, const char *text)
     pthread_mutex_unlock(&l->mutex);
 }
 
+/* After the session was opened, as what it starts (encoders, DPDK's threads) belongs elsewhere. */
+static void settle(const struct kve_link *l)
+{
+    if (l->pinned)
+        (void)pthread_setaffinity_np(pthread_self(), sizeof(l->cpus), &l->cpus);
+}
+
 static void *link_main(void *arg)
 {
     struct kve_link *l = arg;
@@ -322,6 +334,7 @@ static void *link_main(void *arg)
         end_all(l, "the link never came up");
         return NULL;
     }
+    settle(l);
     for (;;) {
         drain(l->wake_fd);
         if (!run_cmds(l, kve_now_ns()))
@@ -370,6 +383,7 @@ kvw_err kve_link_open(struct kve_link **link, const struct kve_link_config *cfg)
     l->local = copy(cfg->local);
     l->peer = copy(cfg->peer);
     l->fault = copy(cfg->fault);
+    l->pinned = cfg->cpus != NULL && kve_cpus_parse(&l->cpus, cfg->cpus);
     l->state = KVE_LINK_STARTING;
     l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     l->notify_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -31,6 +31,8 @@ struct kve_link_config {
     const char *local;
     const char *peer;  /* may be NULL */
     const char *fault; /* may be NULL */
+    const char *cpus;  /* where the link's thread may run (cpus.h); NULL: anywhere */
+    bool busy_poll;    /* as kvn_config.busy_poll */
     uint64_t open_timeout_ns;
     struct kvw_session_config session; /* role, fingerprint, pool, codec ...; transport, peer, clock
                                           and wake are the link's */

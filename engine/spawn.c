@@ -63,6 +63,9 @@ static void exec_worker(const struct kve_worker_config *c, const char *name, int
     arg(&a, "--link", c->local);
     arg(&a, "--peer", c->peer);
     arg(&a, "--fault", c->fault);
+    arg(&a, "--cpu", c->cpus);
+    if (c->busy_poll)
+        a.at[a.n++] = (char *)(uintptr_t) "--busy-poll";
     arg(&a, "--control", control);
     arg_number(&a, "--threads", c->threads);
     arg_number(&a, "--kv-tokens", c->kv_tokens);

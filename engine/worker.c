@@ -285,6 +285,8 @@ static kvw_err open_link(struct kve_worker *w)
         .local = w->cfg->local,
         .peer = w->cfg->peer,
         .fault = w->cfg->fault,
+        .cpus = w->cfg->cpus,
+        .busy_poll = w->cfg->busy_poll,
         .open_timeout_ns = w->cfg->open_timeout_ns,
         .session =
             {

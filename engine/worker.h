@@ -34,6 +34,8 @@ struct kve_worker_config {
     const char *local; /* as kvn_config.local */
     const char *peer;
     const char *fault;
+    const char *cpus;         /* of the thread that moves packets (cpus.h); NULL: any */
+    bool busy_poll;           /* that thread never sleeps */
     const char *control_path; /* listen here; NULL: control_fd is a connected channel */
     int control_fd;
     uint32_t threads;
