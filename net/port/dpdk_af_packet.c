@@ -19,6 +19,19 @@
 /* What the kernel puts before a frame in its ring (66), Ethernet's header and a tag (18). */
 #define FRAME_EXTRA 96u
 #define RING        512u
+/* As udp's: processes that share cores look this late. */
+#define SLACK_NS 4000000u
+
+/* What the socket's buffer has no room for stays in the driver's ring until the next burst, which
+ * may only come when that was acknowledged. So there is room for all of the ring; the second form
+ * is for those who may not have the first. */
+static void fit_socket(int fd, uint32_t ring, uint32_t frame)
+{
+    const int bytes = (int)(ring * (frame + PAGE_BYTES));
+
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) != 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
 
 kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_open *o,
                                 struct kvn_packet_config *packet, char why[KVN_WHY_BYTES])
@@ -59,8 +72,10 @@ kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_op
         .wake_fd = kvn_dpdk_ifc_socket(&ifc, s->queue),
         .open_by_ns = o->open_by_ns,
     };
+    fit_socket(nic.wake_fd, ring, frame);
     if ((err = kvn_dpdk_nic_open(port, &nic, why)) != KVW_OK)
         return err;
+    (*port)->slack_ns = SLACK_NS;
     kvn_dpdk_fit_packet(packet, *port, ring);
     return KVW_OK;
 }
