@@ -7,9 +7,9 @@ set -euo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 if [ "${1:-}" != --list ]; then
     # shellcheck disable=SC2086
-    kvw_need $kvw_packages_build g++ cmake python3-venv
+    kvw_need $kvw_packages_build $kvw_packages_test $kvw_packages_perf
     kvw_get_model
-    kvw_build
+    kvw_build build -Dtests=enabled # transport_bench is a tests' program
 fi
 cd "$kvw_root"
 export KVW_MODEL=$kvw_model

@@ -242,9 +242,12 @@ TESTS = [conformance_ipv4, conformance_ipv6, every_size_of_mtu, several_paths, l
          second_process_on_the_port, nobody_there, no_such_address,
          listener_killed, sender_killed, peer_stopped_for_a_while, a_killed_lab_leaves_nothing]
 
+# The protocol doesn't survive these yet: named on the command line, they run and fail.
+BEYOND = [path_shrinks_under_load, own_mtu_shrinks_under_load]
+
 
 def main(argv):
-    tests = [t for t in TESTS if not argv or t.__name__ in argv]
+    tests = [t for t in TESTS + BEYOND if t.__name__ in argv] if argv else TESTS
     print("1..%d" % len(tests))
     try:
         labs.check()
