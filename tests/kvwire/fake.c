@@ -219,8 +219,6 @@ void fake_init(struct fake *f)
         .region_remove = fake_region_remove,
         .source_add = fake_source_add,
         .source_remove = fake_source_remove,
-        .source_add = fake_source_add,
-        .source_remove = fake_source_remove,
         .send = fake_send,
         .put = fake_put,
         .poll = fake_poll,
