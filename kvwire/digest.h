@@ -46,6 +46,9 @@ typedef enum kvw_digest_id {
 #define KVW_DIGEST_LANE_FACTOR 0x85ebca77u
 #define KVW_DIGEST_LANE_TURN   13
 
+/* What this build computes, as in HELLO: bit (1 << kvw_digest_id). */
+#define KVW_DIGESTS (1ull << KVW_DIGEST_XXH3_64 | 1ull << KVW_DIGEST_LANES)
+
 /* Streaming state; treat as opaque. Sized and aligned for XXH3's own. */
 struct kvw_digest {
     kvw_digest_id id;

@@ -50,7 +50,7 @@ static const char *fault_of(const struct kvw_session *s, const struct kvw_xfer *
         return "its codec loses more than the offer allows";
     if ((s->codecs[codec]->dtypes >> s->pool.dtype & 1) == 0)
         return "its codec doesn't take this element type";
-    if (h->digest != KVW_DIGEST_XXH3_64)
+    if (h->digest > 63 || (s->hello.digests >> h->digest & 1) == 0)
         return "its digest is not in this side's HELLO";
     if (kvw_ranges_overlap(&x->cover[2 * h->layer + h->kv], &s->span_pool, h->token_first, end))
         return "its tokens have come before";

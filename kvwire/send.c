@@ -52,6 +52,9 @@ static void agree(struct kvw_session *s)
         kvw_chunk_tokens(s->codecs[s->chooser.raw], s->token_bytes, s->pool.block_tokens,
                          s->chunk_raw_bytes, slot_bytes);
 
+    /* The handshake has found one in common; LANES costs a codec least. */
+    s->digest =
+        (peer->digests >> KVW_DIGEST_LANES & 1) != 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64;
     s->allowed = 0;
     s->chunk_tokens = raw_tokens;
     for (uint32_t i = 0; i < s->codec_count; ++i) {
@@ -261,7 +264,7 @@ static void cut(struct kvw_session *s, const struct piece *p)
                 .view = kvw_pool_view(&s->pool, p->x->blocks, p->layer, p->kv, p->first, p->tokens),
                 .to = stage_mem(s, g) + KVW_CHUNK_HDR_BYTES,
                 .to_bytes = s->hello.slot_bytes - KVW_CHUNK_HDR_BYTES,
-                .digest = KVW_DIGEST_XXH3_64},
+                .digest = s->digest},
     };
     s->line[(s->line_head + s->line_count++) % s->hello.slots] = (uint16_t)(g - s->stages);
     p->x->layers[p->layer].cut[p->kv] += p->tokens;

@@ -120,7 +120,7 @@ static kvw_err take_config(struct kvw_session *s, const struct kvw_session_confi
     snprintf(s->peer_addr, sizeof(s->peer_addr), "%s", cfg->peer != NULL ? cfg->peer : "");
     s->pool = cfg->pool;
     s->hello.shape = kvw_pool_shape(&cfg->pool);
-    s->hello.digests = 1ull << KVW_DIGEST_XXH3_64;
+    s->hello.digests = KVW_DIGESTS;
     s->hello.xfers_max = s->xfers_max;
     memcpy(s->hello.fingerprint, cfg->fingerprint, sizeof(s->hello.fingerprint));
     copy_name(s->hello.name, cfg->model_name);

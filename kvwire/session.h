@@ -165,6 +165,7 @@ struct kvw_session {
     uint32_t encoder_count;
     bool source_added;    /* the transport knows the staging slots */
     uint32_t fixed_codec; /* index; codec_count: choose */
+    kvw_digest_id digest; /* of chunks to this peer */
     uint64_t allowed;     /* bit i: codec i is in both HELLOs and takes the pool's dtype */
     struct kvw_rate rate;
     struct kvw_offer_in *offers;
