@@ -8,6 +8,7 @@ byte. With --ratio, "RESULT" is that quotient under the last NETEM, rounds being
 import argparse
 import os
 import shlex
+import signal
 import statistics
 import sys
 
@@ -22,6 +23,7 @@ NETS = ["ib_write_bw", "verbs", "udp", "dpdk", "tcp", "iperf3"]
 
 
 def main():
+    signal.signal(signal.SIGTERM, guest.on_signal)  # so that the guests end too
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seconds", type=int, default=4)
     p.add_argument("--rounds", type=int, default=1)
