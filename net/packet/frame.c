@@ -197,7 +197,8 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
     f->stamp = kvw_load_le32(bytes + 20);
     f->payload = NULL;
     f->payload_bytes = 0;
-    if (fields_bytes(f->type) == 0)
+    /* Ranges of numbers end one after their last. */
+    if (fields_bytes(f->type) == 0 || f->pn == UINT64_MAX)
         return KVW_E_PROTOCOL;
     if (f->version != KVN_WIRE_VERSION && f->type != KVN_PACKET_HELLO &&
         f->type != KVN_PACKET_RESET)

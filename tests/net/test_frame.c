@@ -215,6 +215,7 @@ static const struct nonsense {
     {"type 0", 5, 0, 1, 0x10, KVW_E_PROTOCOL},
     {"type 12", 5, 0, 1, 0x1c, KVW_E_PROTOCOL},
     {"version 2", 5, 0, 1, 0x26, KVW_E_VERSION},
+    {"the number after which there is none", 5, 8, 8, UINT64_MAX, KVW_E_PROTOCOL},
     {"HELLO without a source", 0, 24, 4, 0, KVW_E_PROTOCOL},
     {"HELLO of another length", 0, 28, 4, 1300, KVW_E_PROTOCOL},
     {"HELLO without a path", 0, 32, 4, 0, KVW_E_PROTOCOL},
