@@ -113,6 +113,7 @@ struct kvw_transport_stats {
     uint64_t packets_retransmitted;
     uint64_t packets_lost;      /* declared lost by the sender */
     uint64_t packets_spurious;  /* of those, found to have arrived after all */
+    uint64_t credit_stalls;     /* times that puts waited for the peer's credit alone */
     uint64_t packets_duplicate; /* received again */
     uint64_t packets_rejected;  /* bad digest, unknown connection, malformed */
     uint64_t tx_full;           /* the port took fewer packets than offered */

@@ -48,6 +48,8 @@ struct kvn_config {
     bool listener;       /* this side will listen(): decode. dpdk: virtio-user server; else vhost */
     const char *fault;   /* NULL, or faults to inject below the protocol, for tests:
                             "loss=0.05,reorder=0.05,dup=0.01,corrupt=0.001,seed=7" */
+    const char *trace;   /* NULL, or a file to write what every packet does into; udp and dpdk;
+                            packet/README.md lists the events */
     uint64_t open_by_ns; /* 0: 10 s from the call */
     uint8_t paths;       /* udp: UDP ports of this side, PORT, PORT + 1, ..; 0: 1; at most 8 */
     uint32_t slice_bytes; /* udp, dpdk: most bytes of a put in one packet; 0: what suits the port */

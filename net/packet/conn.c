@@ -42,6 +42,7 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
     assert(c->state == KVN_CONN_FREE);
     memset(c, 0, sizeof(*c));
     c->mem = mem;
+    c->env = env;
     for (uint32_t i = 0; i < KVN_PATHS_MAX; ++i)
         kvn_path_begin(&c->path[i], c, (uint8_t)i, mem->sent[i]);
     c->path[0].peer = *peer;
@@ -121,6 +122,7 @@ void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
     }
     kvn_timers_up(&c->timers);
     kvn_timers_heard(&c->timers, env->now_ns, env->cfg.dead_ns);
+    kvn_note_conn(c, "up");
 }
 
 void kvn_conn_free(struct kvn_conn *c)
@@ -151,6 +153,7 @@ void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tel
     snprintf(c->text, sizeof(c->text), "%s", text);
     kvn_puts_out_fail(&c->puts_out, KVW_E_PEER_LOST);
     kvn_timers_ended(&c->timers, env->now_ns, true);
+    kvn_note_conn(c, c->text);
 }
 
 void kvn_conn_disconnect(struct kvn_conn *c, struct kvn_env *env)
@@ -198,6 +201,7 @@ static void lost(void *arg, const struct kvn_sent *s)
 {
     struct kvn_conn *c = ((struct kvn_path *)arg)->conn;
 
+    kvn_note_lost(arg, s);
     if (s->kind == KVN_SENT_DATA)
         kvn_puts_out_lost(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
@@ -276,6 +280,7 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
         kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
     p->state = KVN_PATH_DOWN;
+    kvn_note_path(p, "down");
     p->loss.loss_at_ns = UINT64_MAX;
     p->ping_due = false;
     p->probe_credit = 0;
@@ -292,6 +297,7 @@ static void probe(struct kvn_path *p, struct kvn_env *env)
                      "the peer is alive, but nothing this side sends arrives (path MTU?)");
         return;
     }
+    ++p->count.probes;
     if (++p->loss.probes > KVN_PATH_PROBES && others_work(p->conn, p)) {
         path_down(p, env);
         return;

@@ -33,6 +33,8 @@ struct kvn_env {
     struct kvn_packet_config cfg; /* no field is 0 */
     struct kvn_regions regions;
     struct kvw_transport_stats stats;
+    uint64_t dropped[KVN_DROPS];
+    struct kvn_trace *trace; /* NULL: nobody listens */
     uint64_t now_ns;
     uint64_t random;      /* state of kvn_env_random() */
     uint32_t payload_max; /* the port's, now */
@@ -59,6 +61,7 @@ struct kvn_conn_memory {
 struct kvn_conn {
     enum kvn_conn_state state;
     struct kvn_conn_memory *mem;
+    struct kvn_env *env;
     uint32_t api_id; /* struct kvw_conn_id's value */
     uint32_t local_id, peer_id;
     bool incoming;
@@ -78,6 +81,8 @@ struct kvn_conn {
     uint32_t turn_left;    /* packets */
     uint64_t last_data_ns; /* 0: none came */
     uint64_t last_goodbye_ns;
+    uint64_t credit_stalls, stream_stalls;
+    uint64_t credit_stalled_at, stream_stalled_at; /* what had been sent then */
     struct kvn_timers timers;
     struct kvn_path path[KVN_PATHS_MAX];
     struct kvn_stream_out stream_out;
@@ -124,6 +129,22 @@ void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t sli
 /* An ACK or time may have shown that packets of this path are lost. */
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env);
 extern const struct kvn_inflight_events kvn_conn_inflight_events;
+
+/* trace_conn.c: what conn*.c report; each only counts and, if somebody listens, tells. */
+__attribute__((cold)) void kvn_tell_packet(const struct kvn_path *p, enum kvn_trace_kind kind,
+                                           const struct kvn_frame *f, uint32_t bytes);
+__attribute__((cold)) void kvn_tell_metrics(const struct kvn_path *p);
+/* conn, f: NULL if it isn't known. */
+__attribute__((cold)) void kvn_note_dropped(struct kvn_env *env, const struct kvn_conn *conn,
+                                            const struct kvn_frame *f, uint32_t bytes,
+                                            enum kvn_drop why);
+__attribute__((cold)) void kvn_note_lost(struct kvn_path *p, const struct kvn_sent *sent);
+void kvn_note_conn(const struct kvn_conn *c, const char *text);
+void kvn_note_path(const struct kvn_path *p, const char *text);
+/* A path is open, and nothing may leave: whether the peer's last word holds something back. Told
+ * once between two packets that leave. */
+__attribute__((cold)) void kvn_note_stalls(struct kvn_conn *c);
+void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats);
 
 /* conn_rx.c: a checked packet for this connection, which came as rx says. */
 void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,

@@ -59,6 +59,8 @@ static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct 
         kvn_path_ask_every(p);
     }
     kvn_path_detect(p, env);
+    if (KVN_TRACING(env->trace))
+        kvn_tell_metrics(p);
 }
 
 static void take_ack(struct kvn_conn *c, struct kvn_env *env, const struct kvn_ack *a)
@@ -197,8 +199,10 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         p->response_due = true;
         return KVW_OK;
     case KVN_PACKET_RESPONSE:
-        if (kvn_path_response(p, f->token, env->now_ns))
+        if (kvn_path_response(p, f->token, env->now_ns)) {
             kvn_path_agreed(p, env, c->slice);
+            kvn_note_path(p, "live");
+        }
         return KVW_OK;
     case KVN_PACKET_GOODBYE:
         take_goodbye(c, env, f->goodbye);
@@ -214,16 +218,21 @@ static void receive_up(struct kvn_path *p, struct kvn_env *env, const struct kvn
     const bool in_order = f->pn == p->seen.largest + 1;
     const bool asks =
         f->type == KVN_PACKET_DATA || f->type == KVN_PACKET_MSG || f->type == KVN_PACKET_PING;
+    kvw_err err;
 
     kvn_timers_heard(&p->conn->timers, env->now_ns, env->cfg.dead_ns);
     if (f->pn == 0 || kvn_seen_has(&p->seen, f->pn)) {
         ++env->stats.packets_duplicate;
+        kvn_note_dropped(env, p->conn, f, 0, KVN_DROP_DUPLICATE);
         if (asks)
             p->seen.due = p->seen.largest > 0; /* perhaps our ACK was lost */
         return;
     }
     /* What can't be taken now must come again, so its number isn't remembered. */
-    if (act(p, env, f) != KVW_OK || p->conn->state != KVN_CONN_UP)
+    err = act(p, env, f);
+    if (err == KVW_E_AGAIN)
+        kvn_note_dropped(env, p->conn, f, 0, KVN_DROP_NO_ROOM);
+    if (err != KVW_OK || p->conn->state != KVN_CONN_UP)
         return;
     kvn_seen_add(&p->seen, f->pn, f->stamp, env->now_ns);
     p->seen.ce += ecn == KVN_ECN_CE;
@@ -279,8 +288,13 @@ void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
     p = path_of(c, env, f, rx);
     if (p == NULL || c->state == KVN_CONN_CONNECTING) {
         ++env->stats.packets_rejected;
+        kvn_note_dropped(env, c, f, rx->len, KVN_DROP_ADDRESS);
         return;
     }
+    ++p->count.packets_received;
+    p->count.bytes_received += rx->len;
+    if (KVN_TRACING(env->trace))
+        kvn_tell_packet(p, KVN_TRACE_PACKET_RECEIVED, f, rx->len);
     if (c->state == KVN_CONN_ENDED) {
         receive_ended(c, env, f);
         return;

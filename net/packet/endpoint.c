@@ -179,15 +179,32 @@ static void receive_reset(struct kvn_endpoint *ep, const struct kvn_frame *f,
         kvn_conn_reset(c, &ep->env, &f->reset);
 }
 
+static enum kvn_drop unreadable(kvw_err err)
+{
+    switch (err) {
+    case KVW_E_TRUNCATED:
+        return KVN_DROP_TRUNCATED;
+    case KVW_E_CHECKSUM:
+        return KVN_DROP_CHECKSUM;
+    case KVW_E_VERSION:
+        return KVN_DROP_VERSION;
+    default:
+        return KVN_DROP_MALFORMED;
+    }
+}
+
 static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
 {
     struct kvn_frame f;
     struct kvn_conn *c;
+    kvw_err err;
 
     ++ep->env.stats.packets_received;
     ep->env.stats.bytes_received += p->len;
-    if (kvn_frame_decode(&f, p->bytes, p->len) != KVW_OK) {
+    err = kvn_frame_decode(&f, p->bytes, p->len);
+    if (err != KVW_OK) {
         ++ep->env.stats.packets_rejected;
+        kvn_note_dropped(&ep->env, NULL, NULL, p->len, unreadable(err));
         return;
     }
     if (f.type == KVN_PACKET_HELLO) {
@@ -204,6 +221,7 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
         return;
     }
     ++ep->env.stats.packets_rejected;
+    kvn_note_dropped(&ep->env, NULL, &f, p->len, KVN_DROP_UNKNOWN);
     if (f.type != KVN_PACKET_GOODBYE)
         refuse(ep, p, f.type == KVN_PACKET_HELLO_ACK ? f.hello.source : f.conn, KVN_RESET_UNKNOWN);
 }
@@ -229,7 +247,6 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     slot->packet->head = slot->head;
     slot->packet->head_bytes = kvn_frame_encode(slot->head, &f);
     kvn_frame_seal(slot->head, slot->packet->head_bytes, NULL, 0);
-    ++ep->env.stats.packets_sent;
     ep->env.stats.bytes_sent += slot->packet->head_bytes;
 }
 
@@ -253,6 +270,7 @@ static void fill(struct kvn_endpoint *ep)
         idle = n > 0 ? 0 : idle + 1;
         ep->turn = (ep->turn + 1) % ep->high;
     }
+    ep->env.stats.packets_sent += ep->tx_count;
 }
 
 /*
@@ -518,6 +536,32 @@ static void ep_stats(const struct kvw_transport *t, struct kvw_transport_stats *
     *stats = self(t)->env.stats;
 }
 
+void kvn_packet_stats(const struct kvw_transport *t, struct kvn_packet_stats *stats)
+{
+    const struct kvn_env *env = &self(t)->env;
+
+    stats->all = env->stats;
+    memcpy(stats->dropped, env->dropped, sizeof(stats->dropped));
+}
+
+kvw_err kvn_packet_conn_stats(const struct kvw_transport *t, kvw_conn_id conn,
+                              struct kvn_conn_stats *stats)
+{
+    const struct kvn_conn *c = by_api_id(self(t), conn);
+
+    if (c == NULL)
+        return KVW_E_NOTFOUND;
+    *stats = (struct kvn_conn_stats){
+        .credit_stalls = c->credit_stalls,
+        .stream_stalls = c->stream_stalls,
+        .credit_bytes = c->puts_out.credit - c->puts_out.sent,
+        .paths = c->paths,
+    };
+    for (uint32_t i = 0; i < c->paths; ++i)
+        kvn_path_stats(&c->path[i], &stats->path[i]);
+    return KVW_OK;
+}
+
 static void ep_close(struct kvw_transport *t)
 {
     struct kvn_endpoint *ep = self(t);
@@ -537,6 +581,8 @@ static void ep_close(struct kvw_transport *t)
         transmit(ep);
     }
     ep->port->ops->close(ep->port);
+    if (ep->env.trace != NULL && ep->env.trace->close != NULL)
+        ep->env.trace->close(ep->env.trace);
     free(ep);
 }
 
@@ -620,6 +666,7 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     ep->port = port;
     ep->env.cfg = c;
     ep->env.random = c.seed;
+    ep->env.trace = c.trace;
     ep->env.payload_max = port->payload_max;
     ep->env.slack_ns = port->slack_ns;
     ep->env.sources = port->source_count == 0 ? 1 : port->source_count;

@@ -12,6 +12,8 @@
 
 #include "../net.h"
 #include "../port/port.h"
+#include "stats.h"
+#include "trace.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +29,8 @@ struct kvn_packet_config {
     uint32_t inflight_bytes; /* most that may be on its way, to us and from us;
                                 KVN_INFLIGHT_BYTES */
     uint32_t conns_max;      /* 1 .. KVW_CONNS_MAX; KVW_CONNS_MAX */
+    struct kvn_trace *trace; /* trace.h; NULL: nobody listens. With KVW_OK it is the transport's,
+                                which calls its close() last */
 };
 
 /*

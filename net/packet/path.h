@@ -16,6 +16,7 @@
 #include "inflight.h"
 #include "loss.h"
 #include "seen.h"
+#include "stats.h"
 
 enum kvn_path_state {
     KVN_PATH_NONE,   /* nothing was sent or came on it */
@@ -25,6 +26,12 @@ enum kvn_path_state {
 };
 
 struct kvn_conn;
+
+/* What stats.h tells, as far as nothing else here says it. */
+struct kvn_path_count {
+    uint64_t bytes_sent, packets_received, bytes_received;
+    uint64_t packets_lost, packets_retransmitted, probes;
+};
 
 struct kvn_path {
     struct kvn_conn *conn; /* whose it is, for the callbacks of inflight.h */
@@ -48,6 +55,7 @@ struct kvn_path {
     struct kvn_inflight out;
     struct kvn_loss loss;
     struct kvn_cc cc;
+    struct kvn_path_count count;
 };
 
 /* ring: KVN_SENT_MAX records. */

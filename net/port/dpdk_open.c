@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "../open.h"
+#include "../trace_file.h"
 #include "../packet/endpoint.h"
 #include "dpdk_job.h"
 #include "dpdk_kind.h"
@@ -43,7 +44,9 @@ KVN_OPEN_DECLARE(dpdk)
     if (err != KVW_OK)
         return err;
     if ((cfg->fault != NULL && (err = kvn_fault_wrap(&port, cfg->fault, why)) != KVW_OK) ||
+        (err = kvn_trace_config(&packet.trace, cfg, "dpdk", why)) != KVW_OK ||
         (err = kvn_packet_open(t, port, &packet, why)) != KVW_OK) {
+        kvn_trace_file_close(packet.trace);
         port->ops->close(port);
         return err;
     }

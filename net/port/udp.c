@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../open.h"
+#include "../trace_file.h"
 #include "../packet/endpoint.h"
 #include "../packet/wire.h"
 #include "fault.h"
@@ -265,10 +266,12 @@ KVN_OPEN_DECLARE(udp)
     packet.inflight_bytes = queued_max < KVN_INFLIGHT_BYTES ? queued_max : KVN_INFLIGHT_BYTES;
     if (packet.inflight_bytes < 2 * port->payload_max)
         packet.inflight_bytes = 2 * port->payload_max;
-    err = kvn_packet_open(t, port, &packet, bad);
-    if (err != KVW_OK)
-        goto close_port;
-    return KVW_OK;
+    err = kvn_trace_config(&packet.trace, cfg, "udp", bad);
+    if (err == KVW_OK)
+        err = kvn_packet_open(t, port, &packet, bad);
+    if (err == KVW_OK)
+        return KVW_OK;
+    kvn_trace_file_close(packet.trace);
 
 close_port:
     port->ops->close(port);

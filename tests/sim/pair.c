@@ -46,8 +46,21 @@ static uint8_t msg_byte(uint32_t from, uint32_t n, uint32_t i)
     return (uint8_t)(hash(n * 2 + from) + i * 7 + i / 251);
 }
 
+static struct kvn_trace *traces[2];
+
+void t_pair_trace(uint32_t side, struct kvn_trace *trace)
+{
+    traces[side] = trace;
+}
+
 void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
                  const struct kvn_packet_config *cfg)
+{
+    t_pair_open_paths(p, seed, payload_max, cfg, 1);
+}
+
+void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
+                       const struct kvn_packet_config *cfg, uint32_t paths)
 {
     char why[KVN_WHY_BYTES] = "";
 
@@ -55,6 +68,7 @@ void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
     p->seed = seed;
     p->random = seed ^ 0x5eed;
     p->sim = kvn_sim_open(seed, payload_max);
+    kvn_sim_sources(p->sim, paths);
     for (uint32_t i = 0; i < 2; ++i) {
         struct t_side *s = &p->side[i];
         struct kvn_packet_config c = *cfg;
@@ -62,6 +76,7 @@ void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
         struct kvw_mem mem = {.bytes = T_SLOTS * T_SLOT_BYTES, .kind = KVW_MEM_HOST};
 
         c.seed = seed * 2 + i + 1;
+        c.trace = traces[i];
         s->memory = malloc(mem.bytes);
         s->source = malloc(SOURCE_BYTES);
         memset(s->memory, T_FILL, mem.bytes);
