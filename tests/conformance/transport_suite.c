@@ -634,8 +634,10 @@ Test(transport, rule_9_wakes_in_time)
     run_for(100 * MS);
     begin = now();
     end = begin + 50 * MS;
-    for (int i = 0; i < 1000 && now() < end; ++i)
+    for (int i = 0; i < 1000 && now() < end; ++i) {
         a.t->ops->wait(a.t, end, -1);
+        poll_end(&a); /* what others say on the same link is input too, and not for ever */
+    }
     cr_expect_geq(now(), end, "it returned early a thousand times");
     cr_expect_lt(now() - end, 100 * MS);
     begin = now();
