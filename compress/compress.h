@@ -22,6 +22,13 @@ extern const struct kvw_codec_ops kvc_codec_raw;
 extern const struct kvw_codec_ops kvc_codec_l0;
 extern const struct kvw_codec_ops kvc_codec_l8;
 
+/* The libraries, on the whole chunk and on the exponents of 16-bit values only: yardsticks, used by
+ * name only. Built where liblz4 and libzstd are. */
+extern const struct kvw_codec_ops kvc_codec_lz4;
+extern const struct kvw_codec_ops kvc_codec_zstd;
+extern const struct kvw_codec_ops kvc_codec_lz4_x;
+extern const struct kvw_codec_ops kvc_codec_zstd_x;
+
 /* Error-bounded, SPEC.md 5: bf16 and fp16. */
 extern const struct kvw_codec_ops kvc_codec_e8;
 extern const struct kvw_codec_ops kvc_codec_e4;
