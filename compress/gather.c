@@ -167,7 +167,7 @@ bool kvc_rows(const struct kvw_view *v, uint64_t at, uint32_t count, uint32_t ro
             in += row_bytes;
             in_run += row_bytes;
             mem += row_bytes;
-            if (in_run == run) {
+            if (in_run == run && in < s.token_bytes) { /* on to the next head */
                 in_run = 0;
                 mem += v->head_stride - run;
             }
