@@ -213,7 +213,7 @@ Test(e, bound_holds_on_adversarial_tensors)
 }
 
 /* All 65,536 patterns in each of 64 lanes, among values that give the chunk its step. */
-Test(e, every_pattern_in_every_lane, .timeout = 100)
+Test(e, every_pattern_in_every_lane)
 {
     const struct kvw_codec_args args = {.kv = 1};
 
@@ -279,7 +279,7 @@ Test(e, ratio_and_noise)
 }
 
 /* CHUNKS random chunks, half of them damaged too: all levels make and take the same. */
-Test(e, all_levels_agree, .timeout = 110)
+Test(e, all_levels_agree)
 {
     uint64_t random = 7;
 
