@@ -156,8 +156,7 @@ static void on_failure(struct end *e, struct path *p, const struct ibv_wc *wc)
     if (n != p->completed)
         kvn_verbs_tx_complete(e, p, n - 1);
     switch (wc->status) {
-    case IBV_WC_REM_ACCESS_ERR:
-    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_REM_ACCESS_ERR: /* alone is about a key or a range */
         if (w->kind == WORK_PUT && c->puts[w->put].state == PUT_POSTED)
             kvn_verbs_put_done(e, c, w->put, KVW_E_PROTOCOL);
         kvn_verbs_conn_end(e, c, true, KVW_E_PROTOCOL,
@@ -170,7 +169,10 @@ static void on_failure(struct end *e, struct path *p, const struct ibv_wc *wc)
         kvn_verbs_conn_end(e, c, true, KVW_E_DEVICE, "the device refused a put of ours: %s",
                            ibv_wc_status_str(wc->status));
         break;
-    default: /* LOC_QP_OP_ERR too: what rxe says when its interface has gone down */
+    default:
+        /* LOC_QP_OP_ERR too: what rxe says when its interface has gone down. And REM_INV_REQ_ERR:
+         * the peer's device got a packet that doesn't follow the one before, as when rxe sends
+         * again what was only late. Nothing is wrong with the put. */
         kvn_verbs_path_lost(e, p, ibv_wc_status_str(wc->status));
         break;
     }

@@ -270,8 +270,9 @@ static enum ibv_wc_status carry(struct fake_qp *q, struct fake_qp *d, const stru
 static enum ibv_wc_status any_status(void)
 {
     static const enum ibv_wc_status all[] = {
-        IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_REM_OP_ERR,    IBV_WC_WR_FLUSH_ERR,
-        IBV_WC_FATAL_ERR,     IBV_WC_RESP_TIMEOUT_ERR,  IBV_WC_REM_ABORT_ERR, IBV_WC_GENERAL_ERR};
+        IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_REM_OP_ERR,
+        IBV_WC_WR_FLUSH_ERR,  IBV_WC_FATAL_ERR,         IBV_WC_RESP_TIMEOUT_ERR,
+        IBV_WC_REM_ABORT_ERR, IBV_WC_GENERAL_ERR,       IBV_WC_REM_INV_REQ_ERR};
 
     return vf.status != IBV_WC_SUCCESS ? vf.status
                                        : all[vf_random() % (sizeof(all) / sizeof(*all))];

@@ -76,6 +76,33 @@ static void load(uint32_t from, uint32_t to)
             duo_step();
 }
 
+/* A receiver's device that answers "invalid request" has lost count of the packets, as rxe's does
+ * when it is too busy to answer in time. Keys and ranges have another status: so it is the queue
+ * pair's failure, and all its work is done over another. */
+Test(verbs_faults, an_invalid_request_costs_a_queue_pair)
+{
+    struct kvn_verbs_counters c;
+
+    vf_reset(12);
+    vf.burst = 3;
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    load(0, 50);
+    vf.status = IBV_WC_REM_INV_REQ_ERR;
+    vf.fail_65536 = 65536 / 8;
+    for (uint32_t i = 0; i < 100 && vf.faults == 0; ++i)
+        duo_step();
+    vf.fail_65536 = 0;
+    load(50, 200);
+    duo_run(3000);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s / %s", duo_a.down_text, duo_b.down_text);
+    for (uint32_t i = 0; i < 200; ++i)
+        cr_assert(duo_a.done[i] == 1 && duo_a.err[i] == KVW_OK && duo_b.landed[i] == 1,
+                  "put %u: done %d, landed %d", i, duo_a.done[i], duo_b.landed[i]);
+    kvn_verbs_counters(duo_a.t, &c);
+    cr_expect_gt(c.resent, 0, "nothing was on its way");
+    expect_nothing_left("invalid request", 0);
+}
+
 /* A device leaves under load: its puts go out again on the other, and all land once. */
 Test(verbs_faults, a_device_leaves)
 {
