@@ -8,6 +8,10 @@
 
 #define PING_NS (KVW_PEER_DEAD_NS / 4)
 
+/* A peer that joins makes queue pairs, on a busy machine for more than a second, and sends nothing
+ * meanwhile; TCP sends a lost SYN again after one. So silence says nothing yet. */
+#define JOIN_NS (3 * KVW_PEER_DEAD_NS)
+
 struct conn *kvn_verbs_conn_find(struct end *e, kvw_conn_id id)
 {
     for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
@@ -149,23 +153,27 @@ void kvn_verbs_conn_leave(struct end *e, struct conn *c)
     }
 }
 
+static const char *unjoined(const struct conn *c)
+{
+    if (c->connecting)
+        return "nobody answered at the peer's TCP port";
+    return c->state < CONN_PROBING ? "the peer didn't finish the handshake"
+                                   : "the queue pairs didn't come up";
+}
+
 void kvn_verbs_conn_tick(struct end *e, struct conn *c)
 {
     if (c->state == CONN_FREE || c->state >= CONN_ENDING)
         return;
-    if (c->state < CONN_LIVE && e->now_ns > c->begun_ns &&
-        e->now_ns - c->begun_ns >= 2 * KVW_PEER_DEAD_NS) {
-        kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "the queue pairs didn't come up in time");
+    if (c->state < CONN_LIVE && e->now_ns > c->begun_ns && e->now_ns - c->begun_ns >= JOIN_NS) {
+        kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "%s within %u ms", unjoined(c),
+                           (unsigned)(JOIN_NS / 1000000));
         return;
     }
-    if (e->now_ns > c->heard_ns && e->now_ns - c->heard_ns >= KVW_PEER_DEAD_NS) {
-        if (c->state == CONN_LIVE)
-            kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "the peer was silent for %u ms",
-                               (unsigned)((e->now_ns - c->heard_ns) / 1000000));
-        else
-            kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST,
-                               c->connecting ? "nobody answers at the peer's TCP port"
-                                             : "the peer didn't finish the handshake");
+    if (c->state == CONN_LIVE && e->now_ns > c->heard_ns &&
+        e->now_ns - c->heard_ns >= KVW_PEER_DEAD_NS) {
+        kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "the peer was silent for %u ms",
+                           (unsigned)((e->now_ns - c->heard_ns) / 1000000));
         return;
     }
     if (c->state >= CONN_GO && e->now_ns >= c->ping_ns) {
@@ -187,7 +195,7 @@ uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c)
     if (c->state >= CONN_ENDING || c->up_due || c->done.count > 0 || c->arrival_count > 0 ||
         kvn_verbs_tx_due(c))
         return 0;
-    at = c->heard_ns + KVW_PEER_DEAD_NS;
+    at = c->state < CONN_LIVE ? c->begun_ns + JOIN_NS : c->heard_ns + KVW_PEER_DEAD_NS;
     if (c->state >= CONN_GO && c->ping_ns < at)
         at = c->ping_ns;
     for (uint32_t i = 0; i < c->path_count; ++i)

@@ -113,15 +113,21 @@ static bool joining(const struct end *e)
     return false;
 }
 
+static void forgive(uint64_t *since_ns, uint64_t gap, uint64_t now_ns)
+{
+    *since_ns += gap < now_ns - *since_ns ? gap : now_ns - *since_ns;
+}
+
 /* Whoever wasn't polled for a while heard nothing meanwhile; that isn't the peers' silence. */
 static void begin_poll(struct end *e)
 {
     const uint64_t gap = e->now_ns > e->polled_ns ? e->now_ns - e->polled_ns : 0;
 
     e->polled_ns = e->now_ns;
-    for (uint32_t i = 0; i < VERBS_CONNS && gap >= KVW_PEER_DEAD_NS / 2; ++i)
-        e->conns[i].heard_ns +=
-            gap < e->now_ns - e->conns[i].heard_ns ? gap : e->now_ns - e->conns[i].heard_ns;
+    for (uint32_t i = 0; i < VERBS_CONNS && gap >= KVW_PEER_DEAD_NS / 2; ++i) {
+        forgive(&e->conns[i].heard_ns, gap, e->now_ns);
+        forgive(&e->conns[i].begun_ns, gap, e->now_ns);
+    }
     kvn_verbs_rx_forget(e);
     for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
         e->conns[i].assembly_out = false;

@@ -181,6 +181,7 @@ void kvn_verbs_handshake_probed(struct end *e, struct conn *c)
     }
     if (probed > 0) {
         c->state = CONN_LIVE;
+        c->heard_ns = e->now_ns; /* its device answered, if nothing else did */
         c->up_due = true;
         while (c->paths[c->msg_path].state != PATH_LIVE)
             ++c->msg_path;

@@ -82,6 +82,12 @@ void duo_step(void)
         duo_now += 1000000;
 }
 
+void duo_step_one(struct duo_end *e)
+{
+    (void)poll_end(e);
+    duo_now += 10000000;
+}
+
 void duo_run(uint32_t steps)
 {
     while (steps-- > 0)
@@ -118,13 +124,19 @@ bool duo_open(const char *local_a, const char *local_b, char why[KVN_WHY_BYTES])
     return add_region(&duo_a) && add_region(&duo_b) && duo_b.t->ops->listen(duo_b.t) == KVW_OK;
 }
 
-bool duo_join(void)
+bool duo_dial(void)
 {
     char peer[32];
-    const uint32_t ups = duo_a.ups, downs = duo_a.downs;
 
     snprintf(peer, sizeof(peer), "127.0.0.1:%u", kvn_verbs_port(duo_b.t));
-    if (duo_a.t->ops->connect(duo_a.t, peer, duo_now, &duo_a.conn) != KVW_OK)
+    return duo_a.t->ops->connect(duo_a.t, peer, duo_now, &duo_a.conn) == KVW_OK;
+}
+
+bool duo_join(void)
+{
+    const uint32_t ups = duo_a.ups, downs = duo_a.downs;
+
+    if (!duo_dial())
         return false;
     for (uint32_t i = 0; i < 20000 && duo_a.ups == ups && duo_a.downs == downs; ++i)
         duo_step();

@@ -31,12 +31,16 @@ extern uint64_t duo_now;
 
 /* Open both with these addresses (NULL: fake0+fake1) and join them. False: why says what failed. */
 bool duo_open(const char *local_a, const char *local_b, char why[KVN_WHY_BYTES]);
-/* connect() until it is up, or has failed. */
+/* connect(), and no more. */
+bool duo_dial(void);
+/* The same, until it is up, or has failed. */
 bool duo_join(void);
 void duo_close(void);
 /* One poll of each, and time goes on: a little, or to the next deadline when all is quiet. */
 void duo_step(void);
 void duo_run(uint32_t steps);
+/* One poll of this one alone, and 10 ms go by: the other is busy or gone. */
+void duo_step_one(struct duo_end *e);
 /* Put number n of end from's source to the same place in the peer's region. */
 kvw_err duo_put(struct duo_end *from, uint32_t n, uint32_t offset, uint32_t bytes);
 /* Message number n, of a length that depends on it. */

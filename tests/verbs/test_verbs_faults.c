@@ -293,6 +293,31 @@ Test(verbs_faults, a_wrong_subnet_is_named)
     expect_nothing_left("subnet", 0);
 }
 
+/* A peer that is too busy to answer for more than a second while they join isn't a dead one; one
+ * that never answers is, in time and with a sentence. */
+Test(verbs_faults, a_slow_peer_joins)
+{
+    struct duo_end *const both[2] = {&duo_a, &duo_b};
+
+    for (int slow = 0; slow < 3; ++slow) { /* the connector, the listener, a dead listener */
+        uint64_t begun;
+
+        vf_reset(13);
+        cr_assert(duo_open("fake0", "127.0.0.1:0", why), "%s", why);
+        cr_assert(duo_dial());
+        begun = duo_now;
+        duo_run(2); /* into the midst of it */
+        while (duo_now - begun < (slow < 2 ? 1800000000u : 4000000000u))
+            duo_step_one(both[slow == 0 ? 1 : 0]);
+        duo_run(200);
+        cr_expect_eq(duo_a.ups, slow < 2, "slow %d: %s", slow, duo_a.down_text);
+        if (slow == 2)
+            cr_expect(strstr(duo_a.down_text, "didn't finish the handshake within 3000 ms") != NULL,
+                      "%s", duo_a.down_text);
+        expect_nothing_left("slow", slow);
+    }
+}
+
 /* The rule for GIDs, and the sentence about it; the smaller MTU is what both use. */
 Test(verbs_faults, the_choice_is_explained)
 {
