@@ -264,6 +264,13 @@ static enum ibv_wc_status carry(struct fake_qp *q, struct fake_qp *d, const stru
     s->head = (s->head + 1) % SRQ_MAX;
     --s->count;
     complete(d->base.recv_cq, &wc);
+    if (w->wr.opcode != IBV_WR_SEND && s->count > 0 && vf_random() % 65536 < vf.echo_65536) {
+        wc.wr_id = s->wr_id[s->head];
+        wc.byte_len = 0;
+        s->head = (s->head + 1) % SRQ_MAX;
+        --s->count;
+        complete(d->base.recv_cq, &wc);
+    }
     return IBV_WC_SUCCESS;
 }
 

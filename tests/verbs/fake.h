@@ -33,6 +33,7 @@ struct vf {
     /* Of 65536: a work request is not carried out and ends its queue pair with a random status; is
      * carried out and ends it all the same (the acknowledgement was lost). */
     uint32_t fail_65536, ack_lost_65536;
+    uint32_t echo_65536; /* a write that was carried out is followed by itself without its bytes */
     enum ibv_wc_status status; /* of the former; IBV_WC_SUCCESS: any of those that networks make */
     /* Memory in [vram, vram + vram_bytes) is a GPU's: 0 or the errno of registering it. */
     uint8_t *vram;

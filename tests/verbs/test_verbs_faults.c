@@ -103,6 +103,27 @@ Test(verbs_faults, an_invalid_request_costs_a_queue_pair)
     expect_nothing_left("invalid request", 0);
 }
 
+/* Writes that the device repeats without their bytes are nobody's puts, and don't count as
+ * received: what a queue pair leaves behind is still told apart. */
+Test(verbs_faults, an_empty_repetition_counts_for_nothing)
+{
+    vf_reset(14);
+    vf.burst = 3;
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    vf.echo_65536 = 65536 / 2;
+    load(0, 100);
+    vf_remove(1);
+    load(100, 400);
+    duo_run(3000);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s / %s", duo_a.down_text, duo_b.down_text);
+    for (uint32_t i = 0; i < 400; ++i)
+        cr_assert(duo_a.done[i] == 1 && duo_a.err[i] == KVW_OK && duo_b.landed[i] == 1,
+                  "put %u: done %d, landed %d", i, duo_a.done[i], duo_b.landed[i]);
+    for (uint32_t i = 0; i < 400; ++i)
+        cr_assert(memcmp(duo_b.region + i * 2048, duo_a.source + i * 2048, 2000) == 0, "put %u", i);
+    expect_nothing_left("repetition", 0);
+}
+
 /* A device leaves under load: its puts go out again on the other, and all land once. */
 Test(verbs_faults, a_device_leaves)
 {
