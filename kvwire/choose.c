@@ -66,11 +66,12 @@ static double shown_ns(const struct kvw_chooser *c, const struct kvw_rate *wire,
     const double r = ratio_of(c, i, ask->layer, ask->kv);
     const double e = c->codecs[i].encode_ps / 1000, d = c->codecs[i].decode_ps / 1000;
     const double left = (double)ask->left;
-    double t = max(ask->due_ns, ((double)ask->queued_raw + left) * e / ask->encoders);
-
     /* What is left over all layers is better told by the codec's ratio over all layers. */
-    t = max(t, kvw_rate_ns(wire, (double)ask->queued_wire + left * c->codecs[i].ratio));
-    t = max(t, left * d);
+    const double send = kvw_rate_ns(wire, (double)ask->queued_wire + left * c->codecs[i].ratio);
+    const double encode = ((double)ask->queued_raw + left) * e;
+    double t = max(ask->due_ns, left * d);
+
+    t = max(t, ask->encoders > 0 ? max(encode / ask->encoders, send) : encode + send);
     return t - ask->due_ns + ask->raw_bytes * (e + d) + kvw_rate_ns(wire, ask->raw_bytes * r);
 }
 
@@ -80,7 +81,9 @@ double kvw_choose_predict_ns(const struct kvw_chooser *c, const struct kvw_rate 
     const double e = c->codecs[i].encode_ps / 1000;
     const double r = ratio_of(c, i, ask->layer, ask->kv);
 
-    return ((double)ask->queued_raw / ask->encoders + ask->raw_bytes) * e + wire->extra_ns +
+    return ((double)ask->queued_raw / (ask->encoders > 0 ? ask->encoders : 1) + ask->raw_bytes) *
+               e +
+           wire->extra_ns +
            kvw_rate_ns(wire, (double)ask->queued_wire + ask->raw_bytes * (r > 0 ? r : 1));
 }
 
@@ -117,7 +120,7 @@ uint32_t kvw_choose(struct kvw_chooser *c, const struct kvw_rate *wire, uint64_t
     uint32_t best = c->raw, pick;
     double best_ns, current_ns;
 
-    assert((allowed >> c->raw & 1) != 0 && ask->encoders >= 1);
+    assert((allowed >> c->raw & 1) != 0);
     ++c->picks;
     best_ns = shown_ns(c, wire, best, ask);
     for (uint32_t i = 0; i < c->count; ++i) {

@@ -11,9 +11,12 @@
  *   T = max(due, (queued_raw + left) e / encoders, (queued_wire + left r) / B, left d)
  *       + chunk (e + r / B + d)
  *
- * and what is compared is T - due, the time that the hand-over shows. The codec in use is left only
- * for one that is 10 % better. Each codec is tried once; later the one unused longest is tried
- * again now and then, if it is not far off.
+ * and what is compared is T - due, the time that the hand-over shows. Without encoders of its own
+ * the session's thread encodes and moves the packets, one after the other, so that the second and
+ * the third add up instead; a NIC that sends by itself is then thought slower than it is, by no
+ * more than what encoding takes. The codec in use is left only for one that is 10 % better. Each
+ * codec is tried once; later the one unused longest is tried again now and then, if it is not far
+ * off.
  *
  * threads  one      memory  the caller's      time  none: durations are handed in
  */
@@ -53,7 +56,7 @@ struct kvw_choose_ask {
     double due_ns;        /* until the request's last byte is produced, as far as can be told */
     uint64_t queued_wire; /* bytes */
     uint64_t queued_raw;  /* bytes waiting for encoders */
-    uint32_t encoders;    /* >= 1 */
+    uint32_t encoders;    /* threads; 0: the one that also moves the packets */
     kvw_budget budget;
 };
 

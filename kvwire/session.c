@@ -95,7 +95,7 @@ static kvw_err take_config(struct kvw_session *s, const struct kvw_session_confi
     *field = "encoders";
     if (cfg->encoders > KVW_ENCODERS_MAX)
         return KVW_E_INVALID;
-    s->encoder_count = cfg->encoders > 0 ? cfg->encoders : 1;
+    s->encoder_count = cfg->encoders;
     s->clock = cfg->clock;
     *field = "chunk_raw_bytes";
     s->chunk_raw_bytes = cfg->chunk_raw_bytes != 0 ? cfg->chunk_raw_bytes : KVW_CHUNK_RAW_AIM;

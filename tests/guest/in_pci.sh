@@ -13,7 +13,7 @@ a=pci:$KVW_PCI0,ip=10.77.2.1/24,mtu=9000 b=pci:$KVW_PCI1,ip=10.77.2.2/24,mtu=900
 few_drivers() {
     local from keep
     from=$(ls -d /usr/lib/x86_64-linux-gnu/dpdk/pmds-*) keep=$(mktemp -d)
-    for d in bus_pci bus_vdev mempool_ring net_virtio; do
+    for d in bus_pci bus_vdev mempool_ring net_ring net_virtio; do # we are linked with net_ring
         cp -d "$from/librte_$d.so"* "$keep"
     done
     mount --bind "$keep" "$from"
