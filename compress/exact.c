@@ -41,8 +41,9 @@ struct scratch {
     uint8_t high[KVC_BLOCK_VALUES], escaped[KVC_BLOCK_VALUES + KVC_SLACK_BYTES];
     uint8_t *row[KVC_BLOCK_WORDS]; /* of 64 values, where they lie */
     uint32_t lanes[KVW_DIGEST_LANE_COUNT];
-    uint64_t narrow[KVC_BLOCK_WORDS], escapes[KVC_BLOCK_WORDS];
+    uint64_t narrow[KVC_COLUMNS_MAX / 64 + KVC_BLOCK_WORDS], escapes[KVC_BLOCK_WORDS];
     uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS];
+    bool narrow_repeats;
     struct kvc_columns columns;
     struct kvc_column_bytes column_bytes;
     uint8_t rows[]; /* of the sample, KVC_SAMPLE_TOKENS tokens */
@@ -107,6 +108,36 @@ static struct kvc_block block_of(const struct chunk *c, uint32_t index)
                               left < KVC_BLOCK_VALUES ? (uint32_t)left : KVC_BLOCK_VALUES};
 }
 
+/* Which lanes are narrow, for all columns at once: if words of 64 lanes begin at the same columns
+ * again after some, as they do but for odd heads, no block needs its own. */
+static void narrow_columns(const struct chunk *c)
+{
+    struct scratch *s = c->s;
+    const struct kvc_columns *columns = &s->columns;
+    const uint32_t words = (columns->count + 63) / 64;
+
+    s->narrow_repeats = columns->count % 64 == 0 || 64 % columns->count == 0;
+    if (!s->narrow_repeats)
+        return;
+    for (uint32_t w = 0; w < words; w += KVC_BLOCK_WORDS) {
+        const uint32_t left = (words - w) * 64;
+        const struct kvc_block b = {columns->start, columns->class_row, columns->count, w * 64,
+                                    left < KVC_BLOCK_VALUES ? left : KVC_BLOCK_VALUES};
+
+        c->k->lanes->narrow(&b, s->narrow + w);
+    }
+    for (uint32_t w = 0; w < KVC_BLOCK_WORDS; ++w)
+        s->narrow[words + w] = s->narrow[w];
+}
+
+static const uint64_t *narrow_of(const struct chunk *c, const struct kvc_block *b)
+{
+    if (c->s->narrow_repeats)
+        return c->s->narrow + b->phase / 64;
+    c->k->lanes->narrow(b, c->s->narrow);
+    return c->s->narrow;
+}
+
 /* The parts of a block before its planes, what isn't exponent, for all but bf16. Returns their
  * bytes. */
 static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, const uint8_t *values,
@@ -169,8 +200,7 @@ static uint32_t encode_bytes(const struct chunk *c, const struct kvc_block *b,
     const uint32_t raw = b->n * c->value_bytes;
     uint32_t at = write_rest(c, b, values, to);
 
-    c->k->lanes->narrow(b, s->narrow);
-    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, s->narrow, b->n, to + at,
+    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, narrow_of(c, b), b->n, to + at,
                                s->escapes);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)
         for (uint64_t m = s->escapes[w]; m != 0 && at < raw; m &= m - 1)
@@ -187,13 +217,17 @@ static uint32_t encode_bf16(const struct chunk *c, const struct kvc_block *b, ui
 {
     struct scratch *s = c->s;
     const uint32_t raw = b->n * 2;
-    const uint32_t escapes = c->k->lanes->split_bf16(b, (const uint8_t *const *)s->row, to,
-                                                     s->codes, s->escaped, digest);
-    uint32_t at = b->n;
+    const uint8_t *const *rows = (const uint8_t *const *)s->row;
+    const uint64_t *narrow = narrow_of(c, b);
+    uint32_t at = b->n, escapes;
 
-    c->k->lanes->narrow(b, s->narrow);
-    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, s->narrow, b->n, to + at,
-                               s->escapes);
+    if (c->k->bf16 != NULL) {
+        at = c->k->bf16->encode(b, narrow, rows, to, s->escaped, &escapes, digest);
+    } else {
+        escapes = c->k->lanes->split_bf16(b, rows, to, s->codes, s->escaped, digest);
+        at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, narrow, b->n, to + at,
+                                   s->escapes);
+    }
     if (at + escapes < raw) {
         memcpy(to + at, s->escaped, escapes);
         return at + escapes;
@@ -315,6 +349,7 @@ static uint64_t encode_blocks(const struct chunk *c, const struct kvw_codec_args
     uint64_t at = (uint64_t)(lengths - to) + LENGTH_BYTES * (uint64_t)c->blocks;
     bool fits = true;
 
+    narrow_columns(c);
     /* To the end even if it doesn't fit: the digest wants every byte. */
     for (uint32_t i = 0; i < c->blocks; ++i) {
         const bool in_place = fits && to_bytes - at >= BLOCK_WORST;
@@ -419,9 +454,8 @@ static uint32_t decode_planes(const struct chunk *c, const struct kvc_block *b, 
 
     if (bytes <= rest)
         return 0;
-    c->k->lanes->narrow(b, s->narrow);
-    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest, s->narrow,
-                                  b->n, s->codes, s->escapes);
+    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest,
+                                  narrow_of(c, b), b->n, s->codes, s->escapes);
     if (planes == 0 || bytes - rest - planes != count_bits(s->escapes, b->n))
         return 0;
     return rest + planes;
@@ -432,8 +466,11 @@ static bool decode_bf16(const struct chunk *c, const struct kvc_block *b, const 
                         uint32_t bytes, uint32_t *digest)
 {
     struct scratch *s = c->s;
-    const uint32_t escaped = decode_planes(c, b, from, bytes, b->n);
+    uint32_t escaped;
 
+    if (c->k->bf16 != NULL)
+        return c->k->bf16->decode(b, narrow_of(c, b), from, bytes, s->row, digest);
+    escaped = decode_planes(c, b, from, bytes, b->n);
     if (escaped == 0)
         return false;
     c->k->lanes->join_bf16(b, from, s->codes, s->escapes, from + escaped, s->row, digest);
@@ -545,6 +582,7 @@ static kvw_err exact_decode(uint32_t dtypes, const void *src, uint64_t src_bytes
     if (!read_head(&c, from, src_bytes, book, &at) ||
         src_bytes - at < LENGTH_BYTES * (uint64_t)c.blocks)
         return KVW_E_CODEC;
+    narrow_columns(&c);
     lengths = from + at;
     at += LENGTH_BYTES * (uint64_t)c.blocks;
     for (uint32_t i = 0; i < c.blocks; ++i) {

@@ -14,6 +14,8 @@
 #ifndef KVC_KERNELS_H
 #define KVC_KERNELS_H
 
+#include <stdbool.h>
+
 #include "e.h"
 #include "lanes.h"
 #include "planes.h"
@@ -22,11 +24,26 @@
 extern "C" {
 #endif
 
+/* A whole block of bf16, values to planes and back in one pass: lanes.h and planes.h at once, with
+ * the same meaning of the arguments that are called alike. narrow: as kvc_lanes.narrow says. */
+struct kvc_bf16 {
+    /* The low bytes and the planes to to, which has room for 2 n bytes and KVC_SLACK_BYTES more.
+     * Returns their bytes; *escapes is how many exponents went to escaped. */
+    uint32_t (*encode)(const struct kvc_block *b, const uint64_t *narrow,
+                       const uint8_t *const *rows, uint8_t *to, uint8_t *escaped, uint32_t *escapes,
+                       uint32_t *digest);
+    /* from is readable for KVC_SLACK_BYTES past bytes. false: the planes or the escapes aren't what
+     * the bytes have room for, or a padding bit is set; nothing was written then. */
+    bool (*decode)(const struct kvc_block *b, const uint64_t *narrow, const uint8_t *from,
+                   uint32_t bytes, uint8_t *const *rows, uint32_t *digest);
+};
+
 struct kvc_kernels {
     const char *name;
     const struct kvc_planes *planes;
     const struct kvc_lanes *lanes;
     const struct kvc_e_kernels *e;
+    const struct kvc_bf16 *bf16; /* NULL: planes and lanes do it one after the other */
 };
 
 extern const struct kvc_kernels kvc_kernels_scalar;

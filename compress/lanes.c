@@ -231,4 +231,4 @@ static const struct kvc_lanes lanes_scalar = {split_bf16, join_bf16, split_bytes
                                               unzip,      zip,       narrow,      exponents};
 
 const struct kvc_kernels kvc_kernels_scalar = {"scalar", &kvc_planes_scalar, &lanes_scalar,
-                                               &kvc_e_scalar};
+                                               &kvc_e_scalar, NULL};

@@ -312,4 +312,4 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
 static const struct kvc_lanes lanes = {split_bf16, join_bf16, split_bytes, join_bytes,
                                        unzip,      zip,       narrow,      exponents};
 
-const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes, &kvc_e_avx2};
+const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes, &kvc_e_avx2, NULL};

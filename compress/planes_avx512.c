@@ -10,9 +10,10 @@
 #include <string.h>
 
 #include "kernels_impl.h"
+#include "lanes_avx512.h"
 
 /* Codes, or ranks, of the lanes of one group. */
-typedef uint8_t packed[KVC_BLOCK_VALUES + 2 * KVC_SLACK_BYTES];
+typedef uint8_t packed[KVC_AVX512_PACKED];
 
 static inline uint64_t load64(const uint8_t *p)
 {
@@ -214,7 +215,7 @@ join_group(const struct group *g, uint32_t bits, const uint64_t *top, const uint
         if (last) /* an escape: marked in the top bit */
             sum = _mm512_mask_add_epi8(sum, on, sum, _mm512_set1_epi8((char)0x80));
         else
-            sum = _mm512_add_epi8(sum, _mm512_maskz_expand_epi8(on, _mm512_loadu_si512(next + at)));
+            sum = _mm512_add_epi8(sum, _mm512_maskz_expand_epi8(on, load_apart(next + at)));
         _mm512_storeu_si512(ranks + 64 * w, sum);
         at += (uint32_t)__builtin_popcountll(on);
     }
@@ -290,10 +291,10 @@ static uint32_t count_wide(const uint64_t *narrow, uint32_t n)
     return count;
 }
 
-/* Where all groups lie; 0 if they don't fit, else their bytes. */
+/* Where all groups lie and how many lanes escape; 0 if they don't fit, else their bytes. */
 static uint32_t find_groups(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
                             const uint64_t *narrow, uint32_t n, struct group groups[KVC_GROUPS_MAX],
-                            uint64_t top[KVC_BLOCK_WORDS])
+                            uint64_t top[KVC_BLOCK_WORDS], uint32_t *escapes)
 {
     uint32_t at = 0, left = n;
 
@@ -318,7 +319,26 @@ static uint32_t find_groups(const struct kvc_shape *shape, const uint8_t *from, 
         else
             left = count_any(&groups[g], bits);
     }
+    *escapes = left;
     return at;
+}
+
+/* The ranks that groups after the first add, packed, to one of two buffers: its address; NULL if
+ * there are no such groups. */
+static const uint8_t *join_deeper(const struct kvc_shape *shape, const struct group *groups,
+                                  uint8_t *a, uint8_t *b)
+{
+    const uint8_t *next = NULL;
+
+    for (uint32_t g = KVC_GROUPS_MAX; g-- > 1;) {
+        uint8_t *now = next == a ? b : a;
+
+        if (shape->bits[g] == 0)
+            continue;
+        join_any(&groups[g], shape->bits[g], NULL, NULL, next, next == NULL, now);
+        next = now;
+    }
+    return next;
 }
 
 static uint32_t decode(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
@@ -328,24 +348,13 @@ static uint32_t decode(const struct kvc_shape *shape, const uint8_t *from, uint3
     struct group groups[KVC_GROUPS_MAX];
     uint64_t top[KVC_BLOCK_WORDS];
     packed a, b;
-    uint8_t *now = a, *next = b;
-    const uint32_t taken = find_groups(shape, from, bytes, narrow, n, groups, top);
-    bool last = true;
+    uint32_t count;
+    const uint32_t taken = find_groups(shape, from, bytes, narrow, n, groups, top, &count);
 
     if (taken == 0)
         return 0;
-    for (uint32_t g = KVC_GROUPS_MAX; g-- > 0;) {
-        uint8_t *was;
-
-        if (shape->bits[g] == 0)
-            continue;
-        join_any(&groups[g], shape->bits[g], g == 0 && narrow != NULL ? top : NULL, narrow, next,
-                 last, g == 0 ? ranks : now);
-        last = false;
-        was = next;
-        next = now;
-        now = was;
-    }
+    join_any(&groups[0], shape->bits[0], narrow != NULL ? top : NULL, narrow,
+             join_deeper(shape, groups, a, b), shape->bits[1] == 0, ranks);
     for (uint32_t w = 0; w < (n + 63) / 64; ++w) {
         const __m512i v = _mm512_loadu_si512(ranks + 64 * w);
 
@@ -353,6 +362,32 @@ static uint32_t decode(const struct kvc_shape *shape, const uint8_t *from, uint3
         _mm512_storeu_si512(ranks + 64 * w, _mm512_and_si512(v, _mm512_set1_epi8(0x0f)));
     }
     return taken;
+}
+
+uint8_t *kvc_avx512_close(const struct kvc_shape *shape, uint8_t *codes, uint32_t n, uint8_t *to)
+{
+    packed other;
+    uint8_t *now = codes, *next = other;
+    uint32_t shift = shape->bits[0];
+
+    for (uint32_t g = 1; g < KVC_GROUPS_MAX && shape->bits[g] > 0 && n > 0; ++g) {
+        uint8_t *was = now;
+
+        to = encode_any(shape->bits[g], shift, now, NULL, n, to, next, &n);
+        shift += shape->bits[g];
+        now = next;
+        next = was;
+    }
+    return to;
+}
+
+const uint8_t *kvc_avx512_open(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
+                               const uint64_t *narrow, uint32_t n, struct kvc_avx512_opened *o)
+{
+    struct group groups[KVC_GROUPS_MAX];
+
+    o->taken = find_groups(shape, from, bytes, narrow, n, groups, o->top, &o->escapes);
+    return o->taken == 0 ? NULL : join_deeper(shape, groups, o->ranks[0], o->ranks[1]);
 }
 
 const struct kvc_planes kvc_planes_avx512 = {encode, decode};
