@@ -116,3 +116,17 @@ kvw_oracle_python() {
     fi
     echo "$venv/bin/python"
 }
+
+# kvw_zipnn_python: a Python that has ZipNN, made once in the cache; prints its path. Without what the package says it
+# needs: PyTorch, 5 GB with CUDA, of which it touches nothing where it packs bytes (perf/codec_speed.py).
+kvw_zipnn_python() {
+    local venv=$kvw_cache/zipnn
+    if ! "$venv/bin/python" -c 'import zipnn_core, numpy' 2>/dev/null; then
+        kvw_say "installing zipnn from PyPI into $venv"
+        mkdir -p "$kvw_cache"
+        { python3 -m venv "$venv" && "$venv/bin/pip" install --disable-pip-version-check --no-deps \
+            numpy==2.2.6 zipnn==0.5.4; } >"$kvw_cache/zipnn.log" 2>&1 ||
+            kvw_die "zipnn could not be installed (is the network there?); see $kvw_cache/zipnn.log"
+    fi
+    echo "$venv/bin/python"
+}

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # perf/run.sh [--record] [--list] [ROW...] - measure rows of budgets.csv and hold them against their targets.
 # Prints measured next to target and limit; exit 1 where one falls short. --record writes the results back.
-# A row's command prints a line "RESULT value [limit]", the limit in the same unit, last one counts.
+# A row's command prints a line "RESULT value [limit]", the limit in the same unit, last one counts; or "SKIP why", where
+# this machine can't run it: then the row is listed as skipped, and if nothing is worse the exit status is 77.
 set -euo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 if [ "${1:-}" != --list ]; then
@@ -13,8 +14,10 @@ if [ "${1:-}" != --list ]; then
 fi
 cd "$kvw_root"
 export KVW_MODEL=$kvw_model
-if [ "${1:-}" != --list ] && grep -q KVW_ORACLE_PYTHON perf/budgets.csv; then
+if [ "${1:-}" != --list ]; then
     KVW_ORACLE_PYTHON=$(kvw_oracle_python) || exit 1
     export KVW_ORACLE_PYTHON
+    KVW_ZIPNN_PYTHON=$(kvw_zipnn_python) || exit 1
+    export KVW_ZIPNN_PYTHON
 fi
 exec python3 perf/budgets.py "$@"
