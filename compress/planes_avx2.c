@@ -26,9 +26,10 @@ static inline __m256i spread(uint32_t bits, __m256i weight)
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), weight);
 }
 
-static inline __attribute__((always_inline)) void
-add_planes(const uint64_t planes[][KVC_BLOCK_WORDS], const uint8_t *weights, uint32_t count,
-           uint32_t words, uint8_t *ranks)
+static inline __attribute__((always_inline)) void add_planes(const uint64_t *planes,
+                                                             uint32_t stride,
+                                                             const uint8_t *weights, uint32_t count,
+                                                             uint32_t words, uint8_t *ranks)
 {
     for (uint32_t w = 0; w < words; ++w) {
         __m256i a = _mm256_setzero_si256(), b = a;
@@ -36,8 +37,8 @@ add_planes(const uint64_t planes[][KVC_BLOCK_WORDS], const uint8_t *weights, uin
         for (uint32_t p = 0; p < count; ++p) {
             const __m256i weight = _mm256_set1_epi8((char)weights[p]);
 
-            a = _mm256_add_epi8(a, spread((uint32_t)planes[p][w], weight));
-            b = _mm256_add_epi8(b, spread((uint32_t)(planes[p][w] >> 32), weight));
+            a = _mm256_add_epi8(a, spread((uint32_t)planes[p * stride + w], weight));
+            b = _mm256_add_epi8(b, spread((uint32_t)(planes[p * stride + w] >> 32), weight));
         }
         _mm256_storeu_si256((__m256i *)(ranks + 64 * w), a);
         _mm256_storeu_si256((__m256i *)(ranks + 64 * w + 32), b);

@@ -3,20 +3,19 @@
  * planes_body.h - the planes by 64 lanes at a time with BMI2, for the files that have defined
  *
  *   uint64_t test_bit(const uint8_t *codes, uint32_t bit)     that bit of 64 code bytes
- *   void add_planes(const uint64_t planes[][KVC_BLOCK_WORDS], const uint8_t *weights, uint32_t
+ *   void add_planes(const uint64_t *planes, uint32_t stride, const uint8_t *weights, uint32_t
  *                   count, uint32_t words, uint8_t *ranks)    ranks = sums of weights
  *
  * A plane's bits are picked out of, or spread over, the lanes that are in it by pext and pdep.
  * Which lanes are in the next one follows by boolean algebra alone, so that the only chain through
- * a block is the position in the stream.
+ * a block is the position in the stream. Back, each group works on its own lanes only, 64 to a
+ * word, and adds up ranks as four words of bits; bytes are made of them once, at the end.
  */
 #include <immintrin.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include "planes.h"
-
-#define PLANES_MAX 8
 
 static inline uint64_t load64(const uint8_t *p)
 {
@@ -112,85 +111,171 @@ encode_shape(const struct kvc_shape shape, const uint8_t *codes, const uint64_t 
     return (uint32_t)(p - to);
 }
 
-static inline uint32_t count_lanes(const uint64_t *alive, const uint64_t *narrow, uint32_t words)
-{
-    uint32_t count = 0;
+/* A rank in bits, each a word of 64 lanes: RANK_BITS streams as long as a group has lanes. */
+#define RANK_BITS 4
+typedef uint64_t rank_bits[RANK_BITS][KVC_BLOCK_WORDS + 2];
 
-    for (uint32_t w = 0; w < words; ++w)
-        count += (uint32_t)__builtin_popcountll(narrow != NULL ? alive[w] & ~narrow[w] : alive[w]);
-    return count;
+/* The planes of one group. */
+struct part {
+    const uint8_t *planes[3];
+    uint32_t n;
+};
+
+/* 64 bits from bit at on. */
+static inline uint64_t get(const uint8_t *from, uint32_t at)
+{
+    const uint8_t *p = from + at / 8;
+
+    return load64(p) >> at % 8 | (uint64_t)p[8] << 1 << (63 - at % 8);
 }
 
-static inline void read_all(const uint8_t *from, uint32_t n, bool first, uint64_t *plane,
-                            uint64_t *next)
+static inline uint64_t lanes_of(uint32_t n, uint32_t w)
 {
-    const uint32_t words = (n + 63) / 64;
-
-    for (uint32_t w = 0; w < words; ++w) {
-        const uint64_t m = load64(from + 8 * w) & (w + 1 < words ? ~0ull : tail_mask(n));
-
-        plane[w] = m;
-        next[w] = first ? m : next[w] & m;
-    }
+    return n - 64 * w >= 64 ? ~0ull : tail_mask(n);
 }
 
-static inline void read_some(const uint8_t *from, bool first, const uint64_t *alive,
-                             const uint64_t *narrow, uint32_t words, uint64_t *plane,
-                             uint64_t *next)
+static inline bool padded(const uint8_t *plane, uint32_t n)
+{
+    return n % 8 == 0 || plane[n / 8] >> n % 8 == 0;
+}
+
+/* Group 0's top plane as words, with a one in each narrow lane, which is how such a lane goes on.
+ */
+static inline void spread_top(const uint8_t *from, uint32_t n, const uint64_t *narrow,
+                              uint64_t *top)
 {
     uint32_t at = 0;
 
-    for (uint32_t w = 0; w < words; ++w) {
-        const uint64_t lanes = narrow != NULL ? alive[w] & ~narrow[w] : alive[w];
-        const uint8_t *p = from + at / 8;
-        const uint64_t x = load64(p) >> at % 8 | (uint64_t)p[8]
-                                                     << 1 << (63 - at % 8); /* 64 bits from there */
-        const uint64_t m = _pdep_u64(x, lanes);
+    for (uint32_t w = 0; w < (n + 63) / 64; ++w) {
+        const uint64_t lanes = lanes_of(n, w), wide = ~narrow[w] & lanes;
 
-        plane[w] = m;
-        next[w] = (first ? alive[w] : next[w]) & (m | ~lanes);
-        at += (uint32_t)__builtin_popcountll(lanes);
+        top[w] = _pdep_u64(get(from, at), wide) | (narrow[w] & lanes);
+        at += (uint32_t)__builtin_popcountll(wide);
     }
+}
+
+/* Bit b of a group's lanes of word w. top, if not NULL, is the last of them. */
+static inline uint64_t part_bit(const struct part *p, uint32_t bits, const uint64_t *top,
+                                uint32_t b, uint32_t w)
+{
+    return top != NULL && b + 1 == bits ? top[w] : load64(p->planes[b] + 8 * w);
+}
+
+static inline __attribute__((always_inline)) uint32_t count_on(const struct part *p, uint32_t bits,
+                                                               const uint64_t *top)
+{
+    uint32_t count = 0;
+
+    for (uint32_t w = 0; w < (p->n + 63) / 64; ++w) {
+        uint64_t on = lanes_of(p->n, w);
+
+        for (uint32_t b = 0; b < bits; ++b)
+            on &= part_bit(p, bits, top, b, w);
+        count += (uint32_t)__builtin_popcountll(on);
+    }
+    return count;
+}
+
+/* Bits that a number up to most takes. */
+static inline uint32_t width(uint32_t most)
+{
+    return most == 0 ? 0 : 32 - (uint32_t)__builtin_clz(most);
+}
+
+/* Ranks of a group's lanes: its own bits, and for those that go on what the later groups add, which
+ * is most for an escape and less for all others. */
+static inline __attribute__((always_inline)) void
+add_part(const struct part *p, uint32_t bits, const uint64_t *top, const uint64_t *narrow,
+         rank_bits later, uint32_t most, rank_bits ranks, uint64_t *escapes)
+{
+    uint32_t at = 0;
+
+    for (uint32_t w = 0; w < (p->n + 63) / 64; ++w) {
+        uint64_t on = lanes_of(p->n, w), own[RANK_BITS] = {0}, carry = 0, out;
+
+        for (uint32_t b = 0; b < bits; ++b) {
+            const uint64_t m = part_bit(p, bits, top, b, w);
+
+            own[b] = top != NULL && b + 1 == bits ? m & ~narrow[w] : m;
+            on &= m;
+        }
+        out = on;
+        for (uint32_t b = 0; b < RANK_BITS; ++b) {
+            uint64_t add = 0;
+
+            if (b < width(most)) {
+                add = _pdep_u64(get((const uint8_t *)later[b], at), on);
+                out &= most >> b & 1 ? add : ~0ull;
+            }
+            ranks[b][w] = own[b] ^ add ^ carry;
+            carry = (own[b] & add) | (carry & (own[b] ^ add));
+        }
+        if (escapes != NULL)
+            escapes[w] = out;
+        at += (uint32_t)__builtin_popcountll(on);
+    }
+}
+
+static inline uint32_t count_wide(const uint64_t *narrow, uint32_t n)
+{
+    uint32_t count = 0;
+
+    for (uint32_t w = 0; w < (n + 63) / 64; ++w)
+        count += (uint32_t)__builtin_popcountll(~narrow[w] & lanes_of(n, w));
+    return count;
+}
+
+/* Where the groups lie. Returns their bytes; 0: they don't fit, or padding isn't zero. */
+static inline __attribute__((always_inline)) uint32_t
+find_parts(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes,
+           const uint64_t *narrow, uint32_t n, struct part parts[KVC_GROUPS_MAX], uint64_t *top)
+{
+    uint32_t at = 0, left = n;
+
+    for (uint32_t g = 0; g < KVC_GROUPS_MAX && shape.bits[g] > 0; ++g) {
+        const uint32_t bits = shape.bits[g];
+        const bool chosen = g == 0 && narrow != NULL;
+
+        parts[g].n = left;
+        for (uint32_t b = 0; b < bits; ++b) {
+            const uint32_t count = chosen && b + 1 == bits ? count_wide(narrow, n) : left;
+
+            parts[g].planes[b] = from + at;
+            if ((count + 7) / 8 > bytes - at || !padded(from + at, count))
+                return 0;
+            at += (count + 7) / 8;
+        }
+        if (chosen)
+            spread_top(parts[0].planes[bits - 1], n, narrow, top);
+        left = count_on(&parts[g], bits, chosen ? top : NULL);
+    }
+    return at;
 }
 
 static inline __attribute__((always_inline)) uint32_t
 decode_shape(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes,
              const uint64_t *narrow, uint32_t n, uint8_t *ranks, uint64_t escapes[KVC_BLOCK_WORDS])
 {
-    const uint32_t words = (n + 63) / 64;
-    uint64_t planes[PLANES_MAX][KVC_BLOCK_WORDS];
-    uint64_t other[KVC_BLOCK_WORDS], *alive = other, *next = escapes;
-    uint8_t weights[PLANES_MAX];
-    uint32_t count = 0, at = 0;
+    static const uint8_t weights[RANK_BITS] = {1, 2, 4, 8};
+    uint64_t top[KVC_BLOCK_WORDS];
+    rank_bits a, b;
+    struct part parts[KVC_GROUPS_MAX];
+    const uint32_t taken = find_parts(shape, from, bytes, narrow, n, parts, top);
+    uint32_t most = 0;
 
-    for (uint32_t w = 0; w < words; ++w)
-        alive[w] = w + 1 < words ? ~0ull : tail_mask(n);
-    for (uint32_t g = 0; g < KVC_GROUPS_MAX && shape.bits[g] > 0; ++g) {
-        for (uint32_t b = 0; b < shape.bits[g]; ++b, ++count) {
-            const bool top = g == 0 && narrow != NULL && b + 1u == shape.bits[g];
-            const bool all = g == 0 && !top;
-            const uint32_t bits = all ? n : count_lanes(alive, top ? narrow : NULL, words);
-
-            if ((bits + 7) / 8 > bytes - at ||
-                (bits % 8 != 0 && from[at + bits / 8] >> bits % 8 != 0))
-                return 0;
-            if (all)
-                read_all(from + at, n, b == 0, planes[count], next);
-            else
-                read_some(from + at, b == 0, alive, top ? narrow : NULL, words, planes[count],
-                          next);
-            at += (bits + 7) / 8;
-            weights[count] = (uint8_t)(1u << b);
-        }
-        uint64_t *was = alive;
-
-        alive = next;
-        next = was;
+    if (taken == 0)
+        return 0;
+    /* From the last group up: 3 into a, 2 into b, 1 into a, 0 into b. */
+    for (uint32_t g = KVC_GROUPS_MAX; g-- > 1;) {
+        if (shape.bits[g] == 0)
+            continue;
+        add_part(&parts[g], shape.bits[g], NULL, NULL, g % 2 == 0 ? a : b, most, g % 2 == 0 ? b : a,
+                 NULL);
+        most += (1u << shape.bits[g]) - 1;
     }
-    add_planes((const uint64_t(*)[KVC_BLOCK_WORDS])planes, weights, count, words, ranks);
-    if (alive != escapes)
-        memcpy(escapes, alive, words * 8);
-    return at;
+    add_part(&parts[0], shape.bits[0], narrow != NULL ? top : NULL, narrow, a, most, b, escapes);
+    add_planes((const uint64_t *)b, KVC_BLOCK_WORDS + 2, weights, RANK_BITS, (n + 63) / 64, ranks);
+    return taken;
 }
 
 #include "planes_shapes.h"
