@@ -26,7 +26,8 @@ enum mode {
 #define HEAD_BYTES   8u
 #define BOOK_BYTES   8u
 #define LENGTH_BYTES 2u
-#define WIDEST       2u /* bytes of the widest value */
+#define ROW_BYTES    128u /* 64 values of two bytes */
+#define WIDEST       2u   /* bytes of the widest value */
 #define TILE_BYTES   (KVC_BLOCK_VALUES * WIDEST)
 /* A block's parts before it is known whether they are shorter than the raw block: the rest of the
  * value, seven planes, every exponent escaped. */
@@ -43,7 +44,8 @@ struct scratch {
     uint32_t lanes[KVW_DIGEST_LANE_COUNT];
     uint64_t narrow[KVC_COLUMNS_MAX / 64 + KVC_BLOCK_WORDS], escapes[KVC_BLOCK_WORDS];
     uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS];
-    bool narrow_repeats;
+    bool narrow_repeats, mapped;
+    struct kvc_row_map map; /* of rows of 64 values, if mapped */
     struct kvc_columns columns;
     struct kvc_column_bytes column_bytes;
     uint8_t rows[]; /* of the sample, KVC_SAMPLE_TOKENS tokens */
@@ -108,14 +110,16 @@ static struct kvc_block block_of(const struct chunk *c, uint32_t index)
                               left < KVC_BLOCK_VALUES ? (uint32_t)left : KVC_BLOCK_VALUES};
 }
 
-/* Which lanes are narrow, for all columns at once: if words of 64 lanes begin at the same columns
- * again after some, as they do but for odd heads, no block needs its own. */
-static void narrow_columns(const struct chunk *c)
+/* What is the same for all blocks: where rows lie, and which lanes are narrow, for all columns. If
+ * words of 64 lanes begin at the same columns again after some, as they do but for odd heads, no
+ * block needs its own words. */
+static void prepare(const struct chunk *c)
 {
     struct scratch *s = c->s;
     const struct kvc_columns *columns = &s->columns;
     const uint32_t words = (columns->count + 63) / 64;
 
+    s->mapped = c->value_bytes == 2 && kvc_row_map(c->view, ROW_BYTES, &s->map);
     s->narrow_repeats = columns->count % 64 == 0 || 64 % columns->count == 0;
     if (!s->narrow_repeats)
         return;
@@ -278,7 +282,9 @@ static uint32_t encode_block(const struct chunk *c, uint32_t index, uint8_t *to,
     uint32_t n;
 
     if (digest_on_the_way(c, &b, digest)) {
-        if (!kvc_rows(c->view, at, KVC_BLOCK_WORDS, 64 * 2, s->row))
+        if (s->mapped)
+            kvc_rows(c->view, &s->map, at / ROW_BYTES, KVC_BLOCK_WORDS, s->row);
+        else
             rows_over(s, b.n, block_values(c, &b, at));
         kvw_digest_lanes_begin(s->lanes);
         n = encode_bf16(c, &b, s->lanes, to);
@@ -349,7 +355,7 @@ static uint64_t encode_blocks(const struct chunk *c, const struct kvw_codec_args
     uint64_t at = (uint64_t)(lengths - to) + LENGTH_BYTES * (uint64_t)c->blocks;
     bool fits = true;
 
-    narrow_columns(c);
+    prepare(c);
     /* To the end even if it doesn't fit: the digest wants every byte. */
     for (uint32_t i = 0; i < c->blocks; ++i) {
         const bool in_place = fits && to_bytes - at >= BLOCK_WORST;
@@ -513,8 +519,8 @@ static bool land_coded(const struct chunk *c, uint32_t index, const uint8_t *fro
     uint8_t *values = NULL;
     bool sound;
 
-    if (digest_on_the_way(c, &b, digest) &&
-        kvc_rows(c->view, at, KVC_BLOCK_WORDS, 64 * 2, s->row)) {
+    if (digest_on_the_way(c, &b, digest) && s->mapped) {
+        kvc_rows(c->view, &s->map, at / ROW_BYTES, KVC_BLOCK_WORDS, s->row);
         kvw_digest_lanes_begin(s->lanes);
         if (!decode_bf16(c, &b, from, n, s->lanes))
             return false;
@@ -582,7 +588,7 @@ static kvw_err exact_decode(uint32_t dtypes, const void *src, uint64_t src_bytes
     if (!read_head(&c, from, src_bytes, book, &at) ||
         src_bytes - at < LENGTH_BYTES * (uint64_t)c.blocks)
         return KVW_E_CODEC;
-    narrow_columns(&c);
+    prepare(&c);
     lengths = from + at;
     at += LENGTH_BYTES * (uint64_t)c.blocks;
     for (uint32_t i = 0; i < c.blocks; ++i) {

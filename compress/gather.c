@@ -150,29 +150,39 @@ unsigned char *kvc_contiguous(const struct kvw_view *v, uint64_t at, uint64_t by
     return kvw_view_at(v, token, in / v->head_bytes) + in % v->head_bytes;
 }
 
-bool kvc_rows(const struct kvw_view *v, uint64_t at, uint32_t count, uint32_t row_bytes,
+bool kvc_row_map(const struct kvw_view *v, uint32_t row_bytes, struct kvc_row_map *m)
+{
+    const uint32_t token_bytes = v->heads * v->head_bytes;
+    const uint32_t run = shape_of(v).head_step * v->head_bytes; /* in one piece for certain */
+    uint64_t *to = m->offset;
+
+    if (run % row_bytes != 0)
+        return false;
+    m->token_rows = token_bytes / row_bytes;
+    if (m->token_rows > KVC_ROW_MAP_MAX / v->block_tokens)
+        return false;
+    m->rows = m->token_rows * v->block_tokens;
+    for (uint32_t slot = 0; slot < v->block_tokens; ++slot)
+        for (uint32_t in = 0; in < token_bytes; in += row_bytes)
+            *to++ = slot * v->token_stride + in / run * v->head_stride + in % run;
+    return true;
+}
+
+void kvc_rows(const struct kvw_view *v, const struct kvc_row_map *m, uint64_t first, uint32_t count,
               unsigned char **rows)
 {
-    const struct run_shape s = shape_of(v);
-    const uint32_t run = s.head_step * v->head_bytes; /* what lies in one piece for certain */
-    uint32_t token = (uint32_t)(at / s.token_bytes), in = (uint32_t)(at % s.token_bytes);
+    const uint64_t at = (uint64_t)v->first_token * m->token_rows + first;
+    const uint32_t *block = v->blocks + at / m->rows;
+    uint32_t in = (uint32_t)(at % m->rows);
 
-    if (run % row_bytes != 0 || in % row_bytes != 0)
-        return false;
     while (count > 0) {
-        unsigned char *mem = kvw_view_at(v, token++, 0) + in / run * v->head_stride + in % run;
+        unsigned char *const base = v->base + *block++ * v->block_stride;
+        const uint32_t left = m->rows - in, part = left < count ? left : count;
 
-        for (uint32_t in_run = in % run; in < s.token_bytes && count > 0; --count) {
-            *rows++ = mem;
-            in += row_bytes;
-            in_run += row_bytes;
-            mem += row_bytes;
-            if (in_run == run && in < s.token_bytes) { /* on to the next head */
-                in_run = 0;
-                mem += v->head_stride - run;
-            }
-        }
+        for (uint32_t i = 0; i < part; ++i)
+            rows[i] = base + m->offset[in + i];
+        rows += part;
+        count -= part;
         in = 0;
     }
-    return true;
 }

@@ -177,20 +177,19 @@ static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8
     struct walk k = walk_of(b);
 
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        uint8_t e[64];
-
-        store(e, exponents_of(b, k.column, ranks + 64 * w, &t));
-        store(e + 32, exponents_of(b, k.column + 32, ranks + 64 * w + 32, &t));
-        for (uint64_t m = escapes[w]; m != 0; m &= m - 1)
-            e[__builtin_ctzll(m)] = *escaped++;
         for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t at = 64 * w + 32 * i;
             __m256i v, u;
 
-            zip32(load(low + 64 * w + 32 * i), load(e + 32 * i), &v, &u);
-            v = rotate_right(v);
-            u = rotate_right(u);
-            store(rows[w] + 64 * i, v);
-            store(rows[w] + 64 * i + 32, u);
+            zip32(load(low + at), exponents_of(b, k.column + 32 * i, ranks + at, &t), &v, &u);
+            store(rows[w] + 64 * i, rotate_right(v));
+            store(rows[w] + 64 * i + 32, rotate_right(u));
+        }
+        /* In memory: before the stores above, they would wait for each byte's. */
+        for (uint64_t m = escapes[w]; m != 0; m &= m - 1) {
+            uint8_t *value = rows[w] + 2 * __builtin_ctzll(m);
+
+            kvw_store_le16(value, (uint16_t)((kvw_load_le16(value) & 0x807f) | *escaped++ << 7));
         }
     }
     if (digest != NULL)
