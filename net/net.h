@@ -32,14 +32,14 @@ struct kvn_config {
      *           af_xdp:IFACE,ip=...       a Linux interface, taken from the kernel
      *           memif:PATH                two processes; the peer doesn't see our memory
      *           ring:NAME                 two ends in one process
-     *         Of these the first three take, besides mtu, ring, queues, queue and args:
+     *         Of these the first three take, besides mtu, ring and args:
      *         ip=ADDR[/PREFIX]  its own address, not one of the kernel's; one of either family
      *         port=N            its UDP port, 7400; sources=N: it uses N ports from there on
      *         gw=ADDR           the way out of PREFIX      mac=, vlan=  the device's, untagged
      *         neigh=ADDR@MAC    a neighbour who needn't be asked for; up to 8
      *         mtu=N             1500 for pci, else the interface's
      *         csum=on           UDP checksums over IPv4 even if software makes them
-     *         ring=N            descriptors      queues=N,queue=I  of the device, and of this port
+     *         ring=N            descriptors of its one queue
      *         args=K=V;K=V      for the driver
      */
     const char *local;

@@ -52,8 +52,8 @@ kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_op
     for (block = frame; block % PAGE_BYTES != 0;)
         block += frame;
     snprintf(device, sizeof(device), "net_af_packet%u", devices++);
-    snprintf(args, sizeof(args), "iface=%s,qpairs=%u,framesz=%u,blocksz=%u,framecnt=%u%s%s",
-             s->what, s->queues, frame, block, ring, s->args[0] != '\0' ? "," : "", s->args);
+    snprintf(args, sizeof(args), "iface=%s,qpairs=1,framesz=%u,blocksz=%u,framecnt=%u%s%s", s->what,
+             frame, block, ring, s->args[0] != '\0' ? "," : "", s->args);
     kvn_dpdk_ifc_sockets_before(&ifc, AF_PACKET);
     if ((err = kvn_dpdk_nic_attach("af_packet", "vdev", device, args, why)) != KVW_OK)
         return err;
@@ -65,11 +65,10 @@ kvw_err kvn_dpdk_open_af_packet(struct kvn_port **port, const struct kvn_dpdk_op
         .body = KVN_DPDK_BODY_BORROW,
         .mtu = ifc.mtu,
         .promiscuous = ifc.other_mac,
+        .queues = 1,
         .checksum = s->checksum,
         .ring = ring,
-        .queues = s->queues,
-        .queue = s->queue,
-        .wake_fd = kvn_dpdk_ifc_socket(&ifc, s->queue),
+        .wake_fd = kvn_dpdk_ifc_socket(&ifc, 0),
         .open_by_ns = o->open_by_ns,
     };
     fit_socket(nic.wake_fd, ring, frame);

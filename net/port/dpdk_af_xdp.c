@@ -62,12 +62,11 @@ static kvw_err open_device(struct kvn_port **port, const struct kvn_dpdk_open *o
         .body = KVN_DPDK_BODY_COPY,
         .mtu = ifc->mtu,
         .promiscuous = ifc->other_mac,
+        .queues = 1,
         .checksum = s->checksum,
         .ring = RING,
         .pool_least = BUFFERS,
         .buffer_bytes = ROOM,
-        .queues = s->queues,
-        .queue = s->queue,
         .wake_fd = -1,
         .sockets = ifc,
         .open_by_ns = o->open_by_ns,
@@ -75,7 +74,7 @@ static kvw_err open_device(struct kvn_port **port, const struct kvn_dpdk_open *o
     kvw_err err;
 
     snprintf(device, sizeof(device), "net_af_xdp%u", atomic_fetch_add(&devices, 1));
-    snprintf(args, sizeof(args), "iface=%s,start_queue=0,queue_count=%u%s%s", s->what, s->queues,
+    snprintf(args, sizeof(args), "iface=%s,start_queue=0,queue_count=1%s%s", s->what,
              s->args[0] != '\0' ? "," : "", s->args);
     if ((err = kvn_dpdk_nic_attach("af_xdp", "vdev", device, args, why)) != KVW_OK)
         return err;

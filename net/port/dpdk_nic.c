@@ -211,11 +211,6 @@ static void choose_offloads(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_co
         p->tx_flags6 = RTE_MBUF_F_TX_IPV6 | RTE_MBUF_F_TX_UDP_CKSUM;
         p->tx_prepare = true;
     }
-    if (cfg->queues > 1 && (info->flow_type_rss_offloads & RTE_ETH_RSS_UDP) != 0) {
-        conf->rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
-        conf->rx_adv_conf.rss_conf.rss_hf =
-            info->flow_type_rss_offloads & (RTE_ETH_RSS_UDP | RTE_ETH_RSS_IP);
-    }
     snprintf(p->path, sizeof(p->path),
              "%s %s: bodies %s; UDP checksums by %s; IPv4 header's by %s; received ones %s",
              cfg->kind, cfg->device, bodies[p->body],

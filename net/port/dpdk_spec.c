@@ -109,10 +109,6 @@ static bool set(struct kvn_dpdk_spec *s, const char *key, char *value)
         return number(&s->mtu, value, 1280, 65535);
     if (strcmp(key, "ring") == 0)
         return number(&s->ring, value, 64, 4096) && (s->ring & (s->ring - 1)) == 0;
-    if (strcmp(key, "queues") == 0)
-        return number(&s->queues, value, 1, KVN_DPDK_QUEUES_MAX);
-    if (strcmp(key, "queue") == 0)
-        return number(&s->queue, value, 0, KVN_DPDK_QUEUES_MAX - 1);
     if (strcmp(key, "args") == 0)
         return set_args(s, value);
     s->net_set = true;
@@ -144,7 +140,7 @@ static bool set(struct kvn_dpdk_spec *s, const char *key, char *value)
 kvw_err kvn_dpdk_spec_parse(struct kvn_dpdk_spec *spec, const char *kind, const char *text,
                             char why[KVN_WHY_BYTES])
 {
-    struct kvn_dpdk_spec s = {.net = {.port = 7400, .source_count = 1}, .queues = 1};
+    struct kvn_dpdk_spec s = {.net = {.port = 7400, .source_count = 1}};
     size_t n = strcspn(text, ",");
 
     if (n == 0 || n >= sizeof(s.what)) {
@@ -168,15 +164,10 @@ kvw_err kvn_dpdk_spec_parse(struct kvn_dpdk_spec *spec, const char *kind, const 
         if (!set(&s, key, value)) {
             snprintf(why, KVN_WHY_BYTES,
                      "dpdk: %s: '%.*s' can't be used; keys are ip gw port sources mac vlan neigh "
-                     "mtu csum ring queues queue args",
+                     "mtu csum ring args",
                      kind, n > 80 ? 80 : (int)n, text);
             return KVW_E_ADDRESS;
         }
-    }
-    if (s.queue >= s.queues) {
-        snprintf(why, KVN_WHY_BYTES, "dpdk: queue=%u, but the device has queues=%u: 0 .. %u",
-                 s.queue, s.queues, s.queues - 1);
-        return KVW_E_ADDRESS;
     }
     *spec = s;
     return KVW_OK;

@@ -14,7 +14,6 @@
 
 #define KVN_DPDK_WHAT_BYTES 108 /* a socket's path is the longest */
 #define KVN_DPDK_ARGS_BYTES 160
-#define KVN_DPDK_QUEUES_MAX 8u
 
 struct kvn_dpdk_spec {
     char what[KVN_DPDK_WHAT_BYTES]; /* interface, PCI address, path, name */
@@ -23,7 +22,6 @@ struct kvn_dpdk_spec {
     bool net_set;                   /* any key of net was given */
     uint32_t mtu;                   /* 0: the device's */
     uint32_t ring;                  /* 0: the kind's */
-    uint32_t queues, queue;         /* of the device, and which one this port is; 1 and 0 */
     bool checksum;                  /* a UDP checksum over IPv4 even where software must make it */
 };
 

@@ -248,7 +248,10 @@ BEYOND = [path_shrinks_under_load, own_mtu_shrinks_under_load]
 
 def main(argv):
     tests = [t for t in TESTS + BEYOND if t.__name__ in argv] if argv else TESTS
-    print("1..%d" % len(tests))
+    known = [] if argv else BEYOND
+    print("1..%d" % (len(tests) + len(known)))
+    for i, t in enumerate(known, len(tests) + 1):
+        print("ok %d - %s # SKIP known fault: a live connection doesn't outlive its path's MTU getting smaller" % (i, t.__doc__ or t.__name__))
     try:
         labs.check()
         cannot = None

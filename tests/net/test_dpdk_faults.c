@@ -124,7 +124,7 @@ Test(dpdk_faults, names_that_cannot_be)
         {"af_packet:lo,ip=10.0.0.1,colour=red", "colour=red"},
         {"af_packet:lo,ip=10.0.0.1,ring", "not KEY=VALUE"},
         {"af_packet:lo,ip=10.0.0.1,ring=100", "ring=100"},
-        {"af_packet:lo,ip=10.0.0.1,queues=2,queue=2", "queue=2"},
+        {"af_packet:lo,ip=10.0.0.1,queues=2", "queues=2"}, /* a port has one */
         {"af_packet:nosuch0,ip=10.0.0.1", "no interface nosuch0"},
         {"af_packet:lo,ip=127.0.0.1", "kernel has the port's address"},
         {"memif:/nowhere/at/all,ip=10.0.0.1", "no addresses"},

@@ -411,7 +411,7 @@ static void expect_exit(bool listener)
         peer = t_peer_start(path, listener ? "sender" : "listener", "leave");
         cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
         cr_expect(t_greet(port, 1, 5000), "no echo");
-        end_ns = t_now_ns() + 5000000000u;
+        end_ns = t_now_ns() + 2000000000u;
         while (waitid(P_PID, (id_t)peer, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
                info.si_pid == 0 && t_now_ns() < end_ns)
             (void)t_greet(port, 2, 5); /* go now; whether that is answered is nobody's business */
