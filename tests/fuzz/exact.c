@@ -1,18 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * L0 and L8 on any bytes. As a stream: every level of the CPU says the same of it and writes the
- * same, inside the view only. As values: they come back, from the same stream on every level.
- *
- * Input: dtype, tokens, heads, head_dim, whether there is a book; the rest is the stream, or the
- * values.
- */
+#include "exact.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../compress/compress.h"
 #include "../../compress/kernels.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 #define BLOCK_TOKENS 4u
 #define TOKENS_MAX   256u
@@ -27,10 +20,8 @@ struct made {
     uint64_t pool_bytes;
 };
 
-static void make(struct made *m, const uint8_t *head)
+static void make(struct made *m, const kvw_dtype dtypes[2], const uint8_t *head)
 {
-    static const kvw_dtype dtypes[] = {KVW_DTYPE_BF16, KVW_DTYPE_F16, KVW_DTYPE_F8_E4M3,
-                                       KVW_DTYPE_F8_E5M2};
     const uint32_t tokens = 1 + head[1], heads = 1 + head[2] % 8, dim = 1 + head[3] % 32;
     const uint32_t count = (tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
 
@@ -38,7 +29,7 @@ static void make(struct made *m, const uint8_t *head)
                                 .block_tokens = BLOCK_TOKENS,
                                 .tokens = tokens,
                                 .heads = heads,
-                                .dtype = dtypes[head[0] % 4]};
+                                .dtype = dtypes[head[0] % 2]};
     m->view.head_bytes = dim * kvw_dtype_bytes(m->view.dtype);
     m->view.head_stride = m->view.head_bytes;
     m->view.token_stride = (uint64_t)heads * m->view.head_bytes;
@@ -54,15 +45,9 @@ static void make(struct made *m, const uint8_t *head)
     m->view.base = m->pool;
 }
 
-static const struct kvw_codec_ops *codec_of(const struct made *m)
+static void as_stream(struct made *m, const struct kvw_codec_ops *codec, const uint8_t *stream,
+                      size_t n, const struct kvw_codec_book *book)
 {
-    return kvw_dtype_bytes(m->view.dtype) == 2 ? &kvc_codec_l0 : &kvc_codec_l8;
-}
-
-static void as_stream(struct made *m, const uint8_t *stream, size_t n,
-                      const struct kvw_codec_book *book)
-{
-    const struct kvw_codec_ops *codec = codec_of(m);
     const uint64_t raw = kvw_view_bytes(&m->view);
     void *scratch = aligned_alloc(64, (codec->scratch_bytes(raw) + 63) / 64 * 64);
     unsigned char *first = NULL;
@@ -96,10 +81,9 @@ static void as_stream(struct made *m, const uint8_t *stream, size_t n,
     free(scratch);
 }
 
-static void as_values(struct made *m, const uint8_t *values, size_t n,
-                      const struct kvw_codec_book *book)
+static void as_values(struct made *m, const struct kvw_codec_ops *codec, const uint8_t *values,
+                      size_t n, const struct kvw_codec_book *book)
 {
-    const struct kvw_codec_ops *codec = codec_of(m);
     const uint64_t raw = kvw_view_bytes(&m->view), room = codec->bound(raw);
     const struct kvw_codec_args args = {.book = book};
     void *scratch = aligned_alloc(64, (codec->scratch_bytes(raw) + 63) / 64 * 64);
@@ -145,7 +129,8 @@ static void as_values(struct made *m, const uint8_t *values, size_t n,
     free(scratch);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+void exact_input(const struct kvw_codec_ops *codec, const kvw_dtype dtypes[2], const uint8_t *bytes,
+                 size_t n)
 {
     static uint8_t book_bytes[BOOK_MAX];
     struct kvw_codec_book book = {.id = 7, .bytes = book_bytes};
@@ -153,8 +138,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct made m;
 
     if (n < 5)
-        return 0;
-    make(&m, bytes);
+        return;
+    make(&m, dtypes, bytes);
     if (bytes[4] & 1) {
         book.byte_count = 1 + m.view.heads * (m.view.head_bytes / kvw_dtype_bytes(m.view.dtype));
         for (uint32_t i = 0; i < book.byte_count; ++i)
@@ -162,9 +147,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         given = &book;
     }
     if (bytes[4] & 2)
-        as_values(&m, bytes + 5, n - 5, given);
+        as_values(&m, codec, bytes + 5, n - 5, given);
     else
-        as_stream(&m, bytes + 5, n - 5, given);
+        as_stream(&m, codec, bytes + 5, n - 5, given);
     free(m.pool);
-    return 0;
 }
