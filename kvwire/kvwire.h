@@ -163,8 +163,7 @@ struct kvw_terms {
  * sent when the peer comes, if the lease still lives.
  *
  *   KVW_E_AGAIN    xfers_max are in use
- *   KVW_E_INVALID  wrong role, id in use, a block id or count or a term out of range, runs >
- * KVW_XFER_RUNS_MAX
+ *   KVW_E_INVALID  wrong role, id in use, a block id or count or a term out of range
  */
 KVW_API KVW_NODISCARD kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id,
                                         const struct kvw_blocks *blocks,

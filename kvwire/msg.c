@@ -176,30 +176,6 @@ uint32_t kvw_reject_encode(uint8_t *to, const struct kvw_reject *in)
 
 /* --- OFFER ----------------------------------------------------------------------------------- */
 
-struct kvw_run kvw_offer_run(const struct kvw_offer_msg *offer, uint32_t i)
-{
-    const uint8_t *p = offer->runs + (size_t)i * KVW_RUN_BYTES;
-
-    assert(i < offer->run_count);
-    return (struct kvw_run){kvw_load_le32(p), kvw_load_le32(p + 4)};
-}
-
-static bool runs_in_range(const struct kvw_offer_msg *o)
-{
-    const uint32_t want = (o->tokens + o->block_tokens - 1) / o->block_tokens;
-    uint64_t blocks = 0;
-
-    for (uint32_t i = 0; i < o->run_count; ++i) {
-        const struct kvw_run r = kvw_offer_run(o, i);
-
-        if (r.count == 0 || r.count > KVW_POOL_BLOCKS_MAX ||
-            r.first > KVW_POOL_BLOCKS_MAX - r.count)
-            return false;
-        blocks += r.count;
-    }
-    return blocks == want && want <= KVW_XFER_BLOCKS_MAX;
-}
-
 kvw_err kvw_offer_decode(struct kvw_offer_msg *out, const uint8_t *msg, uint32_t bytes)
 {
     struct kvw_offer_msg o;
@@ -211,44 +187,31 @@ kvw_err kvw_offer_decode(struct kvw_offer_msg *out, const uint8_t *msg, uint32_t
     o.xfer = kvw_load_le64(msg + 8);
     o.lease_ns = kvw_load_le64(msg + 16);
     o.tokens = kvw_load_le32(msg + 24);
-    o.block_tokens = kvw_load_le32(msg + 28);
-    o.run_count = kvw_load_le32(msg + 32);
-    o.budget = (kvw_budget)msg[36];
-    o.exact_first = msg[37];
-    o.exact_last = kvw_load_le16(msg + 38);
-    o.runs = msg + KVW_OFFER_BYTES;
+    o.budget = (kvw_budget)msg[28];
+    o.exact_first = msg[29];
+    o.exact_last = kvw_load_le16(msg + 30);
     if (!all_zero(msg + 1, 3) || o.budget > KVW_BUDGET_E4 || o.epoch == 0 || o.tokens == 0 ||
-        o.tokens > KVW_XFER_TOKENS_MAX || o.block_tokens == 0 ||
-        o.block_tokens > KVW_BLOCK_TOKENS_MAX || o.lease_ns < KVW_LEASE_NS_MIN ||
-        o.lease_ns > KVW_LEASE_NS_MAX || o.run_count == 0 || o.run_count > KVW_XFER_RUNS_MAX)
+        o.tokens > KVW_XFER_TOKENS_MAX || o.lease_ns < KVW_LEASE_NS_MIN ||
+        o.lease_ns > KVW_LEASE_NS_MAX)
         return KVW_E_PROTOCOL;
-    if ((err = exact(bytes, KVW_OFFER_BYTES + o.run_count * KVW_RUN_BYTES)) != KVW_OK)
+    if ((err = exact(bytes, KVW_OFFER_BYTES)) != KVW_OK)
         return err;
-    if (!runs_in_range(&o))
-        return KVW_E_PROTOCOL;
     *out = o;
     return KVW_OK;
 }
 
-uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in, const struct kvw_run *runs)
+uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in)
 {
-    assert(in->run_count >= 1 && in->run_count <= KVW_XFER_RUNS_MAX);
     memset(to, 0, KVW_OFFER_BYTES);
     to[0] = KVW_MSG_OFFER;
     kvw_store_le32(to + 4, in->epoch);
     kvw_store_le64(to + 8, in->xfer);
     kvw_store_le64(to + 16, in->lease_ns);
     kvw_store_le32(to + 24, in->tokens);
-    kvw_store_le32(to + 28, in->block_tokens);
-    kvw_store_le32(to + 32, in->run_count);
-    to[36] = (uint8_t)in->budget;
-    to[37] = in->exact_first;
-    kvw_store_le16(to + 38, in->exact_last);
-    for (uint32_t i = 0; i < in->run_count; ++i) {
-        kvw_store_le32(to + KVW_OFFER_BYTES + i * KVW_RUN_BYTES, runs[i].first);
-        kvw_store_le32(to + KVW_OFFER_BYTES + i * KVW_RUN_BYTES + 4, runs[i].count);
-    }
-    return KVW_OFFER_BYTES + in->run_count * KVW_RUN_BYTES;
+    to[28] = (uint8_t)in->budget;
+    to[29] = in->exact_first;
+    kvw_store_le16(to + 30, in->exact_last);
+    return KVW_OFFER_BYTES;
 }
 
 /* --- GRANT, RENEW ---------------------------------------------------------------------------- */

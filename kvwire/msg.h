@@ -9,8 +9,8 @@
  *
  * Decoders return KVW_OK, KVW_E_TRUNCATED (the bytes end before the fields do) or KVW_E_PROTOCOL (a
  * field out of its range, a Reserved byte that isn't 0, bytes left over), and write *out on KVW_OK
- * only. Encoders return the length; the buffer has at least KVW_MSG_BYTES_MAX bytes for OFFER, and
- * KVW_MSG_SHORT_MAX for all others. Encoders trust their caller: ranges are asserted.
+ * only. Encoders return the length; the buffer has at least KVW_MSG_SHORT_MAX bytes. Encoders trust
+ * their caller: ranges are asserted.
  */
 #ifndef KVW_MSG_H
 #define KVW_MSG_H
@@ -25,8 +25,7 @@
 #define KVW_HELLO_BYTES    108u /* of this version, before the name */
 #define KVW_MODEL_NAME_MAX 63u
 #define KVW_REJECT_BYTES   16u /* before the text */
-#define KVW_OFFER_BYTES    40u /* before the runs */
-#define KVW_RUN_BYTES      8u
+#define KVW_OFFER_BYTES    32u
 #define KVW_GRANT_BYTES    16u
 #define KVW_RENEW_BYTES    16u
 #define KVW_COMMIT_BYTES   32u /* before the note */
@@ -61,21 +60,14 @@ struct kvw_reject {
     char text[KVW_TEXT_BYTES_MAX + 1];
 };
 
-struct kvw_run {
-    uint32_t first, count; /* count >= 1, first + count <= KVW_POOL_BLOCKS_MAX */
-};
-
 struct kvw_offer_msg {
     uint64_t xfer;
-    uint32_t epoch;        /* never 0 */
-    uint32_t tokens;       /* 1 .. KVW_XFER_TOKENS_MAX */
-    uint32_t block_tokens; /* 1 .. KVW_BLOCK_TOKENS_MAX */
-    uint64_t lease_ns;     /* KVW_LEASE_NS_MIN .. MAX */
+    uint32_t epoch;    /* never 0 */
+    uint32_t tokens;   /* 1 .. KVW_XFER_TOKENS_MAX */
+    uint64_t lease_ns; /* KVW_LEASE_NS_MIN .. MAX */
     kvw_budget budget;
     uint8_t exact_first; /* tokens that stay exact under a lossy codec */
     uint16_t exact_last;
-    uint32_t run_count;  /* 1 .. KVW_XFER_RUNS_MAX; together just enough blocks for tokens */
-    const uint8_t *runs; /* decode: borrowed, KVW_RUN_BYTES each, in range; encode: see there */
 };
 
 /* The receiver's credit, and what one codec costs it, which the sender's choice needs. */
@@ -134,15 +126,11 @@ KVW_NODISCARD kvw_err kvw_abort_decode(struct kvw_abort_msg *out, const uint8_t 
 
 uint32_t kvw_hello_encode(uint8_t *to, const struct kvw_hello *in);
 uint32_t kvw_reject_encode(uint8_t *to, const struct kvw_reject *in);
-/* in->runs is not read: runs are, in->run_count of them. */
-uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in, const struct kvw_run *runs);
+uint32_t kvw_offer_encode(uint8_t *to, const struct kvw_offer_msg *in);
 uint32_t kvw_grant_encode(uint8_t *to, const struct kvw_grant *in);
 uint32_t kvw_renew_encode(uint8_t *to, const struct kvw_xfer_msg *in);
 uint32_t kvw_commit_encode(uint8_t *to, const struct kvw_commit_msg *in);
 uint32_t kvw_done_encode(uint8_t *to, const struct kvw_done_msg *in);
 uint32_t kvw_abort_encode(uint8_t *to, const struct kvw_abort_msg *in);
-
-/* Run i of a decoded OFFER. */
-struct kvw_run kvw_offer_run(const struct kvw_offer_msg *offer, uint32_t i);
 
 #endif

@@ -10,22 +10,6 @@
 
 #include "session.h"
 
-/* Blocks as runs of consecutive ids. count: runs found, out may be NULL. */
-static uint32_t cut_runs(const uint32_t *blocks, uint32_t block_count, struct kvw_run *out,
-                         uint32_t max)
-{
-    uint32_t runs = 0;
-
-    for (uint32_t i = 0, n; i < block_count; i += n, ++runs) {
-        n = 1;
-        while (i + n < block_count && blocks[i + n] == blocks[i] + n)
-            ++n;
-        if (out != NULL && runs < max)
-            out[runs] = (struct kvw_run){blocks[i], n};
-    }
-    return runs;
-}
-
 kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id, const struct kvw_blocks *blocks,
                   const struct kvw_terms *terms, uint64_t now_ns)
 {
@@ -41,10 +25,6 @@ kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id, const struct kvw_blocks
         return KVW_E_INVALID;
     if ((err = kvw_xfer_take(s, id.value, blocks, &x)) != KVW_OK)
         return err;
-    if (cut_runs(x->blocks, x->block_count, NULL, 0) > KVW_XFER_RUNS_MAX) {
-        x->state = KVW_XFER_FREE;
-        return KVW_E_INVALID;
-    }
     x->epoch = s->next_epoch++;
     if (s->next_epoch == 0) /* 0 says "whichever" in ABORT */
         s->next_epoch = 1;
@@ -149,15 +129,13 @@ static kvw_err send_offer(struct kvw_session *s, struct kvw_xfer *x)
         .xfer = x->id,
         .epoch = x->epoch,
         .tokens = x->tokens,
-        .block_tokens = s->pool.block_tokens,
         .lease_ns = x->lease_ns,
         .budget = x->budget,
         .exact_first = x->exact_first,
         .exact_last = x->exact_last,
-        .run_count = cut_runs(x->blocks, x->block_count, s->runs, KVW_XFER_RUNS_MAX),
     };
 
-    return kvw_session_send(s, kvw_offer_encode(s->msg, &m, s->runs));
+    return kvw_session_send(s, kvw_offer_encode(s->msg, &m));
 }
 
 /* One codec's cost rides on each GRANT, in turn. */

@@ -143,7 +143,7 @@ static void lay_out(struct kvw_arena *a, struct kvw_session *s)
     s->events.capacity = n + others;
     s->events.other_max = others;
     s->events.recs = kvw_arena_take(a, n + others, sizeof(s->events.recs[0]), 64);
-    s->msg = kvw_arena_take(a, 1, KVW_MSG_BYTES_MAX, 64);
+    s->msg = kvw_arena_take(a, 1, KVW_MSG_SHORT_MAX, 64);
     s->xfers = kvw_arena_take(a, n, sizeof(s->xfers[0]), 64);
     for (uint32_t i = 0; i < n; ++i) {
         struct kvw_xfer x = {.state = KVW_XFER_FREE};
@@ -158,7 +158,6 @@ static void lay_out(struct kvw_arena *a, struct kvw_session *s)
             s->xfers[i] = x;
     }
     if (receiver) {
-        s->runs = kvw_arena_take(a, KVW_XFER_RUNS_MAX, sizeof(s->runs[0]), 8);
         s->window.state = kvw_arena_take(a, slots, 1, 1);
         s->window.queue = kvw_arena_take(a, slots, sizeof(s->window.queue[0]), 8);
         s->window.bytes = kvw_arena_take(a, slots, sizeof(s->window.bytes[0]), 8);

@@ -126,8 +126,7 @@ struct kvw_session {
     struct kvw_xfer *xfers;
     unsigned char *slots_mem; /* hello.slots * hello.slot_bytes: landing or staging */
     void *scratch;            /* codecs' */
-    uint8_t *msg;             /* KVW_MSG_BYTES_MAX: one message on its way out */
-    struct kvw_run *runs;     /* KVW_XFER_RUNS_MAX: one offer's */
+    uint8_t *msg;             /* KVW_MSG_SHORT_MAX: one message on its way out */
     struct kvw_events events;
 
     uint64_t now_ns; /* of the latest call that brought one */

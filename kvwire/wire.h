@@ -38,7 +38,6 @@ enum kvw_msg_type {
 #define KVW_POOL_BLOCKS_MAX  (1u << 24)
 #define KVW_XFER_TOKENS_MAX  (1u << 22)
 #define KVW_XFER_BLOCKS_MAX  65536u /* of one transfer */
-#define KVW_XFER_RUNS_MAX    7680u  /* runs in one OFFER: 8 B each, fits a message */
 #define KVW_XFERS_MAX        64u    /* open at once in a session */
 #define KVW_SLOTS_MAX        256u   /* landing slots of a session */
 #define KVW_REGIONS_MAX      64u    /* regions of a transport */
@@ -62,7 +61,6 @@ enum kvw_msg_type {
 _Static_assert(KVW_CHUNK_RAW_MAX + KVW_CHUNK_RAW_MAX / 500 + 64 + KVW_CHUNK_HDR_BYTES <=
                    KVW_PUT_BYTES_MAX,
                "the longest stream of the longest chunk fits one put");
-_Static_assert(64 + 8 * KVW_XFER_RUNS_MAX <= KVW_MSG_BYTES_MAX, "an OFFER fits one message");
 #endif
 
 #endif

@@ -27,18 +27,12 @@ static void same(const uint8_t *bytes, uint32_t n, uint32_t encoded)
 
 static void offer(const uint8_t *bytes, uint32_t n)
 {
-    static struct kvw_run runs[KVW_XFER_RUNS_MAX];
     struct kvw_offer_msg o;
-    uint64_t blocks = 0;
 
     if (kvw_offer_decode(&o, bytes, n) != KVW_OK)
         return;
-    for (uint32_t i = 0; i < o.run_count; ++i) {
-        runs[i] = kvw_offer_run(&o, i);
-        blocks += runs[i].count;
-    }
-    CHECK(blocks * o.block_tokens >= o.tokens);
-    same(bytes, n, kvw_offer_encode(again, &o, runs));
+    CHECK(o.tokens >= 1 && o.tokens <= KVW_XFER_TOKENS_MAX);
+    same(bytes, n, kvw_offer_encode(again, &o));
 }
 
 static void hello(const uint8_t *bytes, uint32_t n)

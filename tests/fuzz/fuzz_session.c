@@ -182,13 +182,8 @@ static void good_message(void)
     const uint32_t kind = next(), id = next() % IDS, v = next();
     const struct kvw_xfer_msg x = {id, b.receiver ? b.epoch - v / 64 % 2 : 1 + v / 64};
     const uint64_t raw = (uint64_t)(1 + v % TOKENS) * 2 * 16 * 2 * 2 * LAYERS;
-    const struct kvw_run run = {0, (1 + v % TOKENS + 3) / 4};
-    const struct kvw_offer_msg offer = {.xfer = id,
-                                        .epoch = x.epoch,
-                                        .tokens = 1 + v % TOKENS,
-                                        .block_tokens = 4,
-                                        .lease_ns = 50 * MS,
-                                        .run_count = 1};
+    const struct kvw_offer_msg offer = {
+        .xfer = id, .epoch = x.epoch, .tokens = 1 + v % TOKENS, .lease_ns = 50 * MS};
     const struct kvw_commit_msg commit = {x, next() % 16, raw, msg, 0};
     const struct kvw_done_msg done = {x, next() % 16, raw};
     struct kvw_abort_msg abort_msg = {.x = x, .err = KVW_E_CANCELED, .text = "peer"};
@@ -198,7 +193,7 @@ static void good_message(void)
         return;
     switch (kind % 6) {
     case 0:
-        n = kvw_offer_encode(msg, &offer, &run);
+        n = kvw_offer_encode(msg, &offer);
         break;
     case 1:
         n = kvw_grant_encode(msg, &(struct kvw_grant){.limit = v % 40});

@@ -28,10 +28,8 @@ def text(fixed, t):
     return fixed + t
 
 
-def offer(epoch=5, tokens=100, block_tokens=16, runs=((7, 2), (100, 5)), lease=2_000_000_000, budget=1, first=4, last=128):
-    return struct.pack("<B3xIQQIIIBBH", 3, epoch, 42, lease, tokens, block_tokens, len(runs), budget, first,
-                       last) + b"".join(
-        struct.pack("<II", *r) for r in runs)
+def offer(epoch=5, tokens=100, lease=2_000_000_000, budget=1, first=4, last=128, reserved=0):
+    return struct.pack("<BHBIQQIBBH", 3, reserved, 0, epoch, 42, lease, tokens, budget, first, last)
 
 
 def chunk(stream=b"0123456789abcdef", layer=31, kv=1, magic=0x4843564B, spare=0):
@@ -59,10 +57,9 @@ rows = [
     ("reject_text_cut", "truncated", struct.pack("<B3xiII", 2, -44, 1, 9) + b"short"),
     ("offer", "ok", offer()),
     ("offer_epoch_0", "protocol", offer(epoch=0)),
-    ("offer_blocks_missing", "protocol", offer(tokens=200)),
-    ("offer_blocks_left_over", "protocol", offer(tokens=96)),
-    ("offer_run_empty", "protocol", offer(runs=((7, 0), (100, 7)))),
-    ("offer_run_beyond", "protocol", offer(runs=((1 << 24, 7),))),
+    ("offer_tokens_0", "protocol", offer(tokens=0)),
+    ("offer_tokens_many", "protocol", offer(tokens=(1 << 22) + 1)),
+    ("offer_reserved", "protocol", offer(reserved=1)),
     ("offer_lease", "protocol", offer(lease=1)),
     ("offer_budget", "protocol", offer(budget=3)),
     ("offer_cut", "truncated", offer()[:-1]),

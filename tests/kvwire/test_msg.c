@@ -103,14 +103,14 @@ Test(msg, reject)
 
 Test(msg, offer)
 {
-    static const struct kvw_run runs[] = {{7, 2}, {100, 1}, {KVW_POOL_BLOCKS_MAX - 4, 4}};
     const struct kvw_offer_msg in = {.xfer = 42,
                                      .epoch = 5,
-                                     .tokens = 100,
-                                     .block_tokens = 16,
+                                     .tokens = KVW_XFER_TOKENS_MAX,
                                      .lease_ns = KVW_LEASE_NS_DEFAULT,
-                                     .run_count = 3};
-    const uint32_t n = kvw_offer_encode(wire, &in, runs);
+                                     .budget = KVW_BUDGET_E4,
+                                     .exact_first = 255,
+                                     .exact_last = 65535};
+    const uint32_t n = kvw_offer_encode(wire, &in);
     struct kvw_offer_msg out;
 
     for (uint32_t i = 0; i < n; ++i)
@@ -119,31 +119,26 @@ Test(msg, offer)
     cr_assert_eq(kvw_offer_decode(&out, wire, n), KVW_OK);
     cr_expect_eq(out.xfer, 42);
     cr_expect_eq(out.epoch, 5);
+    cr_expect_eq(out.tokens, in.tokens);
     cr_expect_eq(out.lease_ns, in.lease_ns);
-    for (uint32_t i = 0; i < 3; ++i) {
-        cr_expect_eq(kvw_offer_run(&out, i).first, runs[i].first);
-        cr_expect_eq(kvw_offer_run(&out, i).count, runs[i].count);
-    }
+    cr_expect_eq(out.budget, KVW_BUDGET_E4);
+    cr_expect_eq(out.exact_first, 255);
+    cr_expect_eq(out.exact_last, 65535);
 }
 
 Test(msg, offer_out_of_range)
 {
-    static const struct kvw_run runs[] = {{7, 2}, {100, 5}};
     static const struct poke bad[] = {
-        {1, 1, 1},    {4, 0, 4},   {16, 9999999, 4}, {20, 1000, 4},       {24, 0, 4},
-        {24, 113, 4}, {24, 96, 4}, {28, 0, 4},       {28, 15, 4},         {36, 3, 1},
-        {44, 0, 4},   {44, 3, 4},  {40, 1 << 24, 4}, {40, 0xffffffff, 4}, {24, 0xffffffff, 4},
+        {1, 1, 1},           {2, 1, 1},     {3, 1, 1},    {4, 0, 4},
+        {16, 9999999, 4},    {20, 1000, 4}, {24, 0, 4},   {24, (1 << 22) + 1, 4},
+        {24, 0xffffffff, 4}, {28, 3, 1},    {28, 255, 1},
     };
-    const struct kvw_offer_msg in = {.xfer = 1,
-                                     .epoch = 1,
-                                     .tokens = 112,
-                                     .block_tokens = 16,
-                                     .lease_ns = 10000000,
-                                     .run_count = 2};
+    const struct kvw_offer_msg in = {
+        .xfer = 1, .epoch = 1, .tokens = 112, .lease_ns = KVW_LEASE_NS_MIN};
     struct kvw_offer_msg out;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i) {
-        const uint32_t n = kvw_offer_encode(wire, &in, runs);
+        const uint32_t n = kvw_offer_encode(wire, &in);
 
         cr_assert_eq(kvw_offer_decode(&out, wire, n), KVW_OK);
         for (uint32_t b = 0; b < bad[i].width; ++b)
@@ -151,27 +146,6 @@ Test(msg, offer_out_of_range)
         cr_expect_eq(kvw_offer_decode(&out, wire, n), KVW_E_PROTOCOL, "at %u value %u", bad[i].at,
                      bad[i].value);
     }
-}
-
-Test(msg, the_longest_offer_fits_a_message)
-{
-    static struct kvw_run runs[KVW_XFER_RUNS_MAX];
-    const struct kvw_offer_msg in = {.xfer = 1,
-                                     .epoch = 1,
-                                     .tokens = KVW_XFER_RUNS_MAX,
-                                     .block_tokens = 1,
-                                     .lease_ns = KVW_LEASE_NS_MAX,
-                                     .run_count = KVW_XFER_RUNS_MAX};
-    struct kvw_offer_msg out;
-
-    for (uint32_t i = 0; i < KVW_XFER_RUNS_MAX; ++i)
-        runs[i] = (struct kvw_run){2 * i, 1};
-    const uint32_t n = kvw_offer_encode(wire, &in, runs);
-
-    cr_assert_leq(n, KVW_MSG_BYTES_MAX);
-    cr_expect_eq(kvw_offer_decode(&out, wire, n), KVW_OK);
-    kvw_store_le32(wire + 32, KVW_XFER_RUNS_MAX + 1);
-    cr_expect_eq(kvw_offer_decode(&out, wire, n + 8), KVW_E_PROTOCOL);
 }
 
 Test(msg, grant_renew_done)

@@ -112,6 +112,28 @@ Test(session, a_flipped_bit_ends_one_transfer_or_the_connection)
 }
 
 /* A put that was under way when its transfer ended, and its block went to another. */
+/* Pools are as scattered as their history made them: the wire doesn't care. */
+Test(session, an_offer_of_many_blocks_that_all_lie_apart)
+{
+    static const struct t_kv_shape shape = {DUO_LAYERS,    16000,         1, 2, 32,
+                                            KVW_DTYPE_F16, T_KV_NHD_SPLIT};
+    static uint32_t apart[8000];
+    const struct kvw_blocks blocks = {apart, 8000, 8000};
+    struct kvw_event ev;
+
+    duo_close(&d);
+    duo_init(&d);
+    t_kv_free(&d.r_pool);
+    d.r_pool = d.r_cfg.pool = t_kv_pool(&shape);
+    duo_open(&d);
+    duo_up(&d);
+    for (uint32_t i = 0; i < 8000; ++i)
+        apart[i] = 2 * i;
+    cr_assert_eq(kvw_offer(d.r, (kvw_xfer_id){DUO_ID}, &blocks, NULL, d.now), KVW_OK);
+    duo_run(&d);
+    cr_expect(duo_event(d.s, KVW_EV_OFFERED, &ev));
+}
+
 Test(session, late_chunks_are_dropped)
 {
     struct kvw_session_stats st;
