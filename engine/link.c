@@ -182,6 +182,9 @@ static kvw_err run_open(struct kve_link *l, const struct cmd *c, uint64_t now_ns
     struct kve_xfer **slot = NULL;
     kvw_err err;
 
+    /* The session would wait for the next peer; but who has this request is gone with the last. */
+    if (l->state != KVE_LINK_UP) /* written by this thread alone */
+        return KVW_E_PEER_LOST;
     /* Registered before the call: its events may come in the same poll. */
     pthread_mutex_lock(&l->mutex);
     for (uint32_t i = 0; i < KVW_XFERS_MAX && slot == NULL; ++i)

@@ -172,8 +172,9 @@ KVW_API KVW_NODISCARD kvw_err kvw_offer(struct kvw_session *s, kvw_xfer_id id,
 /*
  * Sender: open the stream that fills an offer. blocks are read until XFER_DONE, a range only after
  * it was pushed. offer_by_ns: absolute time by which the offer must have come (0: as deadline_ns,
- * or KVW_LEASE_NS_MAX from now if that is 0 too); past it XFER_DONE says KVW_E_DEADLINE. While the
- * stream is open the session renews the receiver's lease.
+ * or KVW_LEASE_NS_MAX from now if that is 0 too); past it XFER_DONE says KVW_E_DEADLINE. May be
+ * called before the peer is up. While the stream is open the session renews the receiver's lease;
+ * a peer that is lost ends it, offer or not (KVW_E_PEER_LOST).
  *
  *   KVW_E_AGAIN, KVW_E_INVALID as above
  */

@@ -196,9 +196,11 @@ void kvw_xfer_peer_lost(struct kvw_session *s, kvw_err err, const char *text)
 {
     for (uint32_t i = 0; i < s->xfers_max; ++i) {
         struct kvw_xfer *x = &s->xfers[i];
-        const bool knew = s->role == KVW_ROLE_RECEIVER ? x->offer_sent : x->epoch != 0;
+        /* A stream without an offer, too: that may have been on its way, and such a one doesn't
+         * come again. */
+        const bool lost = s->role == KVW_ROLE_SENDER || x->offer_sent;
 
-        if (x->state == KVW_XFER_OPEN && knew) {
+        if (x->state == KVW_XFER_OPEN && lost) {
             kvw_xfer_finish(s, x, err, KVW_REPLY_NONE, text);
         } else if (x->state == KVW_XFER_ENDED) {
             x->reply = KVW_REPLY_NONE; /* nobody is left to be told */
