@@ -146,8 +146,9 @@ void kvn_note_path(const struct kvn_path *p, const char *text);
 __attribute__((cold)) void kvn_note_stalls(struct kvn_conn *c);
 void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats);
 
-/* conn_rx.c: a checked packet for this connection, which came as rx says. */
-void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
+/* conn_rx.c: a checked packet for this connection, which came as rx says; its whole number is
+ * filled in. */
+void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, struct kvn_frame *f,
                       const struct kvn_rx_packet *rx);
 /* A HELLO for a connection that is here already. */
 void kvn_conn_hello(struct kvn_conn *c);

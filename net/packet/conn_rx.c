@@ -14,9 +14,20 @@ static void owe_ack(struct kvn_path *p, const struct kvn_env *env, const struct 
         kvn_timers_ack_owed(&p->conn->timers, env->now_ns);
 }
 
-static bool full_length(const struct kvn_path *p, uint64_t pn)
+/* The ACK's largest number is news, and its record still there. No number is used twice, so the
+ * sample is of this very copy, whatever it carried. */
+static void sample(struct kvn_path *p, struct kvn_env *env, const struct kvn_ack *a,
+                   struct kvn_cc_ack *news)
 {
-    return pn >= p->out.base && kvn_inflight_at(&p->out, pn)->bytes >= p->cc.slice;
+    const struct kvn_sent *s = kvn_inflight_at(&p->out, a->largest);
+
+    kvn_loss_rtt(&p->loss, env->now_ns - s->sent_ns, (uint64_t)a->delay << KVN_DELAY_SHIFT);
+    env->stats.srtt_ns = p->loss.srtt_ns;
+    if (s->bytes >= p->cc.slice) {
+        kvn_loss_base(&p->loss, env->now_ns);
+        news->rtt_ns = p->loss.latest_rtt_ns;
+    }
+    news->sent_ns = s->sent_ns;
 }
 
 /* An ACK, by whatever path it came, about path p. */
@@ -31,18 +42,8 @@ static void take_path_ack(struct kvn_path *p, struct kvn_env *env, const struct 
             break;
         kvn_inflight_ack(&p->out, &a->range[i], &kvn_conn_inflight_events, p);
     }
-    if (a->largest > largest) {
-        const uint32_t now = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
-        const uint64_t rtt = (uint64_t)(now - a->echo) << KVN_STAMP_SHIFT;
-
-        kvn_loss_rtt(&p->loss, rtt, (uint64_t)a->delay << KVN_STAMP_SHIFT);
-        env->stats.srtt_ns = p->loss.srtt_ns;
-        if (full_length(p, a->largest)) {
-            kvn_loss_base(&p->loss, env->now_ns);
-            news.rtt_ns = p->loss.latest_rtt_ns;
-        }
-        news.sent_ns = env->now_ns - rtt;
-    }
+    if (a->largest > largest && a->largest >= p->out.base)
+        sample(p, env, a, &news);
     news.bytes = bytes - p->out.bytes;
     news.packets = packets - p->out.packets;
     news.marked = a->ce - p->ce < news.packets ? a->ce - p->ce : news.packets;
@@ -221,7 +222,8 @@ static void receive_up(struct kvn_path *p, struct kvn_env *env, const struct kvn
     kvw_err err;
 
     kvn_timers_heard(&p->conn->timers, env->now_ns, env->cfg.dead_ns);
-    if (f->pn == 0 || kvn_seen_has(&p->seen, f->pn)) {
+    /* 0 is no number, nor is 2^64 - 1: ranges end one after their last. */
+    if (f->pn - 1 >= UINT64_MAX - 1 || kvn_seen_has(&p->seen, f->pn)) {
         ++env->stats.packets_duplicate;
         kvn_note_dropped(env, p->conn, f, 0, KVN_DROP_DUPLICATE);
         if (asks)
@@ -234,7 +236,7 @@ static void receive_up(struct kvn_path *p, struct kvn_env *env, const struct kvn
         kvn_note_dropped(env, p->conn, f, 0, KVN_DROP_NO_ROOM);
     if (err != KVW_OK || p->conn->state != KVN_CONN_UP)
         return;
-    kvn_seen_add(&p->seen, f->pn, f->stamp, env->now_ns);
+    kvn_seen_add(&p->seen, f->pn, env->now_ns);
     p->seen.ce += ecn == KVN_ECN_CE;
     if (asks)
         owe_ack(p, env, f, in_order);
@@ -273,7 +275,7 @@ static struct kvn_path *path_of(struct kvn_conn *c, struct kvn_env *env, const s
     return p;
 }
 
-void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
+void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, struct kvn_frame *f,
                       const struct kvn_rx_packet *rx)
 {
     struct kvn_path *p;
@@ -291,6 +293,7 @@ void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
         kvn_note_dropped(env, c, f, rx->len, KVN_DROP_ADDRESS);
         return;
     }
+    f->pn = kvn_seen_number(p->seen.largest, (uint32_t)f->pn);
     ++p->count.packets_received;
     p->count.bytes_received += rx->len;
     if (KVN_TRACING(env->trace))

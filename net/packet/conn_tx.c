@@ -16,8 +16,7 @@ static struct kvn_path *first_live(struct kvn_conn *c)
 }
 
 /* The header's fields. The rest of a frame is large and isn't cleared: each type sets its own. */
-static void begin(struct kvn_frame *f, const struct kvn_path *p, const struct kvn_env *env,
-                  uint8_t type)
+static void begin(struct kvn_frame *f, const struct kvn_path *p, uint8_t type)
 {
     f->version = KVN_WIRE_VERSION;
     f->type = type;
@@ -26,7 +25,6 @@ static void begin(struct kvn_frame *f, const struct kvn_path *p, const struct kv
     f->slice = 0;
     f->conn = p->conn->peer_id;
     f->pn = 0;
-    f->stamp = (uint32_t)(env->now_ns >> KVN_STAMP_SHIFT);
 }
 
 /* At the begin of finish(), where it costs least when nobody listens: the length isn't known yet.
@@ -70,7 +68,7 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     const bool client = c->state == KVN_CONN_CONNECTING;
     struct kvn_frame f;
 
-    begin(&f, &c->path[0], env, client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
+    begin(&f, &c->path[0], client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
     f.hello = (struct kvn_hello){
         .source = c->local_id,
         .payload = c->payload,
@@ -89,10 +87,11 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     finish(&c->path[0], env, slot, &f);
 }
 
-/* Number a packet whose fate doesn't matter. */
-static uint64_t number(struct kvn_path *p)
+/* Number a packet whose fate doesn't matter. An ACK may show when it arrived, all the same. */
+static uint64_t number(struct kvn_path *p, const struct kvn_env *env)
 {
-    return kvn_inflight_add(&p->out, &(struct kvn_sent){.state = KVN_SENT_QUIET});
+    return kvn_inflight_add(&p->out,
+                            &(struct kvn_sent){.sent_ns = env->now_ns, .state = KVN_SENT_QUIET});
 }
 
 static void build_goodbye(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
@@ -100,7 +99,7 @@ static void build_goodbye(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx
     struct kvn_path *p = first_live(c);
     struct kvn_frame f;
 
-    begin(&f, p, env, KVN_PACKET_GOODBYE);
+    begin(&f, p, KVN_PACKET_GOODBYE);
     f.goodbye = c->farewell;
     f.pn = p->out.next++; /* not recorded, as there may be no room */
     c->goodbye_due = false;
@@ -117,8 +116,8 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
 
     if (!kvn_inflight_room(&p->out))
         p = q;
-    begin(&f, p, env, KVN_PACKET_ACK);
-    f.pn = number(p);
+    begin(&f, p, KVN_PACKET_ACK);
+    f.pn = number(p, env);
     f.ack.path = q->id;
     f.ack.stream_ends = kvn_stream_in_limit(&c->stream_in);
     f.ack.credit = kvn_puts_in_credit(&c->puts_in, kvn_env_window(env));
@@ -130,8 +129,8 @@ static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_s
 {
     struct kvn_frame f;
 
-    begin(&f, p, env, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
-    f.pn = number(p);
+    begin(&f, p, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
+    f.pn = number(p, env);
     f.token = p->response_due ? p->response : p->challenge;
     if (p->response_due)
         p->response_due = false;
@@ -179,7 +178,7 @@ static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
     kvn_stream_out_take(&c->stream_out, c->payload - KVN_MSG_BYTES, &s);
     if (s.bytes == 0)
         return false;
-    begin(&f, p, env, KVN_PACKET_MSG);
+    begin(&f, p, KVN_PACKET_MSG);
     f.stream_at = s.at;
     f.flags = ask(p, s.again);
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
@@ -202,11 +201,13 @@ static void set_body(struct kvn_tx_slot *slot, const struct kvw_iov *piece, uint
 {
     uint32_t bytes = 0;
 
-    if (count <= 2) {
-        memcpy(slot->packet->body, piece, count * sizeof(piece[0]));
-        slot->packet->body_count = count;
+    slot->packet->body_count = count;
+    slot->packet->body[0] = piece[0];
+    if (count == 1)
         return;
-    }
+    slot->packet->body[1] = piece[1];
+    if (count == 2)
+        return;
     for (uint32_t i = 0; i < count; ++i) {
         memcpy(slot->bounce + bytes, piece[i].base, piece[i].bytes);
         bytes += piece[i].bytes;
@@ -223,7 +224,7 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
     const struct kvn_slice s = kvn_puts_out_take(&c->puts_out);
     const struct kvn_put_out *o = s.of;
 
-    begin(&f, p, env, KVN_PACKET_DATA);
+    begin(&f, p, KVN_PACKET_DATA);
     f.slice = (uint16_t)s.number;
     f.flags = ask(p, s.again);
     f.data = (struct kvn_data){.put = s.put,
@@ -252,7 +253,7 @@ static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
 {
     struct kvn_frame f;
 
-    begin(&f, p, env, KVN_PACKET_PING);
+    begin(&f, p, KVN_PACKET_PING);
     f.flags = KVN_FLAG_ACK_NOW;
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
                                                  .bytes = KVN_PING_BYTES,

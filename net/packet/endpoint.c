@@ -234,7 +234,6 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     const struct kvn_frame f = {
         .version = KVN_WIRE_VERSION,
         .type = KVN_PACKET_RESET,
-        .stamp = (uint32_t)(ep->env.now_ns >> KVN_STAMP_SHIFT),
         .reset = r->reset,
     };
 

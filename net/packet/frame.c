@@ -6,41 +6,23 @@
 #include "crc32c.h"
 #include "../../kvwire/le.h"
 
-static uint32_t head_digest(const uint8_t *head, uint32_t head_bytes)
+/* Header and fields of each type, without what varies; 0: there is no such type. */
+static const uint8_t fixed_bytes[16] = {
+    [KVN_PACKET_HELLO] = KVN_HELLO_BYTES,     [KVN_PACKET_HELLO_ACK] = KVN_HELLO_BYTES,
+    [KVN_PACKET_DATA] = KVN_DATA_BYTES,       [KVN_PACKET_MSG] = KVN_MSG_BYTES,
+    [KVN_PACKET_ACK] = KVN_ACK_BYTES,         [KVN_PACKET_PING] = KVN_PING_BYTES,
+    [KVN_PACKET_GOODBYE] = KVN_GOODBYE_BYTES, [KVN_PACKET_RESET] = KVN_RESET_BYTES,
+    [KVN_PACKET_CHALLENGE] = KVN_TOKEN_BYTES, [KVN_PACKET_RESPONSE] = KVN_TOKEN_BYTES,
+    [KVN_PACKET_NACK] = KVN_NACK_BYTES,
+};
+
+static uint32_t digest(const uint8_t *bytes, uint32_t len, uint32_t crc_at)
 {
     static const uint8_t zero[4];
-    uint32_t crc = kvn_crc32c(0, head, KVN_CRC_AT);
+    uint32_t crc = kvn_crc32c(0, bytes, crc_at);
 
     crc = kvn_crc32c(crc, zero, sizeof(zero));
-    return kvn_crc32c(crc, head + KVN_CRC_AT + 4, head_bytes - KVN_CRC_AT - 4);
-}
-
-static uint32_t fields_bytes(uint8_t type)
-{
-    switch (type) {
-    case KVN_PACKET_HELLO:
-    case KVN_PACKET_HELLO_ACK:
-        return KVN_HELLO_BYTES;
-    case KVN_PACKET_DATA:
-        return KVN_DATA_BYTES;
-    case KVN_PACKET_MSG:
-        return KVN_MSG_BYTES;
-    case KVN_PACKET_ACK:
-        return KVN_ACK_BYTES;
-    case KVN_PACKET_PING:
-        return KVN_PING_BYTES;
-    case KVN_PACKET_GOODBYE:
-        return KVN_GOODBYE_BYTES;
-    case KVN_PACKET_RESET:
-        return KVN_RESET_BYTES;
-    case KVN_PACKET_CHALLENGE:
-    case KVN_PACKET_RESPONSE:
-        return KVN_TOKEN_BYTES;
-    case KVN_PACKET_NACK:
-        return KVN_NACK_BYTES;
-    default:
-        return 0;
-    }
+    return kvn_crc32c(crc, bytes + crc_at + 4, len - crc_at - 4);
 }
 
 static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
@@ -66,17 +48,18 @@ static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 
 static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
-    const uint32_t sizes = kvw_load_le32(p + 40);
+    const uint64_t place = kvw_load_le64(p + 20);
+    const uint32_t sizes = kvw_load_le32(p + 28);
     uint64_t skip;
     uint32_t left;
 
     f->data = (struct kvn_data){
-        .put = kvw_load_le32(p + 24),
-        .region = kvw_load_le32(p + 28),
-        .offset = kvw_load_le64(p + 32),
+        .put = kvw_load_le32(p + 16),
+        .region = (uint32_t)(place >> KVN_OFFSET_BITS),
+        .offset = place & KVN_OFFSET_MAX,
         .bytes = (sizes & ((1u << KVN_PUT_BITS) - 1)) + 1,
         .slice = (sizes >> KVN_PUT_BITS) * KVN_SLICE_ALIGN,
-        .imm = kvw_load_le32(p + 44),
+        .imm = kvw_load_le32(p + 32),
     };
     f->payload = p + KVN_DATA_BYTES;
     f->payload_bytes = len - KVN_DATA_BYTES;
@@ -92,7 +75,7 @@ static kvw_err data_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 
 static kvw_err msg_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
-    f->stream_at = kvw_load_le64(p + 24);
+    f->stream_at = kvw_load_le64(p + 16);
     f->payload = p + KVN_MSG_BYTES;
     f->payload_bytes = len - KVN_MSG_BYTES;
     if (f->payload_bytes == 0 || f->stream_at > UINT64_MAX - f->payload_bytes)
@@ -106,14 +89,13 @@ static kvw_err ack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     struct kvn_ack *a = &f->ack;
     uint64_t end;
 
-    a->largest = kvw_load_le64(p + 24);
-    a->delay = kvw_load_le32(p + 32);
-    a->echo = kvw_load_le32(p + 36);
-    a->stream_ends = kvw_load_le64(p + 40);
-    a->credit = kvw_load_le64(p + 48);
-    a->ce = kvw_load_le32(p + 56);
-    a->count = kvw_load_le16(p + 60);
-    a->path = p[62];
+    a->largest = kvw_load_le64(p + 16);
+    a->delay = kvw_load_le32(p + 24);
+    a->ce = kvw_load_le32(p + 28);
+    a->stream_ends = kvw_load_le64(p + 32);
+    a->credit = kvw_load_le64(p + 40);
+    a->count = kvw_load_le16(p + 48);
+    a->path = p[50];
     if (a->count == 0 || a->count > KVN_ACK_RANGES_MAX || a->largest == UINT64_MAX ||
         a->path >= KVN_PATHS_MAX)
         return KVW_E_PROTOCOL;
@@ -137,7 +119,7 @@ static kvw_err nack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
 {
     struct kvn_nack *n = &f->nack;
 
-    n->count = kvw_load_le16(p + 24);
+    n->count = kvw_load_le16(p + 16);
     if (n->count == 0 || n->count > KVN_NACK_MAX)
         return KVW_E_PROTOCOL;
     if (len != KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES)
@@ -166,7 +148,7 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
     case KVN_PACKET_ACK:
         return ack_decode(f, p, len);
     case KVN_PACKET_GOODBYE:
-        f->goodbye = (kvw_err)(int32_t)kvw_load_le32(p + 24);
+        f->goodbye = (kvw_err)(int32_t)kvw_load_le32(p + 16);
         return KVW_OK;
     case KVN_PACKET_RESET:
         f->reset =
@@ -174,7 +156,7 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
         return KVW_OK;
     case KVN_PACKET_CHALLENGE:
     case KVN_PACKET_RESPONSE:
-        f->token = kvw_load_le64(p + 24);
+        f->token = kvw_load_le64(p + 16);
         return KVW_OK;
     case KVN_PACKET_NACK:
         return nack_decode(f, p, len);
@@ -185,6 +167,8 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
 
 kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len)
 {
+    uint32_t crc_at;
+
     if (len < KVN_HEADER_BYTES)
         return KVW_E_TRUNCATED;
     f->version = bytes[0] >> 4;
@@ -193,20 +177,19 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
     f->path = bytes[1] >> KVN_FLAG_PATH_SHIFT;
     f->slice = kvw_load_le16(bytes + 2);
     f->conn = kvw_load_le32(bytes + 4);
-    f->pn = kvw_load_le64(bytes + 8);
-    f->stamp = kvw_load_le32(bytes + 20);
+    f->pn = kvw_load_le32(bytes + 8); /* of a greeting: unused */
     f->payload = NULL;
     f->payload_bytes = 0;
-    /* Ranges of numbers end one after their last. */
-    if (fields_bytes(f->type) == 0 || f->pn == UINT64_MAX)
+    if (fixed_bytes[f->type] == 0)
         return KVW_E_PROTOCOL;
     if (f->version != KVN_WIRE_VERSION && f->type != KVN_PACKET_HELLO &&
         f->type != KVN_PACKET_RESET)
         return KVW_E_VERSION;
     /* A HELLO of another version is only promised to reach its source id. */
-    if (len < (f->version == KVN_WIRE_VERSION ? fields_bytes(f->type) : KVN_HEADER_BYTES + 8))
+    if (len < (f->version == KVN_WIRE_VERSION ? fixed_bytes[f->type] : KVN_GREETING_BYTES + 8))
         return KVW_E_TRUNCATED;
-    if (head_digest(bytes, len) != kvw_load_le32(bytes + KVN_CRC_AT))
+    crc_at = kvn_frame_crc_at(bytes[0]);
+    if (digest(bytes, len, crc_at) != kvw_load_le32(bytes + crc_at))
         return KVW_E_CHECKSUM;
     return fields_decode(f, bytes, len);
 }
@@ -215,15 +198,14 @@ static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
 {
     uint64_t below = a->largest + 1;
 
-    kvw_store_le64(p + 24, a->largest);
-    kvw_store_le32(p + 32, a->delay);
-    kvw_store_le32(p + 36, a->echo);
-    kvw_store_le64(p + 40, a->stream_ends);
-    kvw_store_le64(p + 48, a->credit);
-    kvw_store_le32(p + 56, a->ce);
-    kvw_store_le16(p + 60, (uint16_t)a->count);
-    p[62] = a->path;
-    p[63] = 0;
+    kvw_store_le64(p + 16, a->largest);
+    kvw_store_le32(p + 24, a->delay);
+    kvw_store_le32(p + 28, a->ce);
+    kvw_store_le64(p + 32, a->stream_ends);
+    kvw_store_le64(p + 40, a->credit);
+    kvw_store_le16(p + 48, (uint16_t)a->count);
+    p[50] = a->path;
+    p[51] = 0;
     for (uint32_t i = 0; i < a->count; ++i) {
         uint8_t *r = p + KVN_ACK_BYTES + i * KVN_ACK_RANGE_BYTES;
 
@@ -236,8 +218,8 @@ static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
 
 static uint32_t nack_encode(uint8_t *p, const struct kvn_nack *n)
 {
-    kvw_store_le16(p + 24, (uint16_t)n->count);
-    kvw_store_le16(p + 26, 0);
+    kvw_store_le16(p + 16, (uint16_t)n->count);
+    kvw_store_le16(p + 18, 0);
     for (uint32_t i = 0; i < n->count; ++i) {
         uint8_t *e = p + KVN_NACK_BYTES + i * KVN_NACK_ENTRY_BYTES;
 
@@ -248,57 +230,65 @@ static uint32_t nack_encode(uint8_t *p, const struct kvn_nack *n)
     return KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES;
 }
 
+/* HELLO, HELLO_ACK and RESET: what stands for their number and between the digest and their fields
+ * is unused. */
+static uint32_t greeting_encode(uint8_t *p, const struct kvn_frame *f)
+{
+    kvw_store_le64(p + 8, 0);
+    kvw_store_le64(p + KVN_GREETING_CRC_AT, 0);
+    if (f->type == KVN_PACKET_RESET) {
+        kvw_store_le32(p + 24, f->reset.id);
+        p[28] = f->reset.reason;
+        p[29] = f->reset.version;
+        kvw_store_le16(p + 30, 0);
+        return KVN_RESET_BYTES;
+    }
+    kvw_store_le32(p + 24, f->hello.source);
+    kvw_store_le32(p + 28, f->hello.payload);
+    kvw_store_le32(p + 32, f->hello.paths);
+    kvw_store_le32(p + 36, f->hello.stream);
+    kvw_store_le32(p + 40, f->hello.credit);
+    kvw_store_le32(p + 44, f->hello.puts);
+    return KVN_HELLO_BYTES;
+}
+
 uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 {
     head[0] = (uint8_t)(f->version << 4 | f->type);
     head[1] = (uint8_t)(f->flags | f->path << KVN_FLAG_PATH_SHIFT);
     kvw_store_le16(head + 2, f->slice);
     kvw_store_le32(head + 4, f->conn);
-    kvw_store_le64(head + 8, f->pn);
+    kvw_store_le32(head + 8, (uint32_t)f->pn);
     kvw_store_le32(head + KVN_CRC_AT, 0);
-    kvw_store_le32(head + 20, f->stamp);
     switch (f->type) {
     case KVN_PACKET_HELLO:
     case KVN_PACKET_HELLO_ACK:
-        kvw_store_le32(head + 24, f->hello.source);
-        kvw_store_le32(head + 28, f->hello.payload);
-        kvw_store_le32(head + 32, f->hello.paths);
-        kvw_store_le32(head + 36, f->hello.stream);
-        kvw_store_le32(head + 40, f->hello.credit);
-        kvw_store_le32(head + 44, f->hello.puts);
-        break;
+    case KVN_PACKET_RESET:
+        return greeting_encode(head, f);
     case KVN_PACKET_DATA:
-        kvw_store_le32(head + 24, f->data.put);
-        kvw_store_le32(head + 28, f->data.region);
-        kvw_store_le64(head + 32, f->data.offset);
-        kvw_store_le32(head + 40,
+        kvw_store_le32(head + 16, f->data.put);
+        kvw_store_le64(head + 20, (uint64_t)f->data.region << KVN_OFFSET_BITS | f->data.offset);
+        kvw_store_le32(head + 28,
                        (f->data.bytes - 1) | f->data.slice / KVN_SLICE_ALIGN << KVN_PUT_BITS);
-        kvw_store_le32(head + 44, f->data.imm);
-        break;
+        kvw_store_le32(head + 32, f->data.imm);
+        return KVN_DATA_BYTES;
     case KVN_PACKET_MSG:
-        kvw_store_le64(head + 24, f->stream_at);
-        break;
+        kvw_store_le64(head + 16, f->stream_at);
+        return KVN_MSG_BYTES;
     case KVN_PACKET_ACK:
         return ack_encode(head, &f->ack);
     case KVN_PACKET_GOODBYE:
-        kvw_store_le32(head + 24, (uint32_t)f->goodbye);
-        break;
-    case KVN_PACKET_RESET:
-        kvw_store_le32(head + 24, f->reset.id);
-        head[28] = f->reset.reason;
-        head[29] = f->reset.version;
-        kvw_store_le16(head + 30, 0);
-        break;
+        kvw_store_le32(head + 16, (uint32_t)f->goodbye);
+        return KVN_GOODBYE_BYTES;
     case KVN_PACKET_CHALLENGE:
     case KVN_PACKET_RESPONSE:
-        kvw_store_le64(head + 24, f->token);
-        break;
+        kvw_store_le64(head + 16, f->token);
+        return KVN_TOKEN_BYTES;
     case KVN_PACKET_NACK:
         return nack_encode(head, &f->nack);
     default:
-        break;
+        return fixed_bytes[f->type];
     }
-    return fields_bytes(f->type);
 }
 
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
@@ -308,5 +298,5 @@ void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *bo
 
     for (uint32_t i = 0; i < body_count; ++i)
         crc = kvn_crc32c(crc, body[i].base, body[i].bytes);
-    kvw_store_le32(head + KVN_CRC_AT, crc);
+    kvw_store_le32(head + kvn_frame_crc_at(head[0]), crc);
 }

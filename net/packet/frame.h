@@ -25,8 +25,8 @@ struct kvn_hello {
 
 struct kvn_data {
     uint32_t put;    /* number of the put on this connection, from 0, modulo 2^32 */
-    uint32_t region; /* as in the region's key */
-    uint64_t offset; /* of the whole put in its region */
+    uint32_t region; /* as in the region's key, <= KVN_REGION_MAX */
+    uint64_t offset; /* of the whole put in its region, <= KVN_OFFSET_MAX */
     uint32_t bytes;  /* of the whole put */
     uint32_t slice;  /* bytes of all its slices but the last */
     uint32_t imm;
@@ -34,8 +34,7 @@ struct kvn_data {
 
 struct kvn_ack {
     uint64_t largest;
-    uint32_t delay;       /* between the largest's arrival and this ACK, stamp units */
-    uint32_t echo;        /* the largest's stamp */
+    uint32_t delay;       /* between the largest's arrival and this ACK, in 64 ns */
     uint64_t stream_ends; /* absolute: control stream bytes before this one may be sent */
     uint64_t credit;      /* absolute: so many put bytes may be sent, first copies */
     uint32_t ce;          /* packets of this path that came marked CE, modulo 2^32 */
@@ -69,8 +68,7 @@ struct kvn_frame {
     uint8_t path;
     uint16_t slice; /* DATA: number of the slice in its put */
     uint32_t conn;  /* the receiver's connection id; 0 in HELLO and RESET */
-    uint64_t pn;
-    uint32_t stamp;
+    uint64_t pn;    /* only its low 32 bits are on the wire: kvn_seen_number() */
     union {
         struct kvn_hello hello;
         struct kvn_data data;
@@ -100,6 +98,15 @@ KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes
  * most KVN_HEAD_BYTES_MAX. The digest is left 0 until kvn_frame_seal().
  */
 uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f);
+
+/* Where the digest of a packet lies that begins with this byte. */
+static inline uint32_t kvn_frame_crc_at(uint8_t first)
+{
+    const uint32_t greetings =
+        1u << KVN_PACKET_HELLO | 1u << KVN_PACKET_HELLO_ACK | 1u << KVN_PACKET_RESET;
+
+    return greetings >> (first & 15) & 1 ? KVN_GREETING_CRC_AT : KVN_CRC_AT;
+}
 
 /* Put the digest of head and body into head. */
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,

@@ -46,9 +46,9 @@ void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns)
 {
     uint64_t away;
 
-    /* Two clocks, each rounded: the difference may come out below nothing. */
+    /* Two clocks: the difference may come out below nothing. */
     rtt_ns =
-        rtt_ns > delay_ns + (1u << KVN_STAMP_SHIFT) ? rtt_ns - delay_ns : 1u << KVN_STAMP_SHIFT;
+        rtt_ns > delay_ns + (1u << KVN_DELAY_SHIFT) ? rtt_ns - delay_ns : 1u << KVN_DELAY_SHIFT;
     l->latest_rtt_ns = rtt_ns;
     if (!l->sampled) {
         l->sampled = true;

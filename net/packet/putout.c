@@ -38,29 +38,18 @@ kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put, uin
     memset(o, 0, sizeof(*o));
     memcpy(o->iov, put->iov, put->iov_count * sizeof(put->iov[0]));
     o->iov_count = put->iov_count;
-    o->offset = put->offset;
     o->cookie = put->cookie;
     o->region = kvn_region_number(&put->key);
+    o->offset = put->offset;
+    if (o->offset > KVN_OFFSET_MAX || o->region > KVN_REGION_MAX) {
+        o->offset = KVN_OFFSET_MAX; /* as far out of any region as what was asked for */
+        o->region &= KVN_REGION_MAX;
+    }
     o->bytes = bytes;
     o->imm = put->imm;
     o->state = KVN_PUT_OUT_ACTIVE;
     ++p->next;
     return KVW_OK;
-}
-
-static bool has_fresh(const struct kvn_puts_out *p)
-{
-    return p->slice != 0 && p->fresh != p->next && p->fresh - p->first < p->window;
-}
-
-bool kvn_puts_out_ready(const struct kvn_puts_out *p)
-{
-    return p->lost_count > 0 || (has_fresh(p) && p->sent + p->slice <= p->credit);
-}
-
-bool kvn_puts_out_blocked(const struct kvn_puts_out *p)
-{
-    return has_fresh(p) && p->sent + p->slice > p->credit;
 }
 
 static uint32_t slice_bytes(const struct kvn_put_out *o, uint32_t number)

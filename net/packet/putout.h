@@ -75,10 +75,21 @@ void kvn_puts_out_recut(struct kvn_puts_out *p, uint32_t slice);
 /* The put is in range. KVW_E_AGAIN: all slots are taken. */
 KVW_NODISCARD kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put,
                                         uint32_t bytes);
+/* There is a new slice, of a put that the peer can track. */
+static inline bool kvn_puts_out_fresh(const struct kvn_puts_out *p)
+{
+    return p->slice != 0 && p->fresh != p->next && p->fresh - p->first < p->window;
+}
 /* Whether there is a slice to send: a lost one, or a new one within the credit. */
-bool kvn_puts_out_ready(const struct kvn_puts_out *p);
+static inline bool kvn_puts_out_ready(const struct kvn_puts_out *p)
+{
+    return p->lost_count > 0 || (kvn_puts_out_fresh(p) && p->sent + p->slice <= p->credit);
+}
 /* There is a new slice, but the credit holds it back. */
-bool kvn_puts_out_blocked(const struct kvn_puts_out *p);
+static inline bool kvn_puts_out_blocked(const struct kvn_puts_out *p)
+{
+    return kvn_puts_out_fresh(p) && p->sent + p->slice > p->credit;
+}
 /* The next slice to send; it counts as sent. Only when ready. */
 struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p);
 /* Where a slice's bytes lie: up to KVW_PUT_IOV_MAX pieces. Returns how many. */

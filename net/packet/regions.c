@@ -5,7 +5,7 @@
 
 #include "../../kvwire/le.h"
 
-#define NUMBER_LAST (UINT32_MAX - KVW_REGIONS_MAX) /* a slot that got this far is retired */
+#define NUMBER_LAST (KVN_REGION_MAX - KVW_REGIONS_MAX) /* a slot that got this far is retired */
 
 void kvn_regions_begin(struct kvn_regions *r)
 {
@@ -19,7 +19,7 @@ kvw_err kvn_regions_add(struct kvn_regions *r, const struct kvw_mem *mem, kvw_pu
 {
     if (mem->base == NULL || mem->bytes == 0)
         return KVW_E_INVALID;
-    if (mem->kind != KVW_MEM_HOST)
+    if (mem->kind != KVW_MEM_HOST || mem->bytes > KVN_OFFSET_MAX)
         return KVW_E_UNSUPPORTED;
     for (uint32_t i = 0; i < KVW_REGIONS_MAX; ++i) {
         struct kvn_region *s = &r->slot[i];

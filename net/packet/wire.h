@@ -37,29 +37,35 @@ enum kvn_packet_type {
 #define KVN_PATHS_MAX 8u
 
 /* Lengths. */
-#define KVN_HEADER_BYTES     24u /* of every packet */
+#define KVN_HEADER_BYTES     16u /* of every packet of a connection */
+#define KVN_GREETING_BYTES   24u /* header of HELLO, HELLO_ACK and RESET, in every version */
 #define KVN_HELLO_BYTES      48u /* header and fields, before the padding */
-#define KVN_DATA_BYTES       48u
-#define KVN_MSG_BYTES        32u
-#define KVN_ACK_BYTES        64u /* before its ranges */
+#define KVN_DATA_BYTES       36u
+#define KVN_MSG_BYTES        24u
+#define KVN_ACK_BYTES        52u /* before its ranges */
 #define KVN_ACK_RANGE_BYTES  8u
 #define KVN_ACK_RANGES_MAX   32u
-#define KVN_PING_BYTES       24u
-#define KVN_GOODBYE_BYTES    28u
+#define KVN_PING_BYTES       16u
+#define KVN_GOODBYE_BYTES    20u
 #define KVN_RESET_BYTES      32u
-#define KVN_TOKEN_BYTES      32u /* CHALLENGE and RESPONSE */
-#define KVN_NACK_BYTES       28u /* before its entries */
+#define KVN_TOKEN_BYTES      24u /* CHALLENGE and RESPONSE */
+#define KVN_NACK_BYTES       20u /* before its entries */
 #define KVN_NACK_ENTRY_BYTES 8u
 #define KVN_NACK_MAX         16u
 #define KVN_HEAD_BYTES_MAX   (KVN_ACK_BYTES + KVN_ACK_RANGES_MAX * KVN_ACK_RANGE_BYTES)
-#define KVN_CRC_AT           16u    /* the digest's place in the header */
+#define KVN_CRC_AT           12u    /* the digest's place in the header */
+#define KVN_GREETING_CRC_AT  16u    /* the same in HELLO, HELLO_ACK and RESET */
 #define KVN_PAYLOAD_MIN      1200u  /* of a UDP payload that a path must carry */
 #define KVN_PAYLOAD_MAX      65507u /* UDP over IPv4 carries no more */
 #define KVN_STREAM_LEN_BYTES 4u     /* before each message in the control stream */
 
 /* SPEC.md 5: slices. A put has at most KVN_SLICES_MAX of them. DATA tells a put's bytes - 1 in the
- * low KVN_PUT_BITS of a word, its slice / KVN_SLICE_ALIGN above. */
+ * low KVN_PUT_BITS of a word, its slice / KVN_SLICE_ALIGN above; and its offset in the low
+ * KVN_OFFSET_BITS of another, its region above. No region reaches KVN_OFFSET_MAX. */
 #define KVN_PUT_BITS      20
+#define KVN_OFFSET_BITS   40
+#define KVN_OFFSET_MAX    ((1ull << KVN_OFFSET_BITS) - 1)
+#define KVN_REGION_MAX    ((1u << (64 - KVN_OFFSET_BITS)) - 1)
 #define KVN_SLICE_ALIGN   16u
 #define KVN_SLICE_MIN     ((KVN_PAYLOAD_MIN - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
 #define KVN_SLICE_MAX     ((KVN_PAYLOAD_MAX - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN)
@@ -111,7 +117,7 @@ enum kvn_reset_reason {
 #define KVN_CHALLENGE_MAX_NS   (1000ull * 1000 * 1000)
 #define KVN_BUSY_NS            (10ull * 1000 * 1000) /* after its last DATA, a sender counts */
 #define KVN_TX_RETRY_NS        (100ull * 1000)       /* after the port was full */
-#define KVN_STAMP_SHIFT        6                     /* time stamps count 64 ns */
+#define KVN_DELAY_SHIFT        6                     /* an ACK's delay counts 64 ns */
 
 _Static_assert((KVW_PUT_BYTES_MAX + KVN_SLICE_MIN - 1) / KVN_SLICE_MIN <= KVN_SLICES_MAX,
                "the longest put of the shortest slices fits the bitmap");

@@ -122,12 +122,13 @@ static void poll_once(struct run *r)
 static void give(struct run *r, bool seal)
 {
     struct wire *w = &r->wire;
+    const uint32_t crc_at = kvn_frame_crc_at(w->in[0]);
 
-    if (seal && w->in_bytes >= KVN_HEADER_BYTES) {
+    if (seal && w->in_bytes >= crc_at + 4) {
         if ((w->in[0] & 15) != KVN_PACKET_HELLO && (w->in[0] & 15) != KVN_PACKET_RESET)
             kvw_store_le32(w->in + 4, w->endpoint_id);
-        kvw_store_le32(w->in + KVN_CRC_AT, 0);
-        kvw_store_le32(w->in + KVN_CRC_AT, kvn_crc32c(0, w->in, w->in_bytes));
+        kvw_store_le32(w->in + crc_at, 0);
+        kvw_store_le32(w->in + crc_at, kvn_crc32c(0, w->in, w->in_bytes));
     }
     poll_once(r);
 }

@@ -385,22 +385,31 @@ Test(life, finished_puts_are_not_touched)
     t_pair_close(&pair);
 }
 
-/* What the receiver has no room to remember isn't acknowledged, so that it comes again. */
-Test(life, what_is_not_taken_is_not_acknowledged)
+/* A raw client of the listener: what it must know of the connection to go on. */
+static uint32_t raw_connect(struct kvn_port *port)
 {
-    struct kvn_frame f, ack = {.type = 0};
-    struct kvn_port *port;
+    struct kvn_frame f = hello(4711);
     uint32_t id = 0;
-    uint64_t pn = 1;
 
-    up();
-    port = raw(2);
-    f = hello(4711);
     raw_send(port, 1, &f, 1200 - KVN_HELLO_BYTES);
     t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
     while (raw_receive(port, &f))
         id = f.hello.source;
     cr_assert_neq(id, 0);
+    return id;
+}
+
+/* What the receiver has no room to remember isn't acknowledged, so that it comes again. */
+Test(life, what_is_not_taken_is_not_acknowledged)
+{
+    struct kvn_frame f, ack = {.type = 0};
+    struct kvn_port *port;
+    uint64_t pn = 1;
+    uint32_t id;
+
+    up();
+    port = raw(2);
+    id = raw_connect(port);
     f = (struct kvn_frame){
         .version = 1, .type = KVN_PACKET_PING, .flags = KVN_FLAG_ACK_NOW, .conn = id, .pn = pn++};
     raw_send(port, 1, &f, 0);
@@ -427,6 +436,32 @@ Test(life, what_is_not_taken_is_not_acknowledged)
     cr_expect_eq(ack.ack.range[1].end, 2 + KVN_RANGES_MAX, "%llu",
                  (unsigned long long)ack.ack.range[1].end);
     cr_expect_eq(pair.side[1].downs, 0);
+    port->ops->close(port);
+    t_pair_close(&pair);
+}
+
+/* Packets tell the low half of their numbers, ACKs all of them. */
+Test(life, numbers_beyond_32_bits)
+{
+    struct kvn_port *port;
+    struct kvn_frame f;
+    uint64_t largest = 0, pn = 1;
+    uint32_t id;
+
+    up();
+    port = raw(2);
+    id = raw_connect(port);
+    for (uint32_t i = 0; i < 6; ++i, pn += 0x7fffffff) {
+        f = (struct kvn_frame){
+            .version = 1, .type = KVN_PACKET_PING, .flags = KVN_FLAG_ACK_NOW, .conn = id, .pn = pn};
+        raw_send(port, 1, &f, 0);
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+        while (raw_receive(port, &f))
+            if (f.type == KVN_PACKET_ACK)
+                largest = f.ack.largest;
+        cr_assert_eq(largest, pn);
+    }
+    cr_expect_gt(pn, 1ull << 33);
     port->ops->close(port);
     t_pair_close(&pair);
 }

@@ -131,7 +131,7 @@ static void on_ack(struct t_watch *w, const struct t_watch_conn *to, const struc
              a->path, (unsigned long long)own->largest[a->path]);
 }
 
-static void on_numbered(struct t_watch *w, const struct kvn_frame *f, uint8_t ecn, uint32_t bytes)
+static void on_numbered(struct t_watch *w, struct kvn_frame *f, uint8_t ecn, uint32_t bytes)
 {
     const bool ect = f->type == KVN_PACKET_DATA || f->type == KVN_PACKET_MSG;
     struct t_watch_conn *to = by_id(w, f->conn);
@@ -140,6 +140,7 @@ static void on_numbered(struct t_watch *w, const struct kvn_frame *f, uint8_t ec
         fail(w, "type %u to %08x, which never was anybody's id", f->type, f->conn);
         return;
     }
+    f->pn = kvn_seen_number(to->largest[f->path], (uint32_t)f->pn);
     if (f->pn <= to->largest[f->path])
         fail(w, "number %llu on path %u after %llu", (unsigned long long)f->pn, f->path,
              (unsigned long long)to->largest[f->path]);

@@ -15,6 +15,7 @@
 
 #include "../../kvwire/wire.h"
 #include "../../net/packet/frame.h"
+#include "../../net/packet/seen.h"
 #include "../../net/port/sim.h"
 
 #define T_WATCH_CONNS 512u /* by their ids; a connection has two */
