@@ -49,6 +49,7 @@ struct shared {
 
 struct options {
     const char *net, *netns[2], *fault, *peer; /* netns, cpu: of listener, sender */
+    const char *trace;
     int cpu[2];
     uint32_t bytes, outstanding, gap_us, slice;
     double seconds;
@@ -304,6 +305,7 @@ static void usage(void)
                     "  --peer ADDRESS   where the listener is, if that isn't LISTENER\n"
                     "  --only END       listener or sender: the other end is another process\n"
                     "  --busy-poll      never sleep\n"
+                    "  --trace FILE     what the sender's every packet does, as JSON (udp, dpdk)\n"
                     "  --json           one line for programs\n");
     exit(2);
 }
@@ -322,13 +324,11 @@ static void split(char *text, const char *out[2])
 static struct options parse(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"bytes", 1, NULL, 'b'},   {"outstanding", 1, NULL, 'o'},
-        {"seconds", 1, NULL, 's'}, {"gap", 1, NULL, 'g'},
-        {"fault", 1, NULL, 'f'},   {"paths", 1, NULL, 'p'},
-        {"cpu", 1, NULL, 'c'},     {"netns", 1, NULL, 'n'},
-        {"slice", 1, NULL, 'l'},   {"busy-poll", 0, NULL, 'y'},
-        {"only", 1, NULL, 'O'},    {"peer", 1, NULL, 'P'},
-        {"json", 0, NULL, 'j'},    {NULL, 0, NULL, 0},
+        {"bytes", 1, NULL, 'b'},     {"outstanding", 1, NULL, 'o'}, {"seconds", 1, NULL, 's'},
+        {"gap", 1, NULL, 'g'},       {"fault", 1, NULL, 'f'},       {"paths", 1, NULL, 'p'},
+        {"cpu", 1, NULL, 'c'},       {"netns", 1, NULL, 'n'},       {"slice", 1, NULL, 'l'},
+        {"busy-poll", 0, NULL, 'y'}, {"only", 1, NULL, 'O'},        {"peer", 1, NULL, 'P'},
+        {"json", 0, NULL, 'j'},      {"trace", 1, NULL, 't'},       {NULL, 0, NULL, 0},
     };
     struct options o = {.cpu = {-1, -1}, .bytes = 262144, .outstanding = 16, .seconds = 2};
     const char *pair[2];
@@ -370,6 +370,9 @@ static struct options parse(int argc, char **argv)
             break;
         case 'O':
             o.only[strcmp(optarg, "sender") == 0] = true;
+            break;
+        case 't':
+            o.trace = optarg;
             break;
         case 'y':
             o.busy = true;
@@ -414,6 +417,7 @@ int main(int argc, char **argv)
             _exit(0);
     } else {
         settle(&o, 1);
+        cfg.trace = o.trace;
         cfg.local = argv[optind + 2];
         cfg.peer = o.peer != NULL ? o.peer : argv[optind + 1];
         send_all(&cfg, &o, pool);
