@@ -119,7 +119,10 @@ static void prepare(const struct chunk *c)
     const struct kvc_columns *columns = &s->columns;
     const uint32_t words = (columns->count + 63) / 64;
 
-    s->mapped = c->value_bytes == 2 && kvc_row_map(c->view, ROW_BYTES, &s->map);
+    /* For whole blocks; not where they lie in one piece for the most part: a map may be long. */
+    s->mapped = c->value_bytes == 2 && c->values >= KVC_BLOCK_VALUES &&
+                kvc_contiguous(c->view, 0, TILE_BYTES) == NULL &&
+                kvc_row_map(c->view, ROW_BYTES, &s->map);
     s->narrow_repeats = columns->count % 64 == 0 || 64 % columns->count == 0;
     if (!s->narrow_repeats)
         return;
@@ -507,37 +510,48 @@ static bool decode_bytes(const struct chunk *c, const struct kvc_block *b, const
     return true;
 }
 
-/* A coded block into the view, in place where lanes past the last can't do harm and the digest
- * doesn't want the bytes in one piece. */
+/* The same for a whole block whose digest is run on the way. */
+static bool decode_digested(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
+                            uint32_t bytes, struct kvw_digest *digest)
+{
+    kvw_digest_lanes_begin(c->s->lanes);
+    if (!decode_bf16(c, b, from, bytes, c->s->lanes))
+        return false;
+    kvw_digest_piece(digest, c->s->lanes);
+    return true;
+}
+
+/* A coded block into the view, in place where lanes past the last can't do harm. */
 static bool land_coded(const struct chunk *c, uint32_t index, const uint8_t *from, uint32_t n,
                        struct kvw_digest *digest)
 {
     const struct kvc_block b = block_of(c, index);
     const uint32_t raw = b.n * c->value_bytes;
     const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
+    const bool on_the_way = digest_on_the_way(c, &b, digest);
     struct scratch *s = c->s;
-    uint8_t *values = NULL;
+    uint8_t *values = NULL, *to;
     bool sound;
 
-    if (digest_on_the_way(c, &b, digest) && s->mapped) {
+    if (on_the_way && s->mapped) {
         kvc_rows(c->view, &s->map, at / ROW_BYTES, KVC_BLOCK_WORDS, s->row);
-        kvw_digest_lanes_begin(s->lanes);
-        if (!decode_bf16(c, &b, from, n, s->lanes))
-            return false;
-        kvw_digest_piece(digest, s->lanes);
-        return true;
+        return decode_digested(c, &b, from, n, digest);
     }
     if (b.n == KVC_BLOCK_VALUES)
         values = kvc_contiguous(c->view, at, raw);
-    if (c->view->dtype == KVW_DTYPE_BF16) {
-        rows_over(s, b.n, values != NULL ? values : s->tile);
+    to = values != NULL ? values : s->tile;
+    if (c->view->dtype == KVW_DTYPE_BF16)
+        rows_over(s, b.n, to);
+    if (on_the_way)
+        sound = decode_digested(c, &b, from, n, digest);
+    else if (c->view->dtype == KVW_DTYPE_BF16)
         sound = decode_bf16(c, &b, from, n, NULL);
-    } else {
-        sound = decode_bytes(c, &b, from, n, values != NULL ? values : s->tile);
-    }
+    else
+        sound = decode_bytes(c, &b, from, n, to);
     if (!sound)
         return false;
-    kvw_digest_update(digest, values != NULL ? values : s->tile, raw);
+    if (!on_the_way)
+        kvw_digest_update(digest, to, raw);
     if (values == NULL)
         kvc_scatter(c->view, at, raw, s->tile);
     return true;

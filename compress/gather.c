@@ -163,8 +163,9 @@ bool kvc_row_map(const struct kvw_view *v, uint32_t row_bytes, struct kvc_row_ma
         return false;
     m->rows = m->token_rows * v->block_tokens;
     for (uint32_t slot = 0; slot < v->block_tokens; ++slot)
-        for (uint32_t in = 0; in < token_bytes; in += row_bytes)
-            *to++ = slot * v->token_stride + in / run * v->head_stride + in % run;
+        for (uint64_t head = 0, done = 0; done < token_bytes; head += v->head_stride, done += run)
+            for (uint32_t in = 0; in < run; in += row_bytes)
+                *to++ = slot * v->token_stride + head + in;
     return true;
 }
 
