@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """codec_speed.py - the codecs' rows of budgets.csv, on K and V of the texts in texts/.
 
-    codec_speed.py speed CODEC LEVEL encode|decode   GB/s of raw bytes: one core, 512 KiB, warm; limit: memcpy
-    codec_speed.py zipnn encode|decode               x ZipNN, 2 MiB of the same bytes, one thread ($KVW_ZIPNN_PYTHON)
+    codec_speed.py core CODEC LEVEL encode|decode    GB/s of raw bytes, the codec alone: one core, 512 KiB, warm; limit: memcpy
+    codec_speed.py whole CODEC LEVEL encode|decode   x raw's pace, both with gathering, digest, scattering, in the same run
+    codec_speed.py zipnn encode|decode               x ZipNN, both alone: 2 MiB of the same bytes, one thread ($KVW_ZIPNN_PYTHON)
     codec_speed.py ceiling worst|books               % of L0 over the per-channel order-0 ceiling
     codec_speed.py noise e8|e4                       ratio, at no more noise than its rival's in K and in V
 
-Medians of ROUNDS runs, with their spread. A line "SKIP why" where this CPU lacks the level; no RESULT where a ratio falls
+What core and whole are, codec_bench.c says. Medians of ROUNDS runs, with their spread. A line "SKIP why" where this CPU lacks the level; no RESULT where a ratio falls
 behind ZipNN's, or the noise exceeds the rival's: then speed or ratio are worth nothing."""
 import functools
 import json
@@ -66,15 +67,36 @@ def spread(name, values):
     return statistics.median(values)
 
 
-def speed(codec, level, way):
-    probe = subprocess.run([BUILD / "perf/codec_bench", KV, "--codec", codec, "--size", "64K", "--runs", "1", "--cpu", level],
+def has(level):
+    probe = subprocess.run([BUILD / "perf/codec_bench", KV, "--codec", "l0", "--size", "64K", "--runs", "1", "--cpu", level],
                            capture_output=True, text=True)
-    if "this machine has no such level" in probe.stderr:
-        print(f"SKIP this CPU has no {level}")
+    if "this machine has no such level" not in probe.stderr:
+        return True
+    print(f"SKIP this CPU has no {level}")
+    return False
+
+
+def both_parts(codec, way, rows):
+    """Prints core beside whole, whichever of them the row is about; returns their medians."""
+    return {part: spread(f"{codec} {way}, {part}, GB/s", [r[f"{part}_{way}_GB_s"] for r in rows]) for part in ("core", "whole")}
+
+
+def core(codec, level, way):
+    if not has(level):
         return
     rows = [bench(codec, level, "512K", 21) for _ in range(ROUNDS)]
-    limit = spread("memcpy", [r["memcpy_GB_s"] for r in rows])
-    print("RESULT %.2f %.1f" % (spread(f"{codec} {level} {way}", [r[f"{way}_GB_s"] for r in rows]), limit))
+    limit = spread("memcpy, GB/s", [r["memcpy_GB_s"] for r in rows])
+    print("RESULT %.2f %.1f" % (both_parts(codec, way, rows)["core"], limit))
+
+
+def whole(codec, level, way):
+    if not has(level):
+        return
+    pairs = [(bench(codec, level, "512K", 21), bench("raw", level, "512K", 21)) for _ in range(ROUNDS)]
+    both_parts(codec, way, [p[0] for p in pairs])
+    both_parts("raw", way, [p[1] for p in pairs])
+    key = f"whole_{way}_GB_s"
+    print("RESULT %.3f 1" % spread("quotient", [ours[key] / raw[key] for ours, raw in pairs]))
 
 
 class Nothing(type):
@@ -128,7 +150,7 @@ def zipnn(way):
             times.append(between - start if way == "encode" else end - again)
         if bytes(back) != data:
             sys.exit("ZipNN did not give its input back")
-        ours.append(r[f"{way}_GB_s"])
+        ours.append(r[f"core_{way}_GB_s"])
         theirs.append(size / statistics.median(times) * 1e-9)
         quotients.append(ours[-1] / theirs[-1])
     ratio = size / len(packed)
@@ -164,7 +186,7 @@ def noise(codec):
 
 
 def main():
-    kinds = {"speed": speed, "zipnn": zipnn, "ceiling": ceiling, "noise": noise}
+    kinds = {"core": core, "whole": whole, "zipnn": zipnn, "ceiling": ceiling, "noise": noise}
     if len(sys.argv) < 2 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     dump()
