@@ -6,11 +6,12 @@
 #include "impl.h"
 
 /*
- * A lost packet is sent again after 2^14 x 4.096 us = 67 ms, at most seven times: a dead path shows
- * after half a second, within KVW_PEER_DEAD_NS. Credits keep receives posted, so "receiver not
- * ready" is the peer's fault and ends after six tries; seven would mean for ever.
+ * A lost packet is sent again after 2^14 x 4.096 us = 67 ms, at most six times: a dead path shows
+ * after half a second, within KVW_PEER_DEAD_NS. rxe takes seven for "for ever", as the standard
+ * does for "receiver not ready". Credits keep receives posted, so that is the peer's fault and ends
+ * after six tries.
  */
-enum { TIMEOUT = 14, RETRIES = 7, RNR_RETRIES = 6, RNR_TIMER = 12, HOPS = 64, DRAIN_MAX = 1000 };
+enum { TIMEOUT = 14, RETRIES = 6, RNR_RETRIES = 6, RNR_TIMER = 12, HOPS = 64, DRAIN_MAX = 1000 };
 
 uint64_t kvn_verbs_path_wr_id(const struct path *p, uint32_t n)
 {
