@@ -41,10 +41,14 @@ setup_rxe() {
     ip addr add 10.77.1.1/24 dev v0
     ip addr add 10.77.1.2/24 dev v1
     sysctl -qw net.ipv4.conf.v0.accept_local=1 net.ipv4.conf.v1.accept_local=1
+    # Known for good: a packet that waits for ARP holds its queue pair, and rxe's destroying waits for it, for seconds.
+    ip neigh add 10.77.1.2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
+    ip neigh add 10.77.1.1 dev v1 lladdr "$(cat /sys/class/net/v0/address)" nud permanent
     ip link set v0 up
     ip link set v1 up
     ip route add 10.77.1.2 dev v0 src 10.77.1.1 table 100
     ip route add 10.77.1.1 dev v1 src 10.77.1.2 table 100
+    ip route add unreachable 10.77.1.0/24 table 100 # while an interface is down, too
     ip rule add pref 1 iif lo from 10.77.1.1 to 10.77.1.2 lookup 100
     ip rule add pref 1 iif lo from 10.77.1.2 to 10.77.1.1 lookup 100
     ip rule add pref 10 lookup local

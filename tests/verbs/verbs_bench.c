@@ -9,146 +9,16 @@
  *   gather BLOCKS        4 KiB blocks at random, 64 gathered into a put, "MB/s" and work requests
  *   blocks BLOCKS        the same blocks, one put each
  */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "../../kvwire/wire.h"
-#include "../../net/net.h"
 #include "../../net/verbs/verbs.h"
+#include "bench_side.h"
 
-#define REGION     (64u << 20)
-#define BLOCK      4096u
-#define GROUP      64u
-#define STAGES     16u
-#define GIVE_UP_NS 60000000000ull
-
-struct side {
-    struct kvw_transport *t;
-    kvw_conn_id conn;
-    bool up, down, key_known;
-    uint64_t landed, done, failed;
-    struct kvw_region_key mine, peer;
-    uint8_t *region, *source;
-};
-
-static struct side me;
-static uint8_t free_stage[STAGES];
-static bool echo, sleeps;
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "verbs_bench: %s\n", what);
-    _exit(1);
-}
-
-static kvw_err put(uint64_t offset, const void *from, uint32_t bytes, uint32_t n)
-{
-    const struct kvw_put p = {.key = me.peer,
-                              .offset = offset,
-                              .iov = {{from, bytes}},
-                              .iov_count = 1,
-                              .imm = n,
-                              .cookie = n};
-    const kvw_err err = me.t->ops->put(me.t, me.conn, &p);
-
-    if (err != KVW_OK && err != KVW_E_AGAIN)
-        die(kvw_strerror(err));
-    return err;
-}
-
-static void step(void)
-{
-    struct kvw_transport_event ev[32];
-    const uint32_t n = me.t->ops->poll(me.t, now_ns(), ev, 32);
-
-    if (n == 0 && sleeps)
-        me.t->ops->wait(me.t, me.t->ops->deadline_ns(me.t), -1);
-    for (uint32_t i = 0; i < n; ++i) {
-        if (ev[i].kind == KVW_TEV_CONN_UP) {
-            me.up = true;
-            me.conn = ev[i].conn;
-        } else if (ev[i].kind == KVW_TEV_CONN_DOWN) {
-            if (ev[i].err != KVW_E_PEER_LOST)
-                fprintf(stderr, "verbs_bench: %s\n", ev[i].text);
-            me.down = true;
-        } else if (ev[i].kind == KVW_TEV_MESSAGE && ev[i].bytes == sizeof(me.peer)) {
-            memcpy(&me.peer, ev[i].msg, sizeof(me.peer));
-            me.key_known = true;
-        } else if (ev[i].kind == KVW_TEV_PUT_LANDED) {
-            ++me.landed;
-            if (echo)
-                (void)put(ev[i].offset, me.source, ev[i].bytes, ev[i].imm);
-        } else if (ev[i].kind == KVW_TEV_PUT_DONE) {
-            ++me.done;
-            me.failed += ev[i].err != KVW_OK;
-            free_stage[ev[i].cookie % STAGES] = 1;
-        }
-    }
-}
-
-static void open_side(const char *local, bool listener)
-{
-    const struct kvn_config cfg = {.local = local, .listener = listener};
-    char why[KVN_WHY_BYTES];
-    struct kvw_mem mem = {.bytes = REGION, .kind = KVW_MEM_HOST, .dmabuf_fd = -1};
-
-    if (kvn_open(&me.t, "verbs", &cfg, why) != KVW_OK)
-        die(why);
-    me.region = mmap(NULL, 2 * (size_t)REGION, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (me.region == MAP_FAILED)
-        die("no memory");
-    me.source = me.region + REGION;
-    for (uint32_t i = 0; i < REGION; i += 64)
-        me.source[i] = (uint8_t)(i >> 6);
-    mem.base = me.region;
-    if (me.t->ops->region_add(me.t, &mem, NULL, NULL, &me.mine) != KVW_OK)
-        die(kvn_verbs_about(me.t));
-    mem.base = me.source;
-    if (me.t->ops->source_add(me.t, &mem) != KVW_OK)
-        die(kvn_verbs_about(me.t));
-}
-
-static void swap_keys(void)
-{
-    const uint64_t end = now_ns() + GIVE_UP_NS;
-
-    while (!me.up && !me.down && now_ns() < end)
-        step();
-    if (!me.up || me.t->ops->send(me.t, me.conn, &me.mine, sizeof(me.mine)) != KVW_OK)
-        die("not joined");
-    while (!me.key_known && !me.down && now_ns() < end)
-        step();
-}
-
-static void listener(const char *local, bool answers)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    open_side(local, true);
-    if (me.t->ops->listen(me.t) != KVW_OK)
-        die("listen");
-    swap_keys();
-    echo = answers;
-    while (!me.down)
-        step();
-    me.t->ops->close(me.t);
-    _exit(0);
-}
+#define BLOCK 4096u
+#define GROUP 64u
 
 /* MB/s of bytes in all, when each of puts has its PUT_DONE. */
 static void report_rate(uint64_t begin, uint64_t bytes, uint64_t puts)
@@ -192,7 +62,7 @@ static void blocks(uint64_t count, bool gather)
     const uint32_t pool = (REGION - STAGES * GROUP * BLOCK) / BLOCK;
     uint64_t puts = 0, seed = 1;
 
-    memset(free_stage, 1, sizeof(free_stage));
+    memset(me.free_stage, 1, sizeof(me.free_stage));
     for (uint64_t n = 0; n < count && !me.down;) {
         uint8_t *to = stage + puts % STAGES * GROUP * BLOCK;
         uint32_t take = gather ? (count - n < GROUP ? (uint32_t)(count - n) : GROUP) : 1;
@@ -212,9 +82,9 @@ static void blocks(uint64_t count, bool gather)
                 step();
             continue;
         }
-        while (!free_stage[puts % STAGES] && !me.down)
+        while (!me.free_stage[puts % STAGES] && !me.down)
             step();
-        free_stage[puts % STAGES] = 0;
+        me.free_stage[puts % STAGES] = 0;
         for (uint32_t i = 0; i < take; ++i) {
             seed = seed * 6364136223846793005ull + 1442695040888963407ull;
             memcpy(to + (size_t)i * BLOCK, me.source + (seed >> 33) % pool * BLOCK, BLOCK);
@@ -257,29 +127,19 @@ static void lat(uint32_t bytes, uint32_t rounds)
 
 int main(int argc, char **argv)
 {
-    uint64_t end;
     pid_t child;
+    bool lat_mode;
 
     if (argc < 5)
         die("usage: verbs_bench bw|lat|gather|blocks SENDER LISTENER:PORT VALUE...");
-    sleeps = strcmp(argv[1], "lat") != 0;
-    if ((child = fork()) == 0)
-        listener(argv[3], strcmp(argv[1], "lat") == 0);
+    lat_mode = strcmp(argv[1], "lat") == 0;
+    child = listener(argv[3], lat_mode, -1);
+    me.sleeps = !lat_mode;
     open_side(argv[2], false);
-    end = now_ns() + GIVE_UP_NS;
-    do { /* until the listener is there */
-        me.down = false;
-        if (me.t->ops->connect(me.t, strtok(argv[3], ","), now_ns(), &me.conn) != KVW_OK)
-            die("LISTENER is ADDR:PORT[,...]");
-        while (!me.up && !me.down)
-            step();
-        if (me.down)
-            usleep(50000);
-    } while (!me.up && now_ns() < end);
-    swap_keys();
+    join(argv[3]);
     if (strcmp(argv[1], "bw") == 0 && argc > 5)
         bw((uint32_t)atoi(argv[4]), (uint64_t)atoll(argv[5]));
-    else if (strcmp(argv[1], "lat") == 0 && argc > 5)
+    else if (lat_mode && argc > 5)
         lat((uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]));
     else
         blocks((uint64_t)atoll(argv[4]), strcmp(argv[1], "gather") == 0);
