@@ -57,5 +57,5 @@ says "a user who can't know physical addresses" "physical addresses \(IOVA mode 
     open "pci:$KVW_PCI1" setpriv --reuid=65534 --regid=65534 --clear-groups
 check "two processes, a NIC each: every byte right" every_byte_over_pci
 criterion "conformance over PCI NICs" "$build/tests/conformance/conformance_test_dpdk_pci" --jobs 1
-check "kvserve over PCI NICs: equal tokens" equal_tokens dpdk "$b" "$a" 10.77.2.2:7400
+tells "kvserve over PCI NICs: equal tokens" equal_tokens dpdk "$b" "$a" 10.77.2.2:7400
 check "every hugepage came back" eval '[ "$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages)" -eq 256 ]'

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe verbs pci two (default: all).
+"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe verbs serve pci two (default: all).
 
 Parts run side by side, two at a time; what a part's script prints as "ok - ..." is a test here."""
 import concurrent.futures
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import cut_gguf
 import guest
 import image
 import two
@@ -17,6 +18,8 @@ import two
 HERE = image.HERE
 ROOT = os.path.abspath(os.path.join(HERE, "..", ".."))
 BUILD = os.environ.get("KVW_BUILD", os.path.join(ROOT, "build"))
+MODEL = os.environ.get("KVW_MODEL") or os.path.join(os.path.dirname(image.CACHE), "SmolLM2-135M-Instruct.Q4_1.gguf")
+CUT_LAYERS = 4  # of 30
 XFER = os.path.join(BUILD, "tests", "guest", "xfer")
 LINE = re.compile(r"^(ok|not ok) - (.*)$")
 
@@ -96,6 +99,10 @@ def part_verbs():
     run_script("verbs", setup=["rxe"])
 
 
+def part_serve():
+    run_script("serve", setup=["rxe"])
+
+
 def part_two():
     env = {"KVW_NETS": " ".join(nets() + ["ib_write_bw"]), "KVW_BUILD": BUILD}
     script = "exec bash %s check" % os.path.join(HERE, "in_two.sh")
@@ -106,7 +113,7 @@ def part_two():
         result(False, "two hosts: the script on %s ended with %d" % (bad[0], got[bad[0]][0]), got[bad[0]][2][-500:].replace("\n", " "))
 
 
-PARTS = {"pci": part_pci, "two": part_two, "verbs": part_verbs, "rxe": part_rxe, "ends": part_ends}
+PARTS = {"pci": part_pci, "two": part_two, "verbs": part_verbs, "serve": part_serve, "rxe": part_rxe, "ends": part_ends}
 
 
 def run(name):
@@ -124,6 +131,8 @@ def main():
         sys.exit("suite.py: there are " + " ".join(PARTS))
     os.chdir(ROOT)
     os.environ["KVW_BUILD"] = BUILD
+    os.environ["KVW_CUT_MODEL"] = os.path.join(BUILD, "tests", "guest", "cut.gguf")
+    cut_gguf.write(MODEL, os.environ["KVW_CUT_MODEL"], CUT_LAYERS)
     try:
         image.get()
     except image.Unavailable as e:

@@ -17,6 +17,22 @@ check() {
     rm -f "$log"
 }
 
+# tells NAME COMMAND...: as check; the last line of its output becomes part of the name.
+tells() {
+    local name=$1 log status
+    shift
+    log=$(mktemp)
+    "$@" >"$log" 2>&1
+    status=$?
+    if [ $status -eq 0 ]; then
+        echo "ok - $name: $(tail -n 1 "$log")"
+    else
+        echo "not ok - $name (status $status)"
+        tail -n 15 "$log" | sed 's/^/    /'
+    fi
+    rm -f "$log"
+}
+
 # says NAME WORDS COMMAND...: it must fail, and its output must have WORDS (an extended regular expression).
 says() {
     local name=$1 words=$2 out status
