@@ -58,6 +58,17 @@ def pair(lab, seconds=3, **how):
     return End(lab, "a", seconds, **how), b
 
 
+def under_way(lab, seconds):
+    """A pair whose transfer runs: a busy machine may take long to start two processes."""
+    a, b = pair(lab, seconds)
+    until = time.monotonic() + 10
+    while json.loads(lab.ip("b", "-s", "-j", "link", "show", DEV["b"]))[0]["stats64"]["rx"]["bytes"] < 4 << 20:
+        expect(time.monotonic() < until and a.p.poll() is None, "no transfer within 10 s")
+        time.sleep(0.02)
+    time.sleep(0.3)
+    return a, b
+
+
 def all_arrived(a, b, by=8):
     """Both ends finish by themselves, and what was sent is what landed, once each."""
     expect(a.wait(by) == 0, "the sender failed: %s" % a.said)
@@ -109,8 +120,7 @@ def loss_of_one_per_cent():
 def short_interruption():
     """The peer's interface goes down for 300 ms, less than a peer may be silent: nobody notices but the clock."""
     with Lab() as lab:
-        a, b = pair(lab, 2)
-        time.sleep(0.6)
+        a, b = under_way(lab, 2)
         lab.ip("b", "link", "set", DEV["b"], "down")
         time.sleep(0.3)
         lab.ip("b", "link", "set", DEV["b"], "up")
@@ -120,8 +130,7 @@ def short_interruption():
 def interruption_of_the_own_interface():
     """The same at the sender, whose packets have no route meanwhile (ENETUNREACH)."""
     with Lab() as lab:
-        a, b = pair(lab, 2)
-        time.sleep(0.6)
+        a, b = under_way(lab, 2)
         lab.ip("a", "link", "set", DEV["a"], "down")
         time.sleep(0.3)
         lab.ip("a", "link", "set", DEV["a"], "up")
@@ -130,8 +139,7 @@ def interruption_of_the_own_interface():
 
 def down_for_good():
     with Lab() as lab:
-        a, b = pair(lab, 20)
-        time.sleep(0.6)
+        a, b = under_way(lab, 20)
         lab.ip("a", "link", "set", DEV["a"], "down")
         ends_with_a_sentence(a, DEAD_S + 2)
         expect(b.wait(DEAD_S + 2) == 0, "the listener failed: %s" % b.said)
@@ -139,8 +147,7 @@ def down_for_good():
 
 def interface_deleted():
     with Lab() as lab:
-        a, b = pair(lab, 20)
-        time.sleep(0.6)
+        a, b = under_way(lab, 20)
         lab.ip("a", "link", "del", DEV["a"])  # takes its peer along
         ends_with_a_sentence(a, DEAD_S + 2)
         expect(b.wait(DEAD_S + 2) == 0, "the listener failed: %s" % b.said)
@@ -155,8 +162,7 @@ def path_smaller_than_the_interface():
 def path_shrinks_under_load():
     """A connection that used 9000 meets a hole for all that is longer than 1500."""
     with Lab() as lab:
-        a, b = pair(lab, 4)
-        time.sleep(0.8)
+        a, b = under_way(lab, 4)
         lab.drop("a", longest=1500)
         all_arrived(a, b, by=12)
 
@@ -164,16 +170,14 @@ def path_shrinks_under_load():
 def own_mtu_shrinks_under_load():
     """The sender's interface itself gets smaller: EMSGSIZE for packets of the size that was agreed on."""
     with Lab() as lab:
-        a, b = pair(lab, 4)
-        time.sleep(0.8)
+        a, b = under_way(lab, 4)
         lab.ip("a", "link", "set", DEV["a"], "mtu", "1500")
         all_arrived(a, b, by=12)
 
 
 def second_process_on_the_port():
     with Lab() as lab:
-        a, b = pair(lab, 2)
-        time.sleep(0.5)
+        a, b = under_way(lab, 2)
         second = End(lab, "b", 1)
         said = ends_with_a_sentence(second, 3)
         expect("10.77.0.2:9100: Address already in use" in said, "said '%s'" % said)
@@ -195,8 +199,7 @@ def no_such_address():
 def listener_killed():
     """The sender says so in time, and the port serves the next listener at once."""
     with Lab() as lab:
-        a, b = pair(lab, 20)
-        time.sleep(0.6)
+        a, b = under_way(lab, 20)
         b.kill()
         ends_with_a_sentence(a, DEAD_S + 1.5)
         all_arrived(*pair(lab, 0.5))
@@ -204,8 +207,7 @@ def listener_killed():
 
 def sender_killed():
     with Lab() as lab:
-        a, b = pair(lab, 20)
-        time.sleep(0.6)
+        a, b = under_way(lab, 20)
         a.kill()
         expect(b.wait(DEAD_S + 1.5) == 0 and b.result["wrong"] == 0, "the listener failed: %s" % b.said)
 
@@ -213,8 +215,7 @@ def sender_killed():
 def peer_stopped_for_a_while():
     """SIGSTOP for less than a peer may be silent: the transfer goes on."""
     with Lab() as lab:
-        a, b = pair(lab, 2)
-        time.sleep(0.6)
+        a, b = under_way(lab, 2)
         b.p.send_signal(signal.SIGSTOP)
         time.sleep(0.4)
         b.p.send_signal(signal.SIGCONT)
