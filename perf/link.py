@@ -28,6 +28,7 @@ from lab import DEV, IP, Lab, NoLab  # noqa: E402
 
 BENCH = os.path.join(ROOT, "build", "tests", "net", "transport_bench")
 CPU = "0"
+PUT = 1 << 20  # bytes of one, through a shaper
 IP_DPDK = {"a": "10.77.0.11", "b": "10.77.0.12"}  # of the ports' own, beside the kernel's
 GIB = float(1 << 30)
 
@@ -129,12 +130,20 @@ def shaped(a):
     got, peer = [], []
     for _ in range(a.pairs):
         with Lab(a.mtu, not a.no_offloads, rate="1gbit") as lab:
-            got.append(ours(lab, a.net, a.seconds, one_core=False, more=["--bytes", str(1 << 20)]))
+            got.append(ours(lab, a.net, a.seconds, one_core=False, more=["--bytes", str(PUT)]))
             peer.append(tcp(lab, a.seconds, one_core=False))
     table("%s, 1 Gb/s, MTU %d" % (a.net, a.mtu), got)
     table("tcp, 1 Gb/s, MTU %d" % a.mtu, peer)
-    # Of an Ethernet frame as tbf counts it: what is left by IPv4's, UDP's and a DATA's header.
-    return [s.gbit for s in got], (a.mtu - 28.0 - 48) // 16 * 16 / ((a.mtu - 28 - 48) // 16 * 16 + 48 + 28 + 14)
+    return [s.gbit for s in got], carried(a.mtu, PUT)
+
+
+def carried(mtu, put):
+    """What of the bytes that a shaper counts can be payload: a put's slices, and with each the headers of a DATA
+    (KVN_DATA_BYTES), UDP, IPv4 and Ethernet. tbf counts all of those, also of what the kernel is still to cut."""
+    data, udp_ip, ethernet, align = 36, 28, 14, 16
+    slice_bytes = (mtu - udp_ip - data) // align * align
+    packets = -(-put // slice_bytes)
+    return put / (put + packets * (data + udp_ip + ethernet))
 
 
 def loss(a):
