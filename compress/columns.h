@@ -27,8 +27,9 @@ extern "C" {
 
 struct kvc_columns {
     uint32_t count;
-    uint8_t start[KVC_COLUMNS_MAX + KVC_TILE_PAST];
-    uint8_t class_row[KVC_COLUMNS_MAX + KVC_TILE_PAST];
+    /* Aligned, so that no load of 64 columns straddles a cache line where they begin at one. */
+    _Alignas(64) uint8_t start[KVC_COLUMNS_MAX + KVC_TILE_PAST];
+    _Alignas(64) uint8_t class_row[KVC_COLUMNS_MAX + KVC_TILE_PAST];
 };
 
 /* What a stream says of its columns. */

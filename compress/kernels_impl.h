@@ -16,19 +16,6 @@ extern const struct kvc_bf16 kvc_bf16_avx512;
 /* Codes, or ranks, of the lanes of one group, side by side. */
 #define KVC_AVX512_PACKED (KVC_BLOCK_VALUES + 2 * KVC_SLACK_BYTES)
 
-/* For who does group 0 on the way: what the groups after it add to the ranks of the lanes that go
- * on, in order; the top bit marks an escape. top: the words of group 0's top plane, with a one in
- * each narrow lane. */
-struct kvc_avx512_opened {
-    uint32_t taken, escapes; /* bytes; lanes */
-    uint64_t top[KVC_BLOCK_WORDS];
-    uint8_t ranks[2][KVC_AVX512_PACKED];
-};
-
-/* Of planes as kvc_planes.decode takes them; narrow isn't NULL. The ranks are in *o; NULL: what
- * decode returns 0 for. */
-const uint8_t *kvc_avx512_open(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
-                               const uint64_t *narrow, uint32_t n, struct kvc_avx512_opened *o);
 /* The planes of all groups but group 0, of n codes (KVC_AVX512_PACKED bytes, overwritten) that go
  * on. Returns their end. */
 uint8_t *kvc_avx512_close(const struct kvc_shape *shape, uint8_t *codes, uint32_t n, uint8_t *to);

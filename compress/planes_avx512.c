@@ -101,7 +101,7 @@ encode_group(uint32_t bits, uint32_t shift, const uint8_t *codes, const uint64_t
                 on &= m;
             }
         }
-        _mm512_storeu_si512(next + at, _mm512_maskz_compress_epi8(on, v));
+        _mm512_storeu_si512(next + at, compress(on, v));
         at += (uint32_t)__builtin_popcountll(on);
     }
     for (uint32_t b = 0; b < bits; ++b)
@@ -215,7 +215,7 @@ join_group(const struct group *g, uint32_t bits, const uint64_t *top, const uint
         if (last) /* an escape: marked in the top bit */
             sum = _mm512_mask_add_epi8(sum, on, sum, _mm512_set1_epi8((char)0x80));
         else
-            sum = _mm512_add_epi8(sum, _mm512_maskz_expand_epi8(on, load_apart(next + at)));
+            sum = _mm512_add_epi8(sum, expand(on, _mm512_loadu_si512(next + at)));
         _mm512_storeu_si512(ranks + 64 * w, sum);
         at += (uint32_t)__builtin_popcountll(on);
     }
@@ -379,15 +379,6 @@ uint8_t *kvc_avx512_close(const struct kvc_shape *shape, uint8_t *codes, uint32_
         next = was;
     }
     return to;
-}
-
-const uint8_t *kvc_avx512_open(const struct kvc_shape *shape, const uint8_t *from, uint32_t bytes,
-                               const uint64_t *narrow, uint32_t n, struct kvc_avx512_opened *o)
-{
-    struct group groups[KVC_GROUPS_MAX];
-
-    o->taken = find_groups(shape, from, bytes, narrow, n, groups, o->top, &o->escapes);
-    return o->taken == 0 ? NULL : join_deeper(shape, groups, o->ranks[0], o->ranks[1]);
 }
 
 const struct kvc_planes kvc_planes_avx512 = {encode, decode};
