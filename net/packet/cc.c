@@ -3,7 +3,8 @@
 
 #include "wire.h"
 
-#define SAMPLES 4u /* one alone may have been held up by anything */
+#define SAMPLES      4u  /* one alone may have been held up by anything */
+#define YOUNG_SLICES 40u /* of growth() */
 
 void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t ceiling)
 {
@@ -18,6 +19,7 @@ void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t
         .slice = slice,
         .slack_ns = slack_ns,
         .slow_start = true,
+        .young = true,
         .least_ns = UINT64_MAX,
         .marks = 1024,
         .burst_ns = UINT64_MAX / 2, /* no rate is known yet */
@@ -69,22 +71,38 @@ static void delayed(struct kvn_cc *cc, uint64_t rtt_ns, uint64_t base_ns, uint64
     uint64_t window = cc->window * base_ns / rtt_ns;
 
     window -= window / 16;
+    cc->young = false;
     cut_to(cc, window > cc->window / 2 ? window : cc->window / 2, now_ns);
+}
+
+/*
+ * What a round trip without a cut adds. Whoever comes to a link that is full sees the others' queue
+ * at once and stops doubling far below its share. Until its own target is reached for the first
+ * time it grows by 3/8, so that the others reach theirs and make room within 20 round trips; by
+ * less while it is small, as many that begin at the same time are, with the queue that they make.
+ */
+static uint64_t growth(const struct kvn_cc *cc)
+{
+    const uint64_t slices = cc->window / cc->slice, calm = cc->calm < 64 ? cc->calm : 64;
+    const uint64_t step = cc->window / 8 < cc->slice ? cc->window / 8 : cc->slice;
+
+    if (cc->young)
+        return slices < 15 ? cc->window * slices / YOUNG_SLICES : cc->window * 3 / 8;
+    return step * (1 + calm / 16);
 }
 
 static void round_over(struct kvn_cc *cc, const struct kvn_cc_ack *a)
 {
     const uint32_t share = cc->acked > 0 ? cc->marked * 1024 / cc->acked : 0;
-    uint64_t step;
 
     cc->marks += (share > cc->marks ? share - cc->marks + 15 : 0) / 16;
     cc->marks -= (share < cc->marks ? cc->marks - share + 15 : 0) / 16;
     ++cc->calm;
     if (cc->marked > 0 && a->sent_ns >= cc->cut_ns) {
         cut_to(cc, cc->window - cc->window * cc->marks / 2048, a->now_ns);
+        cc->young = false;
     } else if (cc->marked == 0 && a->full && !cc->slow_start) {
-        step = cc->window / 8 < cc->slice ? cc->window / 8 : cc->slice;
-        set_window(cc, cc->window + step * (1 + (cc->calm < 64 ? cc->calm : 64) / 16));
+        set_window(cc, cc->window + growth(cc));
     }
     cc->acked = cc->marked = 0;
     cc->lost_bytes = cc->lost_cut = 0;
@@ -150,7 +168,7 @@ void kvn_cc_lost(struct kvn_cc *cc, uint64_t bytes)
     const uint64_t cut = bytes < before ? bytes : before;
 
     set_window(cc, before - cut > least ? before - cut : least < before ? least : before);
-    cc->slow_start = false;
+    cc->slow_start = cc->young = false;
     cc->lost_bytes += bytes;
     cc->lost_cut += before - cc->window;
 }

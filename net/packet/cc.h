@@ -5,10 +5,10 @@
  * The signal is delay: what a round trip takes beyond the least that was seen lately is a queue.
  * The window grows by about a packet a round trip while that is below a target, and is cut to what
  * the path holds without the queue when it is above. The target is higher for small windows, so
- * that flows that share a queue come to equal shares. ECN's marks cut in proportion to how many
- * packets carry them, and so do losses, because on the links this is for (one host, one
- * rack) loss is more often damage than a full queue. The ideas are those of Swift (SIGCOMM 2020)
- * and DCTCP (RFC 8257).
+ * that flows that share a queue come to equal shares, and one that hasn't been cut yet grows
+ * faster, so that the others soon make room. ECN's marks cut in proportion to how many packets
+ * carry them, and so do losses, because on the links this is for (one host, one rack) loss is more
+ * often damage than a full queue. The ideas are those of Swift (SIGCOMM 2020) and DCTCP (RFC 8257).
  *
  * threads  one      memory  the caller's struct      time  as given
  */
@@ -25,6 +25,7 @@ struct kvn_cc {
     uint32_t slice;         /* bytes that a packet has */
     uint64_t slack_ns;      /* delay below it is the hosts', and no queue in the network */
     bool slow_start;        /* the window doubles every round trip until delay or loss shows */
+    bool young;             /* no cut since it began, but for the end of the doubling */
     uint64_t cut_ns;        /* packets sent before were sent under a larger window */
     uint64_t least_ns;      /* of the samples since the last decision; UINT64_MAX: none */
     uint32_t samples;       /* so many */
