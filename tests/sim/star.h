@@ -14,6 +14,7 @@
 
 struct t_star_sender {
     struct kvw_transport *t;
+    const struct kvn_port *port; /* the transport's */
     kvw_conn_id conn;
     bool up, down, sends;
     uint32_t queued;    /* puts */
@@ -26,6 +27,7 @@ struct t_star {
     uint32_t senders;
     struct t_star_sender sender[T_STAR_MAX];
     struct kvw_transport *sink;
+    const struct kvn_port *sink_port;
     struct kvw_region_key key;
     uint8_t *memory, *source;
     uint64_t landed[T_STAR_MAX]; /* bytes */

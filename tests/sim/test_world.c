@@ -2,11 +2,14 @@
 /* A thousand random lives over the whole fault model keep every promise that world.h lists, and
  * each comes out the same when it is lived again. KVN_SIM_SEED=<n> runs one. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "world.h"
 
-#define SEEDS 1000u
+#define SEEDS       1000u
+#define SECONDS_MAX 120 /* of CPU, for all of them */
 
 static struct t_world world; /* big; each test has its own process */
 
@@ -28,6 +31,8 @@ static void run_half(uint64_t first)
     }
     for (uint64_t seed = first; seed <= SEEDS; seed += 2)
         run(seed);
+    printf("# %u lives: %.1f s of CPU\n", SEEDS / 2, (double)clock() / CLOCKS_PER_SEC);
+    cr_expect_lt(clock(), SECONDS_MAX / 2 * (clock_t)CLOCKS_PER_SEC);
 }
 
 Test(world, odd_seeds, .timeout = 300)
