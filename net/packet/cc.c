@@ -29,6 +29,16 @@ void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t
     cc->round_window = cc->window;
 }
 
+void kvn_cc_slice(struct kvn_cc *cc, uint32_t slice)
+{
+    const uint64_t floor = (uint64_t)KVN_WINDOW_MIN_SLICES * slice;
+
+    cc->slice = slice;
+    cc->floor = floor < cc->ceiling ? floor : cc->ceiling;
+    if (cc->window < cc->floor)
+        cc->window = cc->floor;
+}
+
 static uint32_t root(uint64_t x)
 {
     uint32_t r = 0;

@@ -59,6 +59,9 @@ struct kvn_cc_ack {
 /* ceiling: what may be in flight at most. */
 void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t ceiling);
 
+/* Packets have another length from now on. */
+void kvn_cc_slice(struct kvn_cc *cc, uint32_t slice);
+
 /* The handshake's round trip: the first window leaves at that pace. */
 void kvn_cc_guess(struct kvn_cc *cc, uint64_t rtt_ns);
 

@@ -66,6 +66,11 @@ void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
     kvn_timers_began(&c->timers, env->now_ns, env->cfg.connect_ns);
 }
 
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 static uint32_t slice_for(uint32_t wish, uint32_t payload)
 {
     const uint32_t fits = (payload - KVN_DATA_BYTES) / KVN_SLICE_ALIGN * KVN_SLICE_ALIGN;
@@ -79,14 +84,17 @@ void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_he
     c->peer_id = peer->source;
     if (peer->payload < c->payload)
         c->payload = peer->payload;
-    c->slice = slice_for(env->cfg.slice_bytes, c->payload);
+    c->fits = least(c->payload, env->payload_max);
+    c->slice = slice_for(env->cfg.slice_bytes, c->fits);
     c->stream_out.limit = peer->stream;
     kvn_puts_out_agreed(&c->puts_out, c->slice, peer->puts, peer->credit);
     c->paths = c->incoming ? peer->paths : env->sources;
     if (c->paths > peer->paths)
         c->paths = peer->paths;
-    for (uint32_t i = 0; i < c->paths; ++i)
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        kvn_fit_begin(&c->path[i].fit, c->fits);
         kvn_path_agreed(&c->path[i], env, c->slice);
+    }
 }
 
 void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
@@ -191,21 +199,34 @@ static void arrived(void *arg, const struct kvn_sent *s, uint64_t pn, bool late)
         kvn_cc_late(&p->cc, s->bytes);
         ++p->late;
     }
+    if (s->bytes > KVN_PAYLOAD_MIN)
+        kvn_fit_arrived(&p->fit, s->sent_ns);
     if (s->kind == KVN_SENT_DATA)
         kvn_puts_out_arrived(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
         kvn_stream_out_arrived(&c->stream_out, s->what, s->part);
+    else if (s->part != 0) {
+        kvn_fit_probe_arrived(&p->fit, s->part);
+        kvn_timers_search(&c->timers, 0);
+    }
 }
 
 static void lost(void *arg, const struct kvn_sent *s)
 {
-    struct kvn_conn *c = ((struct kvn_path *)arg)->conn;
+    struct kvn_path *p = arg;
+    struct kvn_conn *c = p->conn;
 
     kvn_note_lost(arg, s);
+    if (s->bytes > KVN_PAYLOAD_MIN)
+        kvn_fit_lost(&p->fit, s->sent_ns);
     if (s->kind == KVN_SENT_DATA)
         kvn_puts_out_lost(&c->puts_out, (uint32_t)s->what, s->part, s->cut);
     else if (s->kind == KVN_SENT_MSG)
         kvn_stream_out_lost(&c->stream_out, s->what, s->part);
+    else if (s->part != 0) {
+        kvn_fit_probe_lost(&p->fit, s->part);
+        kvn_timers_search(&c->timers, 0);
+    }
 }
 
 const struct kvn_inflight_events kvn_conn_inflight_events = {.arrived = arrived, .lost = lost};
@@ -244,6 +265,77 @@ void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t sli
     kvn_path_ask_every(p);
 }
 
+void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env)
+{
+    uint32_t fits = least(c->payload, env->payload_max);
+
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].state == KVN_PATH_LIVE)
+            fits = least(fits, c->path[i].fit.payload);
+    if (fits == c->fits)
+        return;
+    c->fits = fits;
+    c->slice = slice_for(env->cfg.slice_bytes, fits);
+    kvn_puts_out_recut(&c->puts_out, c->slice);
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        kvn_cc_slice(&c->path[i].cc, c->slice + KVN_DATA_BYTES);
+        kvn_path_ask_every(&c->path[i]);
+    }
+}
+
+/* The path carries no longer packets than these; what is out and longer won't arrive. */
+static void path_shrinks(struct kvn_path *p, struct kvn_env *env, uint32_t payload)
+{
+    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
+        const struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
+
+        if (s->state == KVN_SENT_FLYING &&
+            (s->kind == KVN_SENT_PING ? s->part : s->bytes) > payload) {
+            ++env->stats.packets_lost;
+            kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
+        }
+    }
+    kvn_fit_fall(&p->fit, payload, env->now_ns);
+    kvn_timers_search(&p->conn->timers, 0);
+}
+
+/* Long packets were lost, perhaps because they are long. */
+static void mind_the_hole(struct kvn_path *p, struct kvn_env *env)
+{
+    if (kvn_fit_hole(&p->fit, p->acked_ns, env->now_ns)) {
+        path_shrinks(p, env, KVN_PAYLOAD_MIN);
+        kvn_conn_refit(p->conn, env);
+    }
+}
+
+void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env)
+{
+    if (c->state != KVN_CONN_UP)
+        return;
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].fit.payload > env->payload_max)
+            path_shrinks(&c->path[i], env, env->payload_max);
+    kvn_conn_refit(c, env);
+    kvn_timers_search(&c->timers, 0);
+}
+
+/* Longer packets are tried on the paths that carry less than both ends can take. */
+static void search(struct kvn_conn *c, struct kvn_env *env)
+{
+    uint64_t at = UINT64_MAX;
+
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        struct kvn_path *p = &c->path[i];
+
+        if (p->state == KVN_PATH_LIVE)
+            kvn_fit_search(&p->fit, least(c->payload, env->payload_max), env->now_ns);
+        if (p->state == KVN_PATH_LIVE && p->fit.search_at_ns < at)
+            at = p->fit.search_at_ns;
+    }
+    kvn_timers_search(&c->timers, at);
+    kvn_conn_refit(c, env);
+}
+
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
 {
     const uint32_t before = p->out.packets;
@@ -254,6 +346,7 @@ void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
         return;
     env->stats.packets_lost += before - p->out.packets;
     kvn_cc_lost(&p->cc, bytes);
+    mind_the_hole(p, env);
 }
 
 /* Whether it is this path that doesn't answer, and not the peer: another one did since, or wasn't
@@ -281,6 +374,8 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
     }
     p->state = KVN_PATH_DOWN;
     kvn_note_path(p, "down");
+    kvn_fit_fall(&p->fit, p->fit.payload, env->now_ns);
+    kvn_conn_refit(p->conn, env);
     p->loss.loss_at_ns = UINT64_MAX;
     p->ping_due = false;
     p->probe_credit = 0;
@@ -308,6 +403,9 @@ static void probe(struct kvn_path *p, struct kvn_env *env)
             break;
         kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
+    if (p->fit.lost > 0 && p->fit.payload > KVN_PAYLOAD_MIN)
+        p->fit.due |= KVN_FIT_PING; /* tells a path that carries no long packets from a dead one */
+    mind_the_hole(p, env);
     p->probe_credit = 2;
     p->ping_due = true; /* in case what was lost needs no second copy */
 }
@@ -367,6 +465,8 @@ static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)
         run_path_timers(&c->path[i], env);
     if (c->state != KVN_CONN_UP)
         return;
+    if (kvn_timers_due(&c->timers, KVN_TIMER_SEARCH, now))
+        search(c, env);
     if (kvn_timers_due(&c->timers, KVN_TIMER_ACK, now)) {
         kvn_timers_ack_sent(&c->timers);
         for (uint32_t i = 0; i < c->paths; ++i)

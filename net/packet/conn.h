@@ -75,6 +75,7 @@ struct kvn_conn {
     uint32_t hellos; /* sent, of either kind */
     uint64_t hello_ns;
     uint32_t payload;      /* proposed; after the handshake, agreed */
+    uint32_t fits;         /* longest packet now: all paths that work carry it; <= payload */
     uint32_t slice;        /* bytes this side sends in one packet */
     uint32_t paths;        /* path[0 .. paths) may be used */
     uint32_t turn;         /* whose turn it is */
@@ -126,6 +127,10 @@ bool kvn_conn_next_event(struct kvn_conn *c, struct kvn_env *env, struct kvw_tra
 void kvn_conn_rearm(struct kvn_conn *c);
 /* Sizes are known, or the path works again: begin with a small window. */
 void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice);
+/* What its paths carry, or which of them work, has changed. */
+void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env);
+/* The port's payload_max has changed. */
+void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env);
 /* An ACK or time may have shown that packets of this path are lost. */
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env);
 extern const struct kvn_inflight_events kvn_conn_inflight_events;

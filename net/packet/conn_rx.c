@@ -203,6 +203,7 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         if (kvn_path_response(p, f->token, env->now_ns)) {
             kvn_path_agreed(p, env, c->slice);
             kvn_note_path(p, "live");
+            kvn_conn_refit(c, env);
         }
         return KVW_OK;
     case KVN_PACKET_GOODBYE:

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* What HELLO and HELLO_ACK are padded with. */
+/* What HELLO, HELLO_ACK and the probes of a path's length are padded with. */
 static const uint8_t padding[KVN_PAYLOAD_MAX];
 
 /* A path that works, or the first. */
@@ -175,7 +175,7 @@ static bool build_msg(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
     struct kvn_stretch s;
     struct kvn_frame f;
 
-    kvn_stream_out_take(&c->stream_out, c->payload - KVN_MSG_BYTES, &s);
+    kvn_stream_out_take(&c->stream_out, c->fits - KVN_MSG_BYTES, &s);
     if (s.bytes == 0)
         return false;
     begin(&f, p, KVN_PACKET_MSG);
@@ -263,13 +263,34 @@ static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
     finish(p, env, slot, &f);
 }
 
+/* A PING that asks whether the path carries anything, or packets of a length. */
+static void build_probe(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
+{
+    const bool longer = (p->fit.due & KVN_FIT_PING) == 0;
+    const uint32_t bytes = longer ? p->fit.trying : KVN_PING_BYTES;
+    struct kvn_frame f;
+
+    p->fit.due &= longer ? (uint8_t)~KVN_FIT_PROBE : (uint8_t)~KVN_FIT_PING;
+    begin(&f, p, env, KVN_PACKET_PING);
+    f.flags = KVN_FLAG_ACK_NOW;
+    f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
+                                                 .part = longer ? bytes : 0,
+                                                 .state = KVN_SENT_FLYING,
+                                                 .kind = KVN_SENT_PING});
+    slot->packet->body[0] = (struct kvw_iov){padding, bytes - KVN_PING_BYTES};
+    slot->packet->body_count = longer ? 1 : 0;
+    kvn_cc_sent(&p->cc, bytes, env->now_ns);
+    finish(p, env, slot, &f);
+}
+
 /* A path that has something to say for itself, in front of everything else. */
 static struct kvn_path *talks(struct kvn_conn *c)
 {
     for (uint32_t i = 0; i < c->paths; ++i) {
         struct kvn_path *p = &c->path[i];
 
-        if ((p->response_due || p->challenge_due || p->seen.due) && kvn_inflight_room(&p->out))
+        if ((p->response_due || p->challenge_due || p->seen.due || p->fit.due != 0) &&
+            kvn_inflight_room(&p->out))
             return p;
     }
     return NULL;
@@ -339,6 +360,8 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
     if (p != NULL) {
         if (p->response_due || p->challenge_due)
             build_token(p, env, slot);
+        else if (!p->seen.due)
+            build_probe(p, env, slot);
         else
             build_ack(p, env, slot);
         return true;

@@ -355,6 +355,16 @@ static void clock_is(struct kvn_endpoint *ep, uint64_t now_ns)
         ep->env.now_ns = now_ns;
 }
 
+/* The port's interface may have got another MTU. */
+static void look_at_payload_max(struct kvn_endpoint *ep)
+{
+    if (ep->env.payload_max == ep->port->payload_max)
+        return;
+    ep->env.payload_max = ep->port->payload_max;
+    for (uint32_t i = 0; i < ep->high; ++i)
+        kvn_conn_payload_max(&ep->conns[i], &ep->env);
+}
+
 static kvw_err ep_listen(struct kvw_transport *t)
 {
     struct kvn_endpoint *ep = self(t);
@@ -381,7 +391,7 @@ static kvw_err ep_connect(struct kvw_transport *t, const char *peer, uint64_t no
     if (c == NULL)
         return KVW_E_AGAIN;
     clock_is(ep, now_ns);
-    ep->env.payload_max = ep->port->payload_max;
+    look_at_payload_max(ep);
     kvn_conn_connect(c, &ep->env, &addr, api_id);
     conn->value = api_id;
     return KVW_OK;
@@ -470,7 +480,7 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     ep->refusal_credit_ns += now_ns - before_ns;
     if (ep->refusal_credit_ns > full)
         ep->refusal_credit_ns = full;
-    ep->env.payload_max = ep->port->payload_max;
+    look_at_payload_max(ep);
     ep->env.busy = 0;
     for (uint32_t i = 0; i < ep->high; ++i) {
         kvn_conn_release(&ep->conns[i]);

@@ -25,7 +25,7 @@ enum kvn_sent_state {
 };
 
 enum kvn_sent_kind {
-    KVN_SENT_PING,
+    KVN_SENT_PING, /* part: length of a probe, which weighs nothing (bytes is 0); else 0 */
     KVN_SENT_DATA, /* what: put number; part: slice; cut: the put's slice / KVN_SLICE_ALIGN */
     KVN_SENT_MSG,  /* what: stream offset; part: bytes */
 };

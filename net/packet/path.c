@@ -12,6 +12,7 @@ void kvn_path_begin(struct kvn_path *p, struct kvn_conn *conn, uint8_t id, struc
     kvn_seen_begin(&p->seen);
     kvn_inflight_begin(&p->out, ring);
     kvn_loss_begin(&p->loss);
+    kvn_fit_begin(&p->fit, KVN_PAYLOAD_MIN);
 }
 
 void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns)

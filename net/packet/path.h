@@ -13,6 +13,7 @@
 
 #include "../port/port.h"
 #include "cc.h"
+#include "fit.h"
 #include "inflight.h"
 #include "loss.h"
 #include "seen.h"
@@ -56,6 +57,7 @@ struct kvn_path {
     struct kvn_loss loss;
     struct kvn_cc cc;
     struct kvn_path_count count;
+    struct kvn_fit fit;
 };
 
 /* ring: KVN_SENT_MAX records. */

@@ -69,6 +69,11 @@ void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe
     t->at_ns[KVN_TIMER_CHALLENGE] = challenge_at_ns;
 }
 
+void kvn_timers_search(struct kvn_timers *t, uint64_t at_ns)
+{
+    t->at_ns[KVN_TIMER_SEARCH] = at_ns;
+}
+
 void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger)
 {
     kvn_timers_stop(t);

@@ -8,6 +8,7 @@
  *                                                            it began
  *   LOSS     packets still out count as lost                 as loss.h says
  *   PROBE    nothing comes back: send again                  as loss.h says
+ *   SEARCH   longer packets are tried                    as fit.h says
  *   ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the first
  *   PING     nothing was heard: ask                          dead_ns / 4 after the last packet
  *   DEAD     nothing was heard: the peer is lost             dead_ns after the last packet
@@ -27,6 +28,7 @@ enum kvn_timer {
     KVN_TIMER_LOSS,
     KVN_TIMER_PROBE,
     KVN_TIMER_CHALLENGE,
+    KVN_TIMER_SEARCH,
     KVN_TIMER_ACK,
     KVN_TIMER_PING,
     KVN_TIMER_DEAD,
@@ -68,6 +70,9 @@ void kvn_timers_pinged(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns);
 /* What is in flight changed: UINT64_MAX where nothing is to be waited for. */
 void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns,
                        uint64_t challenge_at_ns);
+
+/* When longer packets are tried; UINT64_MAX: not. */
+void kvn_timers_search(struct kvn_timers *t, uint64_t at_ns);
 
 /* The connection ended; linger: it still answers. */
 void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger);

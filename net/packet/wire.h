@@ -93,6 +93,8 @@ enum kvn_reset_reason {
 #define KVN_PATH_PROBES         1u  /* without an answer: what is out goes to other paths */
 #define KVN_STUCK_PROBES        8u  /* without an answer, of a peer that is alive */
 #define KVN_PATH_QUANTUM        8u  /* packets before the next path's turn */
+#define KVN_HOLE_PACKETS        8u  /* long ones lost in a row: the path carries no more of them */
+#define KVN_SEARCH_TRIES        2u  /* probes of one length */
 #define KVN_REORDER_MIN         3u  /* packets; grows when found too small */
 #define KVN_REORDER_MAX         128u
 #define KVN_RESET_BURST         16u /* RESETs that may leave at once */
@@ -115,9 +117,12 @@ enum kvn_reset_reason {
 #define KVN_RESET_GAP_NS       (1000ull * 1000)
 #define KVN_CHALLENGE_FIRST_NS (10ull * 1000 * 1000)
 #define KVN_CHALLENGE_MAX_NS   (1000ull * 1000 * 1000)
-#define KVN_BUSY_NS            (10ull * 1000 * 1000) /* after its last DATA, a sender counts */
-#define KVN_TX_RETRY_NS        (100ull * 1000)       /* after the port was full */
-#define KVN_DELAY_SHIFT        6                     /* an ACK's delay counts 64 ns */
+#define KVN_BUSY_NS            (10ull * 1000 * 1000)   /* after its last DATA, a sender counts */
+#define KVN_SEARCH_FIRST_NS    (1000ull * 1000 * 1000) /* after a fall: are longer ones carried? */
+#define KVN_SEARCH_NS          (10ull * KVN_SEARCH_FIRST_NS) /* then, doubling */
+#define KVN_SEARCH_MAX_NS      (600ull * KVN_SEARCH_FIRST_NS)
+#define KVN_TX_RETRY_NS        (100ull * 1000) /* after the port was full */
+#define KVN_DELAY_SHIFT        6               /* an ACK's delay counts 64 ns */
 
 _Static_assert((KVW_PUT_BYTES_MAX + KVN_SLICE_MIN - 1) / KVN_SLICE_MIN <= KVN_SLICES_MAX,
                "the longest put of the shortest slices fits the bitmap");

@@ -247,6 +247,11 @@ void kvn_sim_rx_ring(struct kvn_sim *sim, uint32_t node, uint32_t packets)
     sim->node[node].ring_limit = packets;
 }
 
+void kvn_sim_payload_max(struct kvn_sim *sim, uint32_t node, uint32_t bytes)
+{
+    sim->node[node].port->base.payload_max = bytes;
+}
+
 void kvn_sim_payload_limit(struct kvn_sim *sim, uint32_t bytes)
 {
     sim->payload_limit = bytes;

@@ -142,6 +142,10 @@ void kvn_sim_rx_ring(struct kvn_sim *sim, uint32_t node, uint32_t packets);
 /* Longer packets vanish on the way from now on, on every link: a path with a smaller MTU. */
 void kvn_sim_payload_limit(struct kvn_sim *sim, uint32_t bytes);
 
+/* The open node's own interface carries so much from now on, and its port says so. At most
+ * kvn_sim_open()'s. */
+void kvn_sim_payload_max(struct kvn_sim *sim, uint32_t node, uint32_t bytes);
+
 /* Asked for every packet that is sent, before anything happens to it: false loses it. NULL: no
  * more. Must not call back into the network or a port. */
 typedef bool (*kvn_sim_tap_fn)(void *arg, const struct kvn_sim_sight *sight);
