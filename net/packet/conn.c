@@ -295,6 +295,7 @@ static void path_shrinks(struct kvn_path *p, struct kvn_env *env, uint32_t paylo
             kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
         }
     }
+    p->says &= (uint8_t)~KVN_SAYS_PROBE;
     kvn_fit_fall(&p->fit, payload, env->now_ns);
     kvn_timers_search(&p->conn->timers, 0);
 }
@@ -312,9 +313,12 @@ void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env)
 {
     if (c->state != KVN_CONN_UP)
         return;
-    for (uint32_t i = 0; i < c->paths; ++i)
+    for (uint32_t i = 0; i < c->paths; ++i) {
         if (c->path[i].fit.payload > env->payload_max)
             path_shrinks(&c->path[i], env, env->payload_max);
+        else
+            kvn_fit_search_now(&c->path[i].fit, env->now_ns);
+    }
     kvn_conn_refit(c, env);
     kvn_timers_search(&c->timers, 0);
 }
@@ -327,8 +331,9 @@ static void search(struct kvn_conn *c, struct kvn_env *env)
     for (uint32_t i = 0; i < c->paths; ++i) {
         struct kvn_path *p = &c->path[i];
 
-        if (p->state == KVN_PATH_LIVE)
-            kvn_fit_search(&p->fit, least(c->payload, env->payload_max), env->now_ns);
+        if (p->state == KVN_PATH_LIVE &&
+            kvn_fit_search(&p->fit, least(c->payload, env->payload_max), env->now_ns))
+            p->says |= KVN_SAYS_PROBE;
         if (p->state == KVN_PATH_LIVE && p->fit.search_at_ns < at)
             at = p->fit.search_at_ns;
     }
@@ -374,6 +379,7 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
     }
     p->state = KVN_PATH_DOWN;
     kvn_note_path(p, "down");
+    p->says &= (uint8_t) ~(KVN_SAYS_PING | KVN_SAYS_PROBE);
     kvn_fit_fall(&p->fit, p->fit.payload, env->now_ns);
     kvn_conn_refit(p->conn, env);
     p->loss.loss_at_ns = UINT64_MAX;
@@ -404,7 +410,7 @@ static void probe(struct kvn_path *p, struct kvn_env *env)
         kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
     if (p->fit.lost > 0 && p->fit.payload > KVN_PAYLOAD_MIN)
-        p->fit.due |= KVN_FIT_PING; /* tells a path that carries no long packets from a dead one */
+        p->says |= KVN_SAYS_PING; /* tells a path that carries no long packets from a dead one */
     mind_the_hole(p, env);
     p->probe_credit = 2;
     p->ping_due = true; /* in case what was lost needs no second copy */
@@ -450,7 +456,7 @@ static void run_path_timers(struct kvn_path *p, struct kvn_env *env)
     if (probe_at(p) <= env->now_ns)
         probe(p, env);
     if (p->challenge_at_ns <= env->now_ns)
-        p->challenge_due = true;
+        p->says |= KVN_SAYS_CHALLENGE;
 }
 
 static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)

@@ -197,13 +197,14 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         return KVW_OK;
     case KVN_PACKET_CHALLENGE:
         p->response = f->token;
-        p->response_due = true;
+        p->says |= KVN_SAYS_RESPONSE;
         return KVW_OK;
     case KVN_PACKET_RESPONSE:
         if (kvn_path_response(p, f->token, env->now_ns)) {
             kvn_path_agreed(p, env, c->slice);
             kvn_note_path(p, "live");
             kvn_conn_refit(c, env);
+            kvn_timers_search(&c->timers, 0); /* what it carries may have to be found out */
         }
         return KVW_OK;
     case KVN_PACKET_GOODBYE:

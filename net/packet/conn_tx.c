@@ -127,13 +127,14 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
 
 static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
+    const bool response = (p->says & KVN_SAYS_RESPONSE) != 0;
     struct kvn_frame f;
 
-    begin(&f, p, p->response_due ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
+    begin(&f, p, response ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
     f.pn = number(p, env);
-    f.token = p->response_due ? p->response : p->challenge;
-    if (p->response_due)
-        p->response_due = false;
+    f.token = response ? p->response : p->challenge;
+    if (response)
+        p->says &= (uint8_t)~KVN_SAYS_RESPONSE;
     else
         kvn_path_challenged(p, env->now_ns);
     finish(p, env, slot, &f);
@@ -266,11 +267,11 @@ static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
 /* A PING that asks whether the path carries anything, or packets of a length. */
 static void build_probe(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    const bool longer = (p->fit.due & KVN_FIT_PING) == 0;
+    const bool longer = (p->says & KVN_SAYS_PING) == 0;
     const uint32_t bytes = longer ? p->fit.trying : KVN_PING_BYTES;
     struct kvn_frame f;
 
-    p->fit.due &= longer ? (uint8_t)~KVN_FIT_PROBE : (uint8_t)~KVN_FIT_PING;
+    p->says &= longer ? (uint8_t)~KVN_SAYS_PROBE : (uint8_t)~KVN_SAYS_PING;
     begin(&f, p, env, KVN_PACKET_PING);
     f.flags = KVN_FLAG_ACK_NOW;
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
@@ -289,8 +290,7 @@ static struct kvn_path *talks(struct kvn_conn *c)
     for (uint32_t i = 0; i < c->paths; ++i) {
         struct kvn_path *p = &c->path[i];
 
-        if ((p->response_due || p->challenge_due || p->seen.due || p->fit.due != 0) &&
-            kvn_inflight_room(&p->out))
+        if ((p->says != 0 || p->seen.due) && kvn_inflight_room(&p->out))
             return p;
     }
     return NULL;
@@ -358,7 +358,7 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
     struct kvn_path *p = talks(c);
 
     if (p != NULL) {
-        if (p->response_due || p->challenge_due)
+        if (p->says & (KVN_SAYS_RESPONSE | KVN_SAYS_CHALLENGE))
             build_token(p, env, slot);
         else if (!p->seen.due)
             build_probe(p, env, slot);

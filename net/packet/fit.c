@@ -6,7 +6,7 @@ static const uint32_t steps[] = {8952, 3952, 1452};
 
 void kvn_fit_begin(struct kvn_fit *f, uint32_t payload)
 {
-    *f = (struct kvn_fit){.payload = payload, .search_at_ns = UINT64_MAX};
+    *f = (struct kvn_fit){.payload = payload, .search_at_ns = UINT64_MAX, .wait_ns = KVN_SEARCH_NS};
 }
 
 void kvn_fit_lost(struct kvn_fit *f, uint64_t sent_ns)
@@ -32,7 +32,6 @@ void kvn_fit_fall(struct kvn_fit *f, uint32_t payload, uint64_t now_ns)
 {
     f->payload = payload;
     f->lost = 0;
-    f->due = 0;
     f->trying = 0;
     f->search_at_ns = now_ns + KVN_SEARCH_FIRST_NS;
     f->wait_ns = KVN_SEARCH_NS;
@@ -48,44 +47,48 @@ void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes)
     f->failed |= bytes == f->trying;
 }
 
-static void attempt(struct kvn_fit *f, uint32_t bytes)
+static bool attempt(struct kvn_fit *f, uint32_t bytes)
 {
     f->tries = bytes == f->trying ? f->tries : 0;
     f->trying = bytes;
     f->search_at_ns = UINT64_MAX;
     f->proved = f->failed = false;
-    f->due |= KVN_FIT_PROBE;
+    return true;
 }
 
-static void later(struct kvn_fit *f, uint64_t now_ns)
+static bool later(struct kvn_fit *f, uint64_t now_ns)
 {
     f->trying = 0;
-    f->due &= (uint8_t)~KVN_FIT_PROBE;
     f->search_at_ns = now_ns + f->wait_ns;
     f->wait_ns = 2 * f->wait_ns < KVN_SEARCH_MAX_NS ? 2 * f->wait_ns : KVN_SEARCH_MAX_NS;
+    return false;
 }
 
-void kvn_fit_search(struct kvn_fit *f, uint32_t limit, uint64_t now_ns)
+void kvn_fit_search_now(struct kvn_fit *f, uint64_t now_ns)
+{
+    if (f->search_at_ns == UINT64_MAX && f->trying == 0)
+        f->search_at_ns = now_ns;
+}
+
+bool kvn_fit_search(struct kvn_fit *f, uint32_t limit, uint64_t now_ns)
 {
     if (f->trying != 0 && f->proved && f->trying > f->payload)
         f->payload = f->trying;
     if (f->payload >= limit) {
         f->trying = 0;
-        f->due = 0;
         f->search_at_ns = UINT64_MAX;
-    } else if (f->trying == 0) {
-        if (f->search_at_ns <= now_ns)
-            attempt(f, limit);
-    } else if (f->proved) {
-        later(f, now_ns);
-    } else if (f->failed && ++f->tries < KVN_SEARCH_TRIES) {
-        attempt(f, f->trying);
-    } else if (f->failed) {
-        for (uint32_t i = 0; i < sizeof(steps) / sizeof(steps[0]); ++i)
-            if (steps[i] < f->trying && steps[i] > f->payload && steps[i] < limit) {
-                attempt(f, steps[i]);
-                return;
-            }
-        later(f, now_ns);
+        return false;
     }
+    if (f->trying == 0)
+        return f->search_at_ns <= now_ns && attempt(f, limit);
+    if (f->proved)
+        return later(f, now_ns);
+    if (!f->failed)
+        return false;
+    if (++f->tries < KVN_SEARCH_TRIES && f->trying <= limit)
+        return attempt(f, f->trying);
+    for (uint32_t i = 0; i < sizeof(steps) / sizeof(steps[0]); ++i)
+        if (steps[i] < f->trying && steps[i] > f->payload && steps[i] < limit)
+            return attempt(f, steps[i]);
+    return later(f, now_ns);
 }

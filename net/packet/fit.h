@@ -14,12 +14,8 @@
 
 #include "wire.h"
 
-#define KVN_FIT_PING  1u /* a short PING: does the path carry anything? */
-#define KVN_FIT_PROBE 2u /* a PING of `trying` bytes */
-
 struct kvn_fit {
     uint32_t payload;      /* longest packet */
-    uint8_t due;           /* KVN_FIT_*, to be sent before anything else */
     bool again;            /* a packet sent after the first loss was noticed is lost too */
     bool proved, failed;   /* what became of the probe of `trying` bytes */
     uint32_t lost;         /* long packets in a row */
@@ -52,7 +48,10 @@ void kvn_fit_fall(struct kvn_fit *f, uint32_t payload, uint64_t now_ns);
 /* The fate of a probe of so many bytes. */
 void kvn_fit_probe_arrived(struct kvn_fit *f, uint32_t bytes);
 void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes);
-/* Time has come, or a probe's fate is known. limit: what the ends can take. */
-void kvn_fit_search(struct kvn_fit *f, uint32_t limit, uint64_t now_ns);
+/* The ends can take more or less than before: if nothing is tried or planned, try. */
+void kvn_fit_search_now(struct kvn_fit *f, uint64_t now_ns);
+/* Time has come, or a probe's fate is known. limit: what the ends can take. Returns whether a probe
+ * of `trying` bytes is to be sent. */
+bool kvn_fit_search(struct kvn_fit *f, uint32_t limit, uint64_t now_ns);
 
 #endif

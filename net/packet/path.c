@@ -20,7 +20,7 @@ void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns)
     p->challenge = token;
     p->challenges = 0;
     p->challenge_at_ns = now_ns;
-    p->challenge_due = true;
+    p->says |= KVN_SAYS_CHALLENGE;
 }
 
 void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns)
@@ -28,7 +28,7 @@ void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns)
     const uint64_t wait = KVN_CHALLENGE_FIRST_NS << (p->challenges < 8 ? p->challenges : 8);
 
     ++p->challenges;
-    p->challenge_due = false;
+    p->says &= (uint8_t)~KVN_SAYS_CHALLENGE;
     p->challenge_at_ns = now_ns + (wait < KVN_CHALLENGE_MAX_NS ? wait : KVN_CHALLENGE_MAX_NS);
 }
 
@@ -37,7 +37,7 @@ bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns)
     if (p->challenge_at_ns == UINT64_MAX || token != p->challenge)
         return false;
     p->challenge_at_ns = UINT64_MAX;
-    p->challenge_due = false;
+    p->says &= (uint8_t)~KVN_SAYS_CHALLENGE;
     if (p->state == KVN_PATH_LIVE)
         return false;
     p->state = KVN_PATH_LIVE;

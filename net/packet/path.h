@@ -26,6 +26,13 @@ enum kvn_path_state {
     KVN_PATH_DOWN,   /* as UNSURE, but what was on it went to others */
 };
 
+enum kvn_path_says {
+    KVN_SAYS_RESPONSE = 1,
+    KVN_SAYS_CHALLENGE = 2,
+    KVN_SAYS_PING = 4,  /* does the path carry anything? */
+    KVN_SAYS_PROBE = 8, /* a PING of fit.trying bytes */
+};
+
 struct kvn_conn;
 
 /* What stats.h tells, as far as nothing else here says it. */
@@ -40,7 +47,8 @@ struct kvn_path {
     uint8_t source;        /* the port's own UDP port it leaves from */
     enum kvn_path_state state;
     struct kvn_addr peer;
-    bool ping_due, challenge_due, response_due;
+    uint8_t says; /* enum kvn_path_says, to leave before anything else */
+    bool ping_due;
     uint32_t challenges;      /* since the last RESPONSE */
     uint64_t challenge_at_ns; /* when the next CHALLENGE leaves; UINT64_MAX: none */
     uint64_t challenge;       /* its token */

@@ -13,6 +13,7 @@
 #define NARROW  1472u /* what is left of a path of 1500 */
 
 static struct t_pair pair;
+static uint32_t sources = 1;
 static uint32_t longest; /* of the packets that side 0 sent since it was set to 0 */
 static const struct kvn_packet_config defaults = {.seed = 0};
 
@@ -33,7 +34,7 @@ static void up(uint64_t seed, double loss)
     const struct kvn_sim_link l = {
         .delay_ns = 20000, .bytes_per_s = 1250000000, .loss = loss, .queue_bytes = 1 << 20};
 
-    t_pair_open(&pair, seed, PAYLOAD, &defaults);
+    t_pair_open_paths(&pair, seed, PAYLOAD, &defaults, sources);
     kvn_sim_links(pair.sim, &l);
     kvn_sim_tap(pair.sim, watch, NULL);
     t_pair_run(&pair, kvn_sim_now(pair.sim) + 50 * MS);
@@ -99,6 +100,23 @@ Test(mtu, a_black_hole_under_load)
         cr_expect_leq(length_now(), NARROW);
         t_pair_close(&pair);
     }
+}
+
+/* One of several paths gets narrow: packets are as long as all of them carry. */
+Test(mtu, a_black_hole_on_one_of_four_paths)
+{
+    const struct kvn_sim_link narrow = {
+        .delay_ns = 20000, .bytes_per_s = 1250000000, .payload_limit = NARROW};
+
+    sources = 4;
+    up(1, 0);
+    load(1 * MS);
+    kvn_sim_path(pair.sim, 0, 1, 2, &narrow);
+    printf("# settled after %.1f ms\n", settles(200 * MS));
+    load(5 * MS);
+    printf("# settled after %.1f ms\n", settles(200 * MS));
+    cr_expect_leq(length_now(), NARROW);
+    t_pair_close(&pair);
 }
 
 /* One slice is enough to notice. */
@@ -214,6 +232,12 @@ Test(mtu, own_payload_max_lowered)
         cr_expect_leq(longest, NARROW);
         printf("# seed %llu: settled after %.1f ms\n", (unsigned long long)seed, ms);
         cr_expect_leq(length_now(), NARROW);
+        kvn_sim_payload_limit(pair.sim, UINT32_MAX);
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + 1500 * MS);
+        cr_expect_leq(length_now(), NARROW, "it still says so");
+        kvn_sim_payload_max(pair.sim, 0, PAYLOAD);
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
+        cr_expect_eq(length_now(), PAYLOAD);
         t_pair_close(&pair);
     }
 }
