@@ -187,8 +187,9 @@ void kvn_cc_late(struct kvn_cc *cc, uint64_t bytes)
 {
     uint64_t back;
 
-    if (cc->lost_bytes < bytes)
-        return; /* of an earlier round trip: the window has found its size since */
+    if (bytes == 0 || cc->lost_bytes < bytes)
+        return; /* it weighed nothing (a probe), or is of an earlier round trip: the window has
+                   found its size since */
     back = cc->lost_cut * bytes / cc->lost_bytes;
     cc->lost_bytes -= bytes;
     cc->lost_cut -= back;
