@@ -44,9 +44,7 @@ struct t_pair {
     char failed[256]; /* the first broken promise; "" while all hold */
 };
 
-/* Opened, listening, connected by side 0; nothing polled yet. _paths: by so many paths. */
-void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
-                       const struct kvn_packet_config *cfg, uint32_t paths);
+/* Opened, listening, connected by side 0; nothing polled yet. */
 void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
                  const struct kvn_packet_config *cfg);
 /* The same with several sources a node. */
