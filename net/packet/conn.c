@@ -347,9 +347,9 @@ void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
     const uint64_t bytes =
         kvn_loss_detect(&p->loss, &p->out, env->now_ns, &kvn_conn_inflight_events, p);
 
-    if (bytes == 0)
-        return;
     env->stats.packets_lost += before - p->out.packets;
+    if (bytes == 0)
+        return; /* nothing, or probes of a length, which weigh nothing */
     kvn_cc_lost(&p->cc, bytes);
     mind_the_hole(p, env);
 }

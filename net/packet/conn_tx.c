@@ -272,7 +272,7 @@ static void build_probe(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_s
     struct kvn_frame f;
 
     p->says &= longer ? (uint8_t)~KVN_SAYS_PROBE : (uint8_t)~KVN_SAYS_PING;
-    begin(&f, p, env, KVN_PACKET_PING);
+    begin(&f, p, KVN_PACKET_PING);
     f.flags = KVN_FLAG_ACK_NOW;
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
                                                  .part = longer ? bytes : 0,

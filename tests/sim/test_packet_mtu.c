@@ -9,12 +9,13 @@
 
 #define MS      1000000ull
 #define S       1000000000ull
-#define PAYLOAD 8240u
+#define PAYLOAD (8192u + KVN_DATA_BYTES)
 #define NARROW  1472u /* what is left of a path of 1500 */
 
 static struct t_pair pair;
 static uint32_t sources = 1;
-static uint32_t longest; /* of the packets that side 0 sent since it was set to 0 */
+static uint32_t longest; /* of the DATA that side 0 sent since it was set to 0 */
+static uint32_t probes;  /* PINGs of side 0 that are longer than a narrow path carries */
 static const struct kvn_packet_config defaults = {.seed = 0};
 
 static bool watch(void *arg, const struct kvn_sim_sight *sight)
@@ -26,6 +27,8 @@ static bool watch(void *arg, const struct kvn_sim_sight *sight)
         bytes += sight->packet->body[i].bytes;
     if (sight->from == 0 && (sight->packet->head[0] & 15) == KVN_PACKET_DATA && bytes > longest)
         longest = bytes;
+    if (sight->from == 0 && (sight->packet->head[0] & 15) == KVN_PACKET_PING && bytes > NARROW)
+        ++probes;
     return true;
 }
 
@@ -60,20 +63,31 @@ static void load(uint64_t for_ns)
 }
 
 /* Everything arrives within so long. Returns how long it took, in ms. */
-static double settles(uint64_t within_ns)
+static double arrives(uint64_t within_ns)
 {
     const uint64_t began = kvn_sim_now(pair.sim);
+    uint64_t now = began;
 
     while (!t_pair_settled(&pair) && kvn_sim_now(pair.sim) < began + within_ns &&
-           pair.failed[0] == '\0')
+           pair.failed[0] == '\0') {
+        now = kvn_sim_now(pair.sim);
         t_pair_step(&pair, began + within_ns);
+    }
     cr_assert_str_empty(pair.failed, "%s", pair.failed);
     cr_assert(!pair.side[0].down && !pair.side[1].down);
     cr_expect(t_pair_settled(&pair), "puts %u + %u, landed %u + %u", pair.side[0].puts_sent,
               pair.side[1].puts_sent, pair.side[1].puts_landed, pair.side[0].puts_landed);
+    return (double)(now - began) / 1e6;
+}
+
+/* And no byte is anywhere else. */
+static double settles(uint64_t within_ns)
+{
+    const double ms = arrives(within_ns);
+
     t_pair_check_memory(&pair);
     cr_assert_str_empty(pair.failed, "%s", pair.failed);
-    return (double)(kvn_sim_now(pair.sim) - began) / 1e6;
+    return ms;
 }
 
 /* The longest packet with a slice of a put of 150,000 bytes. */
@@ -165,7 +179,7 @@ static void work_until_longer(uint32_t times, uint32_t bytes)
     for (uint32_t i = 0; i < times && longest <= bytes; ++i) {
         t_pair_run(&pair, kvn_sim_now(pair.sim) + 10 * MS);
         cr_assert(t_pair_put(&pair, 0, 100000));
-        settles(100 * MS);
+        arrives(100 * MS);
     }
 }
 
@@ -188,6 +202,42 @@ Test(mtu, grows_back_under_load)
     kvn_sim_payload_limit(pair.sim, UINT32_MAX);
     work_until_longer(1050, NARROW);
     cr_expect_eq(longest, PAYLOAD);
+    settles(100 * MS);
+    t_pair_close(&pair);
+}
+
+/* A probe that was only slow: taken for lost when nothing that weighs was, and proof all the same
+ * when it arrives. */
+Test(mtu, a_probe_that_comes_late)
+{
+    const struct kvn_sim_link quick = {.delay_ns = 20000, .bytes_per_s = 1250000000};
+    const struct kvn_sim_link slow = {.delay_ns = MS / 2, .bytes_per_s = 1250000000};
+    struct kvw_transport_stats before, after;
+    struct kvw_transport *t;
+
+    up(1, 0);
+    kvn_sim_links(pair.sim, &quick);
+    load(1 * MS);
+    kvn_sim_payload_limit(pair.sim, NARROW);
+    settles(200 * MS);
+    t = pair.side[0].t;
+    kvn_sim_payload_limit(pair.sim, UINT32_MAX);
+    kvn_sim_link(pair.sim, 0, 1, &slow);
+    for (uint32_t i = 0; i < 30000 && probes == 0; ++i)
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + MS / 20);
+    cr_assert_eq(probes, 1);
+    t->ops->stats(t, &before);
+    kvn_sim_link(pair.sim, 0, 1, &quick);
+    cr_assert(t_pair_put(&pair, 0, 50000)); /* its packets overtake the probe */
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS / 5);
+    t->ops->stats(t, &after);
+    cr_expect_gt(after.packets_lost, before.packets_lost, "the probe wasn't taken for lost");
+    cr_expect_eq(after.packets_spurious, before.packets_spurious);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    t->ops->stats(t, &after);
+    cr_expect_gt(after.packets_spurious, before.packets_spurious, "it wasn't late");
+    cr_expect_eq(length_now(), PAYLOAD);
+    settles(100 * MS);
     t_pair_close(&pair);
 }
 
