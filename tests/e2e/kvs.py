@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the end-to-end tests share: TAP output, starting workers, talking to them as a router does."""
+import ctypes
 import json
 import os
 import random
@@ -67,6 +68,11 @@ def text_tokens(n):
     return ids[:n]
 
 
+def die_with_parent():
+    """A test that fails leaves no process behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Worker:
     """A kvserve prefill or decode process with its control channel."""
 
@@ -76,7 +82,7 @@ class Worker:
         args += ["--link", link] + (["--peer", peer] if peer else []) + list(extra)
         self.err_path = os.path.join(folder, role + ".err")
         self.err = open(self.err_path, "ab")
-        self.proc = subprocess.Popen(args, stderr=self.err, stdout=self.err)
+        self.proc = subprocess.Popen(args, stderr=self.err, stdout=self.err, preexec_fn=die_with_parent)
         self.sock, self.buf, self.before = None, b"", []
 
     def connect(self, timeout=30):
