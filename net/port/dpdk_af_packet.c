@@ -20,7 +20,7 @@
 #define FRAME_EXTRA 96u
 #define RING        512u
 /* As udp's: processes that share cores look this late. */
-#define SLACK_NS 4000000u
+#define SLACK_NS 8000000u
 
 /* What the socket's buffer has no room for stays in the driver's ring until the next burst, which
  * may only come when that was acknowledged. So there is room for all of the ring; the second form
