@@ -5,18 +5,24 @@
  *
  * With B the wire's rate, and for a codec r = stream / raw (by layer and K|V) and e, d the time
  * that a raw byte costs to encode and to decode, all smoothed; for a request with `left` raw bytes
- * to go, of which the last is produced in `due`; the pipeline of encoders, wire and decoder ends
- * after
+ * to go, of which the last is produced in `due`; and s the time that a raw byte takes from end to
+ * end while there is always a next one: all ends after
  *
- *   T = max(due, (queued_raw + left) e / encoders, (queued_wire + left r) / B, left d)
- *       + chunk (e + r / B + d)
+ *   T = max(due, queue + left s, left d) + chunk (e + r / B + d)
  *
- * and what is compared is T - due, the time that the hand-over shows. Without encoders of its own
- * the session's thread encodes and moves the packets, one after the other, so that the second and
- * the third add up instead; a NIC that sends by itself is then thought slower than it is, by no
- * more than what encoding takes. The codec in use is left only for one that is 10 % better. Each
- * codec is tried once; later the one unused longest is tried again now and then, if it is not far
- * off.
+ * and what is compared is T - due, the time that the hand-over shows. s is what was measured
+ * (stretch.h), which holds what no model knows: ends that share cores, a wire that is a copy.
+ * Until it is, it is foretold as max(e / encoders, r / B, d). Without encoders of its own the
+ * session's thread encodes and moves the packets, one after the other, so that the first two add
+ * up instead; and beside a measured codec in use, r / B is what that one takes, scaled, and d is
+ * added too: no codec is taken up unmeasured if it would lose where everything shares one core.
+ *
+ * One that could win if nothing were shared is measured first: a trial, a stretch long. One that
+ * loses it isn't tried again before the loss is less than 1 % of what was sent meanwhile, and half
+ * as often after each further loss. What was measured is forgotten when the codec in use has become
+ * much faster or slower since. The codec in use is left only for one that is 4 % better, or 10 %
+ * where a model says so. Raw goes first; when the wire's rate is known, each codec is probed by two
+ * chunks, and later the one unused longest by one chunk now and then, if it is not far off.
  *
  * threads  one      memory  the caller's      time  none: durations are handed in
  */
@@ -25,6 +31,7 @@
 
 #include "codec.h"
 #include "rate.h"
+#include "stretch.h"
 #include "wire.h"
 
 #define KVW_BUDGETS 3u
@@ -37,6 +44,14 @@ struct kvw_choice {
     uint64_t last_used;
     uint64_t chunks, raw_bytes, stream_bytes;
     uint64_t predicted_ns, actual_ns; /* sums, from the choice to PUT_DONE */
+    uint32_t probes;
+    /* a raw byte from end to end, measured; 0: not known */
+    double end_ps;
+    uint32_t end_samples;
+    bool end_slow;    /* the last one was far slower than the others */
+    double beside_ps; /* what the codec in use took when this was measured */
+    uint64_t try_at;  /* pick before which there is no trial */
+    uint32_t losses;  /* trials lost in a row */
 };
 
 struct kvw_chooser {
@@ -46,7 +61,10 @@ struct kvw_chooser {
     uint16_t *ratios; /* [codec][layer][kv], 1/32768; 0: not known */
     uint32_t layers;
     uint64_t picks;
-    uint32_t current[KVW_BUDGETS]; /* by budget; count: none yet */
+    uint32_t current[KVW_BUDGETS]; /* by budget */
+    uint32_t in_use;               /* the latest of them */
+    uint32_t trial, trial_left;    /* codec, chunks */
+    struct kvw_stretch stretch;
 };
 
 struct kvw_choose_ask {
@@ -58,6 +76,7 @@ struct kvw_choose_ask {
     uint64_t queued_raw;  /* bytes waiting for encoders */
     uint32_t encoders;    /* threads; 0: the one that also moves the packets */
     kvw_budget budget;
+    uint64_t now_ns;
 };
 
 /* Entries of c->ratios. */
@@ -70,7 +89,7 @@ static inline uint32_t kvw_chooser_ratios(uint32_t codecs, uint32_t layers)
 void kvw_chooser_init(struct kvw_chooser *c, const struct kvw_codec_ops *const *codecs,
                       uint32_t count, uint32_t layers, uint16_t *ratios);
 
-/* allowed: bit i for codec i. Raw's bit must be set. Returns the index. */
+/* A chunk is being cut. allowed: bit i for codec i. Raw's bit must be set. Returns the index. */
 uint32_t kvw_choose(struct kvw_chooser *c, const struct kvw_rate *wire, uint64_t allowed,
                     const struct kvw_choose_ask *ask);
 
@@ -84,6 +103,11 @@ void kvw_choose_encoded(struct kvw_chooser *c, uint32_t i, uint32_t layer, uint3
 /* The same for a chunk that was decoded here. */
 void kvw_choose_decoded(struct kvw_chooser *c, uint32_t i, uint32_t raw_bytes,
                         uint32_t stream_bytes, uint64_t ns);
+/* A chunk's PUT_DONE; drained: none is under way any more, and nothing waits to be cut. */
+void kvw_choose_delivered(struct kvw_chooser *c, uint32_t i, uint32_t raw_bytes, bool drained,
+                          uint64_t now_ns);
+/* The connection is gone. What was learnt stays. */
+void kvw_choose_stop(struct kvw_chooser *c);
 /* The receiver says what decoding costs it. */
 void kvw_choose_told(struct kvw_chooser *c, uint32_t i, uint32_t decode_ps);
 

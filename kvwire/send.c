@@ -97,6 +97,7 @@ void kvw_send_stop(struct kvw_session *s)
     for (struct kvw_stage *g; (g = line_first(s)) != NULL; line_pop(s))
         stage_free(s, g);
     kvw_rate_stop(&s->rate);
+    kvw_choose_stop(&s->chooser);
     for (uint32_t i = 0; i < s->xfers_max; ++i)
         s->offers[i].used = false; /* that peer's */
 }
@@ -113,29 +114,6 @@ void kvw_send_grant(struct kvw_session *s, const struct kvw_grant *m)
         s->limit = m->limit;
     if (codec < s->codec_count)
         kvw_choose_told(&s->chooser, codec, m->decode_ps);
-}
-
-void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev)
-{
-    struct kvw_stage *g;
-    struct kvw_xfer *x;
-
-    if (ev->cookie >= s->hello.slots)
-        return; /* not one of ours: an earlier session's on this transport */
-    g = &s->stages[ev->cookie];
-    if (g->state != KVW_STAGE_FLIGHT || g->conn.value != ev->conn.value)
-        return;
-    x = &s->xfers[g->xfer_at];
-    if (ev->err == KVW_OK) {
-        kvw_rate_done(&s->rate, &g->mark, s->now_ns);
-        s->chooser.codecs[g->codec].predicted_ns += g->predicted_ns;
-        s->chooser.codecs[g->codec].actual_ns += s->now_ns - g->chosen_ns;
-    }
-    if (ev->err == KVW_OK && x->state == KVW_XFER_OPEN && x->serial == g->serial) {
-        --x->layers[g->layer].in_flight;
-        kvw_stream_layer_sent(s, x, g->layer);
-    }
-    stage_free(s, g); /* on an error CONN_DOWN follows, and ends what this was part of */
 }
 
 /* Lowest layer first, K before V, tokens ascending. */
@@ -173,6 +151,34 @@ static bool next_piece(struct kvw_session *s, struct piece *p)
     return false;
 }
 
+void kvw_send_put_done(struct kvw_session *s, const struct kvw_transport_event *ev)
+{
+    struct kvw_stage *g;
+    struct piece p;
+    struct kvw_xfer *x;
+
+    if (ev->cookie >= s->hello.slots)
+        return; /* not one of ours: an earlier session's on this transport */
+    g = &s->stages[ev->cookie];
+    if (g->state != KVW_STAGE_FLIGHT || g->conn.value != ev->conn.value)
+        return;
+    x = &s->xfers[g->xfer_at];
+    if (ev->err == KVW_OK) {
+        kvw_rate_done(&s->rate, &g->mark, s->now_ns);
+        s->chooser.codecs[g->codec].predicted_ns += g->predicted_ns;
+        s->chooser.codecs[g->codec].actual_ns += s->now_ns - g->chosen_ns;
+    }
+    if (ev->err == KVW_OK && x->state == KVW_XFER_OPEN && x->serial == g->serial) {
+        --x->layers[g->layer].in_flight;
+        kvw_stream_layer_sent(s, x, g->layer);
+    }
+    stage_free(s, g); /* on an error CONN_DOWN follows, and ends what this was part of */
+    if (ev->err == KVW_OK)
+        kvw_choose_delivered(&s->chooser, g->codec, g->raw_bytes,
+                             s->stage_free_count == s->hello.slots && !next_piece(s, &p),
+                             s->now_ns);
+}
+
 /* What the choice goes by, for this chunk. */
 static struct kvw_choose_ask situation(const struct kvw_session *s, const struct piece *p)
 {
@@ -188,6 +194,7 @@ static struct kvw_choose_ask situation(const struct kvw_session *s, const struct
         .queued_wire = s->rate.in_flight,
         .encoders = s->encoder_count,
         .budget = x->budget,
+        .now_ns = s->now_ns,
     };
 
     for (uint32_t i = 0; i < s->line_count; ++i) {
@@ -378,6 +385,10 @@ static bool put_line(struct kvw_session *s)
 /* A chunk's turn has come and nothing stands in its way. */
 static bool can_cut(struct kvw_session *s)
 {
+    /* What would be cut now is chosen blindly if nothing is known of the wire. */
+    if (s->fixed_codec == s->codec_count && s->rate.bytes_per_ns <= 0 &&
+        s->hello.slots - s->stage_free_count >= KVW_BLIND_CHUNKS)
+        return false;
     if (s->next_seq + s->line_count < s->limit && s->stage_free_count > 0) {
         s->stalled = false;
         return true;

@@ -8,6 +8,7 @@
  *   offer.c      receiver: offers, leases, COMMIT          land.c  receiver: chunks into blocks
  *   stream.c     sender: streams, pushes, OFFER, DONE      send.c  sender: blocks into chunks
  *   choose.c     which codec          rate.c  how fast the wire is          encode.c  encoders
+ *   stretch.c    what a codec took from end to end
  *
  * Not installed. threads, memory, time: as kvwire.h.
  */
@@ -32,6 +33,7 @@
         */
 #define KVW_STRAYS         8u
 #define KVW_ENCODE_AHEAD   2u /* chunks an encoder that wait for it, from which on raw goes out */
+#define KVW_BLIND_CHUNKS   4u /* under way at most, all raw, before the first PUT_DONE ever */
 #define KVW_PEER_ADDR_MAX  255u
 #define KVW_SLOTS_DEFAULT  32u
 #define KVW_XFERS_DEFAULT  16u
