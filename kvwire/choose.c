@@ -6,7 +6,7 @@
 
 #define BETTER     0.9  /* a switch must gain 10 % if a model says so */
 #define PRODUCED   0.95 /* 5 % if all that is waited for is what is still produced */
-#define SMALL      0.1 /* of what the wire takes: a codec that costs no more is taken up unmeasured */
+#define SMALL      0.1  /* of the wire's time: a codec that costs no more is used unmeasured */
 #define MEASURED   0.96 /* 4 % if both were measured; none to get back to raw */
 #define TRIAL      0.93 /* a trial must promise 7 % */
 #define HOPELESS   1.2  /* times the one in use: a trial needs to go on no longer */
@@ -19,7 +19,7 @@
 #define RETRY_EACH 128u
 #define RETRY_WITH 1.3 /* times the best's time, at most */
 #define GAIN       0.25
-#define OUTLIER    4.0 /* a sample counts as at most so many times the estimate: a lost time slice */
+#define OUTLIER    4.0 /* times the estimate, as which a sample counts at most: a lost time slice */
 #define COLD       4u  /* first samples: the least of them, as tables and buffers are still cold */
 #define RATIO_ONE  32768.0
 
@@ -213,8 +213,7 @@ static bool wire_bound(const struct kvw_chooser *c, const struct kvw_rate *wire,
     return ask->due_ns <= (double)ask->left * end_ns(c, wire, i);
 }
 
-/* Picks after which a loss, in parts of the time of the one in use, is TRIAL_COST of what was sent.
- */
+/* Picks after which a loss, in times of the one in use, is TRIAL_COST of what was sent. */
 static uint64_t pause_of(double loss)
 {
     return (uint64_t)(KVW_STRETCH * max(loss, LOSS_MIN) / TRIAL_COST);
@@ -271,8 +270,7 @@ static uint32_t on_trial(struct kvw_chooser *c, const struct kvw_rate *wire, uin
     return c->trial;
 }
 
-/* i is in use from now on. What was measured beside another is measured beside it, in proportion.
- */
+/* i is in use from now on, and what was measured beside another counts as beside it. */
 static void take_up(struct kvw_chooser *c, uint32_t i)
 {
     const struct kvw_choice *old = &c->codecs[c->in_use], *new = &c->codecs[i];

@@ -2,14 +2,15 @@
 /*
  * hand_over - how long the hand-over of a prompt's KV shows, codec by codec, without the prefill:
  *
- *   hand_over NET FOLDER ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]
+ *   hand_over NET ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]
  *
  * Two processes a codec ("auto": the choice), each with a session and the link's thread as in
- * kvserve, over NET on this host; sockets go to FOLDER. The cache holds real K and V, repeated up
- * to TOKENS (2000). Rounds go through the codecs in turn; a round lasts from the push of all
- * layers, with the offer long there, to the receiver's XFER_DONE. One line a codec: name, median,
- * least and most in ms, the median over rounds of its time over the first codec's in the same
- * round, chunks of the last round by codec.
+ * kvserve, over NET on this host. The cache holds real K and V, repeated up to TOKENS (2000), and
+ * before each round the sender's caches are filled with other things, as a prefill does. Rounds go
+ * through the codecs in turn; a round lasts from the push of all layers, with the offer long there,
+ * to the receiver's XFER_DONE. The first round isn't counted. One line a codec: name, median, least
+ * and most in ms, the median over rounds of its time over the first codec's in the same round,
+ * chunks of the last round by codec. RESULT: that median of the last codec.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -230,7 +231,7 @@ static int by_double(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void report(const struct pair *p, uint32_t rounds)
+static double report(const struct pair *p, uint32_t rounds)
 {
     static double ms[ROUNDS_MAX], over[ROUNDS_MAX];
 
@@ -246,24 +247,29 @@ static void report(const struct pair *p, uint32_t rounds)
         if (p->last.chunks[kvc_codecs[i]->id] > 0)
             printf(" %s=%u", kvc_codecs[i]->name, p->last.chunks[kvc_codecs[i]->id]);
     printf("\n");
+    return over[rounds / 2];
 }
 
 int main(int argc, char **argv)
 {
     static struct setup u = {.tokens = 2000};
-    const uint32_t rounds = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 0;
+    double over = 0;
+    static char folder[] = "/tmp/hand-over-XXXXXX";
+    const uint32_t rounds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
 
-    if (argc < 6 || rounds == 0 || rounds > ROUNDS_MAX || !kvp_kv_open(&u.file, argv[4]))
-        die("usage: hand_over NET FOLDER ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]", "");
+    if (argc < 5 || rounds == 0 || rounds > ROUNDS_MAX || !kvp_kv_open(&u.file, argv[3]))
+        die("usage: hand_over NET ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]", "");
+    if (mkdtemp(folder) == NULL)
+        die("can't make a folder for sockets", "");
     u.net = argv[1];
-    u.folder = argv[2];
+    u.folder = folder;
+    if (argc > 5)
+        u.tokens = (uint32_t)strtoul(argv[5], NULL, 10);
     if (argc > 6)
-        u.tokens = (uint32_t)strtoul(argv[6], NULL, 10);
-    if (argc > 7)
-        u.budget = (kvw_budget)strtoul(argv[7], NULL, 10);
+        u.budget = (kvw_budget)strtoul(argv[6], NULL, 10);
     if (u.tokens == 0 || u.tokens > TOKENS_MAX || u.budget >= KVW_BUDGETS)
         die("tokens or budget out of range", "");
-    for (char *name = strtok(argv[5], ","); name != NULL && pair_count < CODECS_MAX;
+    for (char *name = strtok(argv[4], ","); name != NULL && pair_count < CODECS_MAX;
          name = strtok(NULL, ",")) {
         struct pair *p = &pairs[pair_count];
         char c;
@@ -275,19 +281,22 @@ int main(int argc, char **argv)
         take(&p->sender, &c, 1, name);
         ++pair_count;
     }
-    for (uint32_t n = 0; n < rounds; ++n)
+    for (uint32_t n = 0; n <= rounds; ++n)
         for (uint32_t i = 0; i < pair_count; ++i) {
             struct pair *p = &pairs[(n + i) % pair_count];
+            const double ms = round_of(p);
 
-            p->ms[n] = round_of(p);
+            p->ms[n > 0 ? n - 1 : 0] = ms;
         }
     for (uint32_t i = 0; i < pair_count; ++i)
-        report(&pairs[i], rounds);
+        over = report(&pairs[i], rounds);
+    printf("RESULT %.4f\n", over);
     for (uint32_t i = 0; i < pair_count; ++i) {
         close(pairs[i].sender.ask);
         close(pairs[i].receiver.ask);
     }
     while (wait(NULL) > 0)
         ;
+    rmdir(folder);
     return 0;
 }
