@@ -53,7 +53,7 @@ static uint32_t pack(const uint8_t *codes, uint32_t n, uint8_t *to)
             const uint64_t word[2] = {_mm512_test_epi8_mask(c, low) & lanes,
                                       _mm512_test_epi8_mask(c, high) & lanes};
 
-            _mm512_storeu_si512(next + passed, _mm512_maskz_compress_epi8(word[0] & word[1], c));
+            _mm512_storeu_si512(next + passed, compress(word[0] & word[1], c));
             passed += (uint32_t)__builtin_popcountll(word[0] & word[1]);
             if (n - i < 64) {
                 memcpy(last, word, sizeof(last));
@@ -113,8 +113,7 @@ static uint32_t unpack(const uint8_t *from, uint32_t bytes, uint32_t n, uint8_t 
 
             r = _mm512_mask_add_epi8(r, high, r, _mm512_set1_epi8(2));
             if (g + 1 < GROUPS) {
-                r = _mm512_add_epi8(r,
-                                    _mm512_maskz_expand_epi8(low & high, _mm512_loadu_si512(next)));
+                r = _mm512_add_epi8(r, expand(low & high, _mm512_loadu_si512(next)));
                 next += __builtin_popcountll(low & high);
             }
             _mm512_storeu_si512(to + i, r);

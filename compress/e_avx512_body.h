@@ -100,7 +100,7 @@ static ALWAYS void encode_rows(const struct kvc_e_plan *plan, struct kvc_e_block
 
         _mm512_storeu_si512(b->codes, _mm512_shuffle_epi8(table, _mm512_min_epu8(u, ranks)));
         b->codes += left < KVC_E_LANES ? left : KVC_E_LANES;
-        _mm512_storeu_si512(b->wide, _mm512_maskz_compress_epi8(wide, _mm512_sub_epi8(u, ranks)));
+        _mm512_storeu_si512(b->wide, compress(wide, _mm512_sub_epi8(u, ranks)));
         b->wide += __builtin_popcountll(wide);
         for (uint64_t at = exact[0] | (uint64_t)exact[1] << 32; at != 0; at &= at - 1) {
             memcpy(b->exact, row + c + __builtin_ctzll(at), 2);
@@ -177,7 +177,7 @@ static ALWAYS bool decode_rows(const struct kvc_e_plan *plan, struct kvc_e_block
         b->ranks += left < KVC_E_LANES ? left : KVC_E_LANES;
         if (b->wide_end - b->wide < found)
             return false;
-        u = _mm512_add_epi8(u, _mm512_maskz_expand_epi8(wide, _mm512_loadu_si512(b->wide)));
+        u = _mm512_add_epi8(u, expand(wide, _mm512_loadu_si512(b->wide)));
         b->wide += found;
         for (uint32_t k = 0; k < p->low_count[g]; ++k) {
             const uint64_t plane = get_bits(&lows, (uint32_t)__builtin_popcountll(lanes[k]));

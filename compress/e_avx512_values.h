@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "e.h"
+#include "expand_avx512.h"
 
 #define ALWAYS inline __attribute__((always_inline))
 

@@ -13,7 +13,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                             \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define KVW_FOR_EACH_CPU                                                                           \
-    __attribute__((target_clones("default", "avx2", "arch=icelake-server"), optimize("O3")))
+    __attribute__((target_clones("default", "avx2", "arch=x86-64-v4"), optimize("O3")))
 #else
 #define KVW_FOR_EACH_CPU
 #endif
