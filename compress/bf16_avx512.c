@@ -6,27 +6,15 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "bf16_open.h"
 #include "kernels_impl.h"
 #include "lanes_avx512.h"
 
 _Static_assert(KVC_BLOCK_VALUES % 64 == 0, "whole words");
 
-static inline uint64_t load64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, 8);
-    return v;
-}
-
 static inline void store64(uint8_t *p, uint64_t v)
 {
     memcpy(p, &v, 8);
-}
-
-static inline uint64_t lanes_left(uint32_t n)
-{
-    return n >= 64 ? ~0ull : (1ull << n) - 1;
 }
 
 static uint32_t encode(const struct kvc_block *b, const uint64_t *narrow,
@@ -88,91 +76,6 @@ static uint32_t encode(const struct kvc_block *b, const uint64_t *narrow,
                       to);
 }
 
-/* What is known of a block before its values are put together. */
-struct opened {
-    uint64_t on[KVC_BLOCK_WORDS];  /* lanes that go on from group 0 */
-    uint64_t top[KVC_BLOCK_WORDS]; /* its top plane, spread over the lanes that have it */
-    uint8_t ranks[KVC_AVX512_PACKED], other[KVC_AVX512_PACKED];
-};
-
-/* Planes of a stream, one after the other. NULL: there is no room, or padding isn't zero. */
-struct cursor {
-    const uint8_t *at, *end;
-};
-
-static inline const uint8_t *take(struct cursor *c, uint32_t bits)
-{
-    const uint8_t *plane = c->at;
-    const uint32_t bytes = (bits + 7) / 8;
-
-    if (bytes > (uint64_t)(c->end - plane) || (bits % 8 != 0 && plane[bytes - 1] >> bits % 8 != 0))
-        return NULL;
-    c->at += bytes;
-    return plane;
-}
-
-/* 64 bits from bit at on. Shifts are modulo 64, as the CPU's are. */
-static inline uint64_t get(const uint8_t *from, uint64_t at)
-{
-    const uint8_t *p = from + at / 64 * 8;
-
-    return load64(p) >> (at & 63) | load64(p + 8) << 1 << (~at & 63);
-}
-
-static uint32_t count_wide(const uint64_t *narrow, uint32_t n)
-{
-    const uint32_t words = n / 64;
-    __m512i sum = _mm512_setzero_si512();
-    uint32_t w = 0;
-    uint64_t narrows;
-
-    for (; w + 8 <= words; w += 8)
-        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_loadu_si512(narrow + w)));
-    narrows = (uint64_t)_mm512_reduce_add_epi64(sum);
-    for (; w < words; ++w)
-        narrows += (uint64_t)__builtin_popcountll(narrow[w]);
-    if (n % 64 != 0)
-        narrows += (uint64_t)__builtin_popcountll(narrow[w] & lanes_left(n % 64));
-    return n - (uint32_t)narrows;
-}
-
-/* How many of n lanes have a one in all of up to two planes. */
-static inline uint32_t count_ones(const uint8_t *a, const uint8_t *b, uint32_t n)
-{
-    uint32_t count = 0;
-
-    for (uint32_t at = 0; at < n; at += 64)
-        count += (uint32_t)__builtin_popcountll(load64(a + at / 8) & load64(b + at / 8) &
-                                                lanes_left(n - at));
-    return count;
-}
-
-/* Word w of group 0. Returns how many lanes go on; *bit moves past the word's in the top plane. */
-static inline uint32_t open_word(const uint8_t *low, const uint8_t *top, uint64_t narrow,
-                                 uint64_t lanes, size_t w, uint64_t *bit, struct opened *o)
-{
-    const uint64_t wide = ~narrow & lanes;
-
-    o->top[w] = _pdep_u64(get(top, *bit), wide);
-    o->on[w] = load64(low + 8 * w) & (o->top[w] | narrow) & lanes;
-    *bit += (uint64_t)__builtin_popcountll(wide);
-    return (uint32_t)__builtin_popcountll(o->on[w]);
-}
-
-static inline uint32_t open_first(const uint8_t *low, const uint8_t *top, const uint64_t *narrow,
-                                  uint32_t n, struct opened *o)
-{
-    const size_t words = n / 64;
-    uint64_t bit = 0;
-    uint32_t count = 0;
-
-    for (size_t w = 0; w < words; ++w)
-        count += open_word(low, top, narrow[w], ~0ull, w, &bit, o);
-    if (n % 64 != 0)
-        count += open_word(low, top, narrow[words], lanes_left(n % 64), words, &bit, o);
-    return count;
-}
-
 /* Ranks of n lanes of a group of one or two planes; an escape, in the last group, has bit 7. */
 static inline void join_group(const uint8_t *low, const uint8_t *high, uint32_t n,
                               const uint8_t *deeper, uint8_t *ranks)
@@ -192,31 +95,9 @@ static inline void join_group(const uint8_t *low, const uint8_t *high, uint32_t 
     }
 }
 
-/* Groups 1 to 3, of one, two and two planes, of which the first has n lanes. false: they and the
- * escapes aren't what the bytes are. */
-static inline bool open_deeper(struct cursor *c, uint32_t n, struct opened *o)
-{
-    const uint8_t *first, *low[2], *high[2];
-    uint32_t count[2];
-
-    if ((first = take(c, n)) == NULL)
-        return false;
-    count[0] = count_ones(first, first, n);
-    if ((low[0] = take(c, count[0])) == NULL || (high[0] = take(c, count[0])) == NULL)
-        return false;
-    count[1] = count_ones(low[0], high[0], count[0]);
-    if ((low[1] = take(c, count[1])) == NULL || (high[1] = take(c, count[1])) == NULL ||
-        count_ones(low[1], high[1], count[1]) != c->end - c->at)
-        return false;
-    join_group(low[1], high[1], count[1], NULL, o->ranks);
-    join_group(low[0], high[0], count[0], o->ranks, o->other);
-    join_group(first, first, n, o->other, o->ranks);
-    return true;
-}
-
 /* Every value from its low byte, its plane in group 0, and what was opened. */
 static inline void join_values(const struct kvc_block *block, const uint8_t *from,
-                               const struct opened *o, const uint8_t *escaped, uint8_t *const *rows,
+                               const struct opened *o, const uint8_t *ranks, uint8_t *const *rows,
                                uint32_t *digest)
 {
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.place);
@@ -224,7 +105,7 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
      */
     const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     const struct kvc_block own = *block, *const b = &own;
-    const uint8_t *const low = from + b->n, *next = o->ranks;
+    const uint8_t *const low = o->low, *next = ranks, *escaped = o->escaped;
     const size_t words = (b->n + 63) / 64;
     struct digest d = digest_load(digest);
     struct walk k = walk_of(b);
@@ -257,15 +138,15 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
 static bool decode(const struct kvc_block *b, const uint64_t *narrow, const uint8_t *from,
                    uint32_t bytes, uint8_t *const *rows, uint32_t *digest)
 {
-    struct cursor c = {from + b->n, from + bytes};
-    const uint8_t *low, *top;
+    uint8_t ranks[KVC_AVX512_PACKED], other[KVC_AVX512_PACKED];
     struct opened o;
 
-    if (bytes <= b->n || (low = take(&c, b->n)) == NULL ||
-        (top = take(&c, count_wide(narrow, b->n))) == NULL ||
-        !open_deeper(&c, open_first(low, top, narrow, b->n, &o), &o))
+    if (!open_block(from, bytes, narrow, b->n, &o))
         return false;
-    join_values(b, from, &o, c.at, rows, digest);
+    join_group(o.pair[1][0], o.pair[1][1], o.n[2], NULL, ranks);
+    join_group(o.pair[0][0], o.pair[0][1], o.n[1], ranks, other);
+    join_group(o.plane, o.plane, o.n[0], other, ranks);
+    join_values(b, from, &o, ranks, rows, digest);
     return true;
 }
 

@@ -228,7 +228,7 @@ static uint32_t encode_bf16(const struct chunk *c, const struct kvc_block *b, ui
     const uint64_t *narrow = narrow_of(c, b);
     uint32_t at = b->n, escapes;
 
-    if (c->k->bf16 != NULL) {
+    if (c->k->bf16 != NULL && c->k->bf16->encode != NULL) {
         at = c->k->bf16->encode(b, narrow, rows, to, s->escaped, &escapes, digest);
     } else {
         escapes = c->k->lanes->split_bf16(b, rows, to, s->codes, s->escaped, digest);
@@ -477,7 +477,7 @@ static bool decode_bf16(const struct chunk *c, const struct kvc_block *b, const 
     struct scratch *s = c->s;
     uint32_t escaped;
 
-    if (c->k->bf16 != NULL)
+    if (c->k->bf16 != NULL && c->k->bf16->decode != NULL)
         return c->k->bf16->decode(b, narrow_of(c, b), from, bytes, s->row, digest);
     escaped = decode_planes(c, b, from, bytes, b->n);
     if (escaped == 0)

@@ -25,7 +25,8 @@ extern "C" {
 #endif
 
 /* A whole block of bf16, values to planes and back in one pass: lanes.h and planes.h at once, with
- * the same meaning of the arguments that are called alike. narrow: as kvc_lanes.narrow says. */
+ * the same meaning of the arguments that are called alike. narrow: as kvc_lanes.narrow says.
+ * NULL for what planes and lanes do as fast one after the other. */
 struct kvc_bf16 {
     /* The low bytes and the planes to to, which has room for 2 n bytes and KVC_SLACK_BYTES more.
      * Returns their bytes; *escapes is how many exponents went to escaped. */
@@ -43,7 +44,7 @@ struct kvc_kernels {
     const struct kvc_planes *planes;
     const struct kvc_lanes *lanes;
     const struct kvc_e_kernels *e;
-    const struct kvc_bf16 *bf16; /* NULL: planes and lanes do it one after the other */
+    const struct kvc_bf16 *bf16; /* NULL: as if both in it were */
 };
 
 extern const struct kvc_kernels kvc_kernels_scalar;

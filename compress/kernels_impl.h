@@ -11,6 +11,7 @@
 
 extern const struct kvc_planes kvc_planes_avx2;
 extern const struct kvc_planes kvc_planes_avx512;
+extern const struct kvc_bf16 kvc_bf16_avx2;
 extern const struct kvc_bf16 kvc_bf16_avx512;
 
 /* Codes, or ranks, of the lanes of one group, side by side. */

@@ -44,7 +44,7 @@ struct kvc_block {
 
 struct kvc_lanes {
     /*
-     * NULL, as join_bf16 is, at a level that has a struct kvc_bf16 (kernels.h).
+     * NULL at a level whose struct kvc_bf16 (kernels.h) encodes, as join_bf16 is where it decodes.
      *
      * bf16: low = mantissa and sign (the value rotated left by 1, its low byte), and the codes of
      * the exponents. Values are read from rows of 64, rows[0] first. Exponents that escape go to

@@ -3,61 +3,10 @@
  */
 #include <immintrin.h>
 
-#include "../kvwire/digest.h"
 #include "../kvwire/le.h"
 #include "../kvwire/mem.h"
 #include "kernels_impl.h"
-
-struct tables {
-    __m256i of[KVC_CLASSES];
-};
-
-static inline __m256i load(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)p);
-}
-
-static inline void store(uint8_t *p, __m256i v)
-{
-    _mm256_storeu_si256((__m256i *)p, v);
-}
-
-static inline struct tables tables_of(const uint8_t *rows)
-{
-    struct tables t;
-
-    for (uint32_t i = 0; i < KVC_CLASSES; ++i)
-        t.of[i] =
-            _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(rows + i * KVC_WINDOW)));
-    return t;
-}
-
-/* t.of[class][index]; an index of 128 or more gives 0. */
-static inline __m256i look_up(const struct tables *t, __m256i index, __m256i row)
-{
-    const __m256i a = _mm256_shuffle_epi8(t->of[0], index);
-    const __m256i b = _mm256_shuffle_epi8(t->of[1], index);
-    const __m256i c = _mm256_shuffle_epi8(t->of[2], index);
-
-    /* Rows are 0, 16, 32: shifted up, bit 4 or bit 5 is a byte's highest. */
-    return _mm256_blendv_epi8(_mm256_blendv_epi8(a, b, _mm256_slli_epi16(row, 3)), c,
-                              _mm256_slli_epi16(row, 2));
-}
-
-struct walk {
-    uint32_t column, step, columns;
-};
-
-static inline struct walk walk_of(const struct kvc_block *b)
-{
-    return (struct walk){b->phase, 64 % b->columns, b->columns};
-}
-
-static inline void walk_on(struct walk *w)
-{
-    w->column += w->step;
-    w->column -= w->column >= w->columns ? w->columns : 0;
-}
+#include "lanes_avx2.h"
 
 static inline uint32_t zeros(__m256i row)
 {
@@ -75,13 +24,6 @@ static inline __m256i codes_of(const struct kvc_block *b, uint32_t column, __m25
                            _mm256_andnot_si256(inside, _mm256_set1_epi8(-1)));
 }
 
-static inline __m256i exponents_of(const struct kvc_block *b, uint32_t column, const uint8_t *ranks,
-                                   const struct tables *t)
-{
-    return _mm256_add_epi8(look_up(t, load(ranks), load(b->class_row + column)),
-                           load(b->start + column));
-}
-
 /* Low bytes of 32 words, high bytes of them. */
 static inline void unzip32(__m256i v, __m256i u, __m256i *low, __m256i *high)
 {
@@ -93,44 +35,9 @@ static inline void unzip32(__m256i v, __m256i u, __m256i *low, __m256i *high)
     *high = _mm256_permute4x64_epi64(h, 0xd8);
 }
 
-static inline void zip32(__m256i low, __m256i high, __m256i *v, __m256i *u)
-{
-    const __m256i l = _mm256_permute4x64_epi64(low, 0xd8);
-    const __m256i h = _mm256_permute4x64_epi64(high, 0xd8);
-
-    *v = _mm256_unpacklo_epi8(l, h);
-    *u = _mm256_unpackhi_epi8(l, h);
-}
-
 static inline __m256i rotate_left(__m256i v)
 {
     return _mm256_or_si256(_mm256_slli_epi16(v, 1), _mm256_srli_epi16(v, 15));
-}
-
-static inline __m256i rotate_right(__m256i v)
-{
-    return _mm256_or_si256(_mm256_srli_epi16(v, 1), _mm256_slli_epi16(v, 15));
-}
-
-/* The digest in a loop of its own: its lanes take eight registers, half of all. */
-static void digest_rows(const uint8_t *const *rows, uint32_t count, uint32_t *lanes)
-{
-    const __m256i factor = _mm256_set1_epi32((int)KVW_DIGEST_LANE_FACTOR);
-    __m256i a[8];
-
-    for (uint32_t i = 0; i < 8; ++i)
-        a[i] = load((const uint8_t *)(lanes + 8 * i));
-    for (uint32_t w = 0; w + 2 <= count; w += 2)
-        for (uint32_t i = 0; i < 8; ++i) { /* eight times 8 lanes: unrolled */
-            const __m256i turned =
-                _mm256_or_si256(_mm256_slli_epi32(a[i], KVW_DIGEST_LANE_TURN),
-                                _mm256_srli_epi32(a[i], 32 - KVW_DIGEST_LANE_TURN));
-
-            a[i] = _mm256_mullo_epi32(
-                _mm256_xor_si256(turned, load(rows[w + i / 4] + 32 * (i % 4))), factor);
-        }
-    for (uint32_t i = 0; i < 8; ++i)
-        store((uint8_t *)(lanes + 8 * i), a[i]);
 }
 
 static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
@@ -169,33 +76,6 @@ static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows
     return escapes;
 }
 
-static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8_t *ranks,
-                      const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
-                      uint32_t *digest)
-{
-    const struct tables t = tables_of(kvc_exponent_codes.place);
-    struct walk k = walk_of(b);
-
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t at = 64 * w + 32 * i;
-            __m256i v, u;
-
-            zip32(load(low + at), exponents_of(b, k.column + 32 * i, ranks + at, &t), &v, &u);
-            store(rows[w] + 64 * i, rotate_right(v));
-            store(rows[w] + 64 * i + 32, rotate_right(u));
-        }
-        /* In memory: before the stores above, they would wait for each byte's. */
-        for (uint64_t m = escapes[w]; m != 0; m &= m - 1) {
-            uint8_t *value = rows[w] + 2 * __builtin_ctzll(m);
-
-            kvw_store_le16(value, (uint16_t)((kvw_load_le16(value) & 0x807f) | *escaped++ << 7));
-        }
-    }
-    if (digest != NULL)
-        digest_rows((const uint8_t *const *)rows, b->n / 64, digest);
-}
-
 /* Bit p of 32 bytes. */
 static inline uint32_t bits_at(__m256i v, uint32_t p)
 {
@@ -224,18 +104,6 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
     }
 }
 
-/* 32 bits to 32 bytes, 0 or 1 << p. */
-static inline __m256i spread(uint32_t bits, uint32_t p)
-{
-    const __m256i pick = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101,
-                                            0x0202020202020202, 0x0303030303030303);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
-    const __m256i v =
-        _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), pick), bit);
-
-    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)(1u << p)));
-}
-
 static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
                        uint8_t *values)
@@ -249,13 +117,15 @@ static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
         for (uint32_t i = 0; i < 2; ++i) {
             const uint32_t at = 64 * w + 32 * i;
-            const __m256i e = exponents_of(b, k.column + 32 * i, ranks + at, &t);
+            const __m256i e = exponents_of(b, k.column + 32 * i, load(ranks + at), &t);
             __m256i v = _mm256_sll_epi16(_mm256_and_si256(e, field), up);
 
-            v = _mm256_or_si256(v, spread((uint32_t)(kept[0][w] >> 32 * i), 7));
+            v = _mm256_or_si256(
+                v, spread((uint32_t)(kept[0][w] >> 32 * i), _mm256_set1_epi8((char)0x80)));
             for (uint32_t p = 0; p < mantissa_bits; ++p)
                 v = _mm256_or_si256(
-                    v, spread((uint32_t)(kept[1 + p][w] >> 32 * i), mantissa_bits - 1 - p));
+                    v, spread((uint32_t)(kept[1 + p][w] >> 32 * i),
+                              _mm256_set1_epi8((char)(1u << (mantissa_bits - 1 - p)))));
             store(values + at, v);
         }
 }
@@ -308,7 +178,9 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
         n - i, to + i);
 }
 
-static const struct kvc_lanes lanes = {split_bf16, join_bf16, split_bytes, join_bytes,
-                                       unzip,      zip,       narrow,      exponents};
+/* bf16 is put together by kvc_bf16_avx2. */
+static const struct kvc_lanes lanes = {split_bf16, NULL, split_bytes, join_bytes,
+                                       unzip,      zip,  narrow,      exponents};
 
-const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes, &kvc_e_avx2, NULL};
+const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes, &kvc_e_avx2,
+                                             &kvc_bf16_avx2};

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels_impl.h"
+#include "lanes_avx2.h"
 
 static inline uint64_t test_bit(const uint8_t *codes, uint32_t bit)
 {
@@ -12,18 +13,6 @@ static inline uint64_t test_bit(const uint8_t *codes, uint32_t bit)
     /* What a shift of words moves into a byte from its neighbour stays below the top bit. */
     return (uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(a, up)) |
            (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(b, up)) << 32;
-}
-
-/* 32 bits to 32 bytes, 0 or weight. */
-static inline __m256i spread(uint32_t bits, __m256i weight)
-{
-    const __m256i pick = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101,
-                                            0x0202020202020202, 0x0303030303030303);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
-    const __m256i v =
-        _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), pick), bit);
-
-    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), weight);
 }
 
 static inline __attribute__((always_inline)) void add_planes(const uint64_t *planes,
