@@ -1,8 +1,33 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# in_serve.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2) for kvserve over net/verbs.
+# in_serve.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2): kvserve over net/verbs, and the
+# transport beside perftest.
 here=$(dirname "$0")
 . "$here/tap.sh"
 . "$here/serve.sh"
 
 tells "kvserve over verbs: equal tokens" equal_tokens verbs 10.77.1.1:7400 10.77.1.2:0 10.77.1.1:7400
+
+# ratio NAME BOUND WHAT PAIRS [BLOCKS]: perf/verbs.py's figures from fewer and shorter runs. For a busy machine's
+# noise the best of each side are compared, twice if need be, and the bound has a margin of a fifth; perf/budgets.csv has the true ones.
+ratio() {
+    local name=$1 bound=$2 out ratio met=false
+    shift 2
+    for _ in first second; do
+        out=$("$here/ratio.py" "$@" 2>&1)
+        ratio=$(sed -n 's/^ratio=.* best=\([0-9.]*\)$/\1/p' <<<"$out")
+        [ -n "$ratio" ] && awk "BEGIN { exit !($ratio $bound) }" && met=true && break
+    done
+    if $met; then
+        echo "ok - $name: $ratio ($bound; $(tail -n 1 <<<"$out"))"
+    else
+        echo "not ok - $name: '$ratio' is not $bound"
+    fi
+    sed 's/^/    /' <<<"$out"
+    ! grep -q '^requests' <<<"$out" || awk -F'fewer=' '/^requests/ { print ($2 >= 50 ? "ok" : "not ok") " - gathering takes fewer work requests: " $0 }' <<<"$out"
+}
+
+ratio "puts of 64 KiB beside ib_write_bw" ">= 0.76" 64k 3
+ratio "puts of 1 MiB beside ib_write_bw" ">= 0.76" 1m 3
+ratio "puts of 4 KiB beside ib_write_lat" "<= 1.8" lat 3
+ratio "scattered blocks beside one write each" ">= 0.8" gather 3 10000

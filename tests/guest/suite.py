@@ -100,7 +100,7 @@ def part_verbs():
 
 
 def part_serve():
-    run_script("serve", setup=["rxe"])
+    run_script("serve", setup=["rxe"], seconds=240)
 
 
 def part_two():
