@@ -1,7 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # in_rxe.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2).
-. "$(dirname "$0")/tap.sh"
+here=$(dirname "$0")
+. "$here/tap.sh"
+. "$here/serve.sh"
 
 ports_are_active() {
     [ "$(rdma link | grep -c 'state ACTIVE')" -eq 2 ]
@@ -28,3 +30,4 @@ crosses_the_veth() {
 check "both RoCE ports are active" ports_are_active
 check "perftest's writes cross the veth from rxe1 to rxe0" crosses_the_veth
 check "perftest's latency test completes" perftest ib_write_lat -s 4096 -n 100
+tells "kvserve over verbs: equal tokens" equal_tokens verbs 10.77.1.1:7400 10.77.1.2:0 10.77.1.1:7400

@@ -1,12 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# in_serve.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2): kvserve over net/verbs, and the
-# transport beside perftest.
+# in_ratio.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2): the verbs transport beside perftest.
 here=$(dirname "$0")
 . "$here/tap.sh"
-. "$here/serve.sh"
-
-tells "kvserve over verbs: equal tokens" equal_tokens verbs 10.77.1.1:7400 10.77.1.2:0 10.77.1.1:7400
 
 # ratio NAME BOUND WHAT PAIRS [BLOCKS]: perf/verbs.py's figures from fewer and shorter runs. For a busy machine's
 # noise the best of each side are compared, twice if need be, and the bound has a margin of a fifth; perf/budgets.csv has the true ones.
