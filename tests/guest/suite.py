@@ -100,7 +100,7 @@ def part_verbs():
 
 
 def part_ratio():
-    run_script("ratio", setup=["rxe"], seconds=240)
+    run_script("ratio", setup=["rxe"], seconds=480)
 
 
 def part_two():
