@@ -24,12 +24,11 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lab"))
-from lab import DEV, IP, Lab, NoLab  # noqa: E402
+from lab import DEV, IP, IP_DPDK, Lab, NoLab  # noqa: E402
 
 BENCH = os.path.join(ROOT, "build", "tests", "net", "transport_bench")
 CPU = "0"
 PUT = 1 << 20  # bytes of one, through a shaper
-IP_DPDK = {"a": "10.77.0.11", "b": "10.77.0.12"}  # of the ports' own, beside the kernel's
 GIB = float(1 << 30)
 
 
@@ -53,18 +52,10 @@ def bench(words, env=None):
 def ours(lab, net, seconds, one_core=True, plain=False, more=()):
     words, env = {
         "udp": (["udp", IP["b"] + ":9100", IP["a"] + ":0"], {"KVWIRE_UDP_PLAIN": "1"} if plain else {}),
-        "af_packet": (af_packet(lab), {}),
+        "af_packet": (["dpdk", lab.af_packet("b"), lab.af_packet("a"), "--peer", IP_DPDK["b"] + ":7400"], {}),
     }[net]
     words = words + ["--netns", "%s,%s" % (lab.ns["b"], lab.ns["a"]), "--seconds", str(seconds)]
     return bench(words + (["--cpu", CPU] if one_core else []) + list(more), env)
-
-
-def af_packet(lab):
-    # Its sockets go around the qdisc and tc's egress, unless told not to; a shaper and a classifier must see them.
-    more = ",args=qdisc_bypass=0" if lab.rate or lab.lossy else ""
-    # A MAC of its own: the kernel then drops these frames at once, rather than look for a route for each.
-    at = {end: "af_packet:%s,ip=%s/24,mac=02:00:00:00:00:0%s,ring=128%s" % (DEV[end], IP_DPDK[end], end, more) for end in "ab"}
-    return ["dpdk", at["b"], at["a"], "--peer", IP_DPDK["b"] + ":7400"]
 
 
 def used(before):

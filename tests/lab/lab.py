@@ -27,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PREFIX = "kvwlab-"
 DEV = {"a": "kvwa", "b": "kvwb"}
 IP = {"a": "10.77.0.1", "b": "10.77.0.2"}
+IP_DPDK = {"a": "10.77.0.11", "b": "10.77.0.12"}  # of DPDK's ports, beside the kernel's
 IP6 = {"a": "fd77::1", "b": "fd77::2"}
 
 
@@ -137,6 +138,13 @@ class Lab:
             sh(*(words + (["-DDROP_LONGER=%d" % longest] if longest else [])))
             self.tc(end, "qdisc", "replace", "dev", DEV[end], "clsact")
             self.tc(end, "filter", "replace", "dev", DEV[end], "egress", "prio", "1", "handle", "1", "bpf", "da", "obj", obj, "sec", "tc")
+
+    def af_packet(self, end):
+        """DPDK's port on this end's interface, as --link has it."""
+        # Its sockets go around the qdisc and tc's egress, unless told not to; a shaper and a classifier must see them.
+        more = ",args=qdisc_bypass=0" if self.rate or self.lossy else ""
+        # A MAC of its own: the kernel then drops these frames at once, rather than look for a route for each.
+        return "af_packet:%s,ip=%s/24,mac=02:00:00:00:00:0%s,ring=128%s" % (DEV[end], IP_DPDK[end], end, more)
 
     def ip(self, end, *words, check=True):
         return sh("ip", "-n", self.ns[end], *words, check=check)

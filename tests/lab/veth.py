@@ -11,7 +11,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab as labs  # noqa: E402
-from lab import DEV, IP, IP6, Lab, NoLab  # noqa: E402
+from lab import DEV, IP, IP6, IP_DPDK, Lab, NoLab  # noqa: E402
 
 BUILD = os.path.join(labs.HERE, "..", "..", os.environ.get("KVW_BUILD", "build"))
 BENCH = os.path.join(BUILD, "tests", "net", "transport_bench")
@@ -33,7 +33,10 @@ class End:
 
     def __init__(self, lab, end, seconds=3, family=4, port=9100, net="udp", more=()):
         ip, form = (IP, "%s:%d") if family == 4 else (IP6, "[%s]:%d")
-        words = [BENCH, net, form % (ip["b"], port), form % (ip["a"], 0), "--only", "listener" if end == "b" else "sender", "--seconds", str(seconds), "--json"]
+        at = [net, form % (ip["b"], port), form % (ip["a"], 0)]
+        if net == "af_packet":
+            at = ["dpdk", lab.af_packet("b"), lab.af_packet("a"), "--peer", IP_DPDK["b"] + ":7400"]
+        words = [BENCH] + at + ["--only", "listener" if end == "b" else "sender", "--seconds", str(seconds), "--json"]
         self.p = lab.popen(end, words + list(more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.began = time.monotonic()
 
@@ -58,9 +61,9 @@ def pair(lab, seconds=3, **how):
     return End(lab, "a", seconds, **how), b
 
 
-def under_way(lab, seconds):
+def under_way(lab, seconds, **how):
     """A pair whose transfer runs: a busy machine may take long to start two processes."""
-    a, b = pair(lab, seconds)
+    a, b = pair(lab, seconds, **how)
     until = time.monotonic() + 10
     while json.loads(lab.ip("b", "-s", "-j", "link", "show", DEV["b"]))[0]["stats64"]["rx"]["bytes"] < 4 << 20:
         expect(time.monotonic() < until and a.p.poll() is None, "no transfer within 10 s")
@@ -159,20 +162,30 @@ def path_smaller_than_the_interface():
         all_arrived(*pair(lab, 1.5))
 
 
-def path_shrinks_under_load():
+def path_shrinks_under_load(net="udp"):
     """A connection that used 9000 meets a hole for all that is longer than 1500."""
     with Lab() as lab:
-        a, b = under_way(lab, 4)
+        lab.lossy = True  # will be
+        a, b = under_way(lab, 3, net=net)
         lab.drop("a", longest=1500)
         all_arrived(a, b, by=12)
 
 
-def own_mtu_shrinks_under_load():
+def own_mtu_shrinks_under_load(net="udp"):
     """The sender's interface itself gets smaller: EMSGSIZE for packets of the size that was agreed on."""
     with Lab() as lab:
-        a, b = under_way(lab, 4)
+        a, b = under_way(lab, 3, net=net)
         lab.ip("a", "link", "set", DEV["a"], "mtu", "1500")
         all_arrived(a, b, by=12)
+
+
+def path_shrinks_under_load_af_packet():
+    path_shrinks_under_load("af_packet")
+
+
+def own_mtu_shrinks_under_load_af_packet():
+    """The driver drops what its interface has become too small for, and says nothing."""
+    own_mtu_shrinks_under_load("af_packet")
 
 
 def second_process_on_the_port():
@@ -240,7 +253,8 @@ def a_killed_lab_leaves_nothing():
 
 TESTS = [conformance_ipv4, conformance_ipv6, every_size_of_mtu, several_paths, loss_of_one_per_cent, short_interruption,
          interruption_of_the_own_interface, down_for_good, interface_deleted, path_smaller_than_the_interface,
-         path_shrinks_under_load, own_mtu_shrinks_under_load, second_process_on_the_port, nobody_there, no_such_address,
+         path_shrinks_under_load, own_mtu_shrinks_under_load,
+         path_shrinks_under_load_af_packet, own_mtu_shrinks_under_load_af_packet, second_process_on_the_port, nobody_there, no_such_address,
          listener_killed, sender_killed, peer_stopped_for_a_while, a_killed_lab_leaves_nothing]
 
 
