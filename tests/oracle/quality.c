@@ -7,7 +7,8 @@
  * Each window is 1,025 tokens of one of the files, taken in turn. 768 are prefilled; the whole
  * cache goes through the codec; the next 256 are forced, and the logits after each of them are
  * compared with those over the untouched cache. A CODEC is a peer of quality_codecs.h, or one of
- * ours: NAME[/FIRST/LAST], FIRST and LAST the exact tokens it is asked to keep.
+ * ours: NAME[/FIRST/LAST], FIRST and LAST the exact tokens it is asked to keep. NAME! has the
+ * lowest bit of one decoded value flipped, which a comparison of the logits must see.
  *
  * One line a codec on stdout, tab-separated: name, ratio, SNR of K and of V (dB, mean over layers
  * and windows), perplexity change (with its 95 % interval by a bootstrap over the windows, in %),
@@ -43,6 +44,7 @@ struct subject {
     const struct t_peer *peer; /* or */
     const struct kvw_codec_ops *codec;
     struct kvw_codec_args args;
+    bool flip; /* damage what comes back, by a bit */
     double bits, values;
     double snr[2]; /* sums of dB */
     uint32_t snr_count;
@@ -156,6 +158,9 @@ static void add_subject(struct trial *t, const char *name)
         sscanf(strchr(base, '/'), "/%u/%u", &s->args.exact_first, &s->args.exact_last);
         *strchr(base, '/') = '\0';
     }
+    s->flip = strchr(base, '!') != NULL;
+    if (s->flip)
+        *strchr(base, '!') = '\0';
     s->codec = kvc_codec_by_name(base);
     for (s->peer = t_peers; s->codec == NULL && s->peer->name != NULL; ++s->peer) {
         if (strcmp(s->peer->name, base) == 0)
@@ -194,6 +199,20 @@ static double snr_db(const float *x, const float *y, size_t n)
     return noise > 0 ? 10 * log10(signal / noise) : 200;
 }
 
+/* What isn't decoded must not pass for the values that were there. */
+static void wipe(const struct kvw_view *v)
+{
+    for (uint32_t i = 0; i < v->tokens; ++i)
+        for (uint32_t h = 0; h < v->heads; ++h)
+            memset(kvw_view_at(v, i, h), 0xa5, v->head_bytes);
+}
+
+/* The lowest bit of one value in the middle. */
+static void flip_bit(const struct kvw_view *v)
+{
+    *(uint16_t *)(void *)kvw_view_at(v, v->tokens / 2, v->heads / 2) ^= 1;
+}
+
 /* K or V of one layer through the codec, in place. */
 static void through(struct trial *t, struct subject *s, uint32_t layer, uint32_t kv)
 {
@@ -212,6 +231,7 @@ static void through(struct trial *t, struct subject *s, uint32_t layer, uint32_t
                               t->scratch),
              "encode");
         sent = kvw_digest_value(&d);
+        wipe(&v);
         must(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), "digest");
         must(s->codec->decode(t->stream, bytes, NULL, &v, &d, t->scratch), "decode");
         if (kvw_digest_value(&d) != sent)
@@ -224,6 +244,8 @@ static void through(struct trial *t, struct subject *s, uint32_t layer, uint32_t
         s->bits += s->peer->round_trip(&tensor);
         store(&v, t->x);
     }
+    if (s->flip && kv == 1 && layer == p->layers / 2)
+        flip_bit(&v);
     s->values += (double)n;
     load(&v, t->x);
     s->snr[kv] += snr_db(t->before, t->x, n);

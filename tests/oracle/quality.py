@@ -4,8 +4,9 @@
 
     quality.py --program build/tests/oracle/quality --model MODEL.gguf [--windows 64] [--check] [--markdown]
 
-Runs quality.c over windows of six kinds of text and prints its table. --check: fail unless lossless codecs leave every
-logit as it was, and E8 and E4 keep what they promise beside fp8-e4m3 and Hadamard-int4."""
+Runs quality.c over windows of six kinds of text and prints its table. --check: fail unless raw and l0 leave every
+logit as it was, byte by byte, while one flipped bit ("l0!") doesn't, and E8 and E4 keep what they promise beside
+fp8-e4m3 and Hadamard-int4."""
 import argparse
 import json
 import pathlib
@@ -21,8 +22,8 @@ TEXTS = {
     "python": "/usr/lib/python3.11/argparse.py",
     "c": "/usr/include/elf.h",
 }
-ALL = ("raw,fp8-e4m3,int8,int4-g64,hadamard-int4,kivi-4,e8/4/0,e4/4/0,e8/4/128,e4/4/128,e8,e4")
-SHORT = "raw,fp8-e4m3,hadamard-int4,e8/4/0,e4/4/0"
+ALL = ("raw,l0,fp8-e4m3,int8,int4-g64,hadamard-int4,kivi-4,e8/4/0,e4/4/0,e8/4/128,e4/4/128,e8,e4")
+SHORT = "raw,l0,l0!,fp8-e4m3,hadamard-int4,e8/4/0,e4/4/0"
 FIELDS = ("name", "ratio", "snr_k", "snr_v", "ppl", "ppl_low", "ppl_high", "kl", "kl_low", "kl_high", "kl_999", "top1",
           "unequal", "ppl_rival_low", "ppl_rival_high", "kl_rival_low", "kl_rival_high")
 
@@ -77,7 +78,8 @@ def check(rows):
     e8, e4, fp8, int4 = rows["e8/4/0"], rows["e4/4/0"], rows["fp8-e4m3"], rows["hadamard-int4"]
     bad = 0
     for ok, text in [
-        *((rows[n]["unequal"] == 0, f"{n} leaves every logit as it was") for n in ("raw", "l0") if n in rows),
+        *((rows[n]["unequal"] == 0, f"{n} leaves every byte of every logit as it was") for n in ("raw", "l0")),
+        *((rows[n]["unequal"] > 0, "one flipped bit in the decoded cache would be seen") for n in ("l0!",) if n in rows),
         (e8["ratio"] >= 2.7, f"e8's ratio {e8['ratio']:.2f} is at least 2.7"),
         (e4["ratio"] >= 4.2, f"e4's ratio {e4['ratio']:.2f} is at least 4.2"),
         (min(e8["snr_k"] - fp8["snr_k"], e8["snr_v"] - fp8["snr_v"]) >= 0, "e8 adds no more noise than fp8-e4m3"),
