@@ -98,6 +98,8 @@ struct kvn_tx_slot {
     struct kvn_conn *conn;        /* NULL: nobody's (RESET) */
     uint32_t api_id;              /* conn's, as it may be another's before the packet leaves */
     bool of_put, of_msg;
+    struct kvw_iov
+        next;        /* what this connection's next packet will be made of; perhaps of 0 bytes */
     uint32_t put;    /* of_put: whose memory the body borrows */
     uint64_t msg_at; /* of_msg: where in the control stream; it borrows the stream's ring */
     uint8_t *bounce; /* for slices in too many pieces; the endpoint's, payload_max bytes */

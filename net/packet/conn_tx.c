@@ -54,7 +54,7 @@ static void finish(const struct kvn_path *path, struct kvn_env *env, struct kvn_
         f->type == KVN_PACKET_DATA || f->type == KVN_PACKET_MSG ? KVN_ECN_ECT0 : KVN_ECN_NOT_ECT;
     p->head = slot->head;
     p->head_bytes = kvn_frame_encode(slot->head, f);
-    kvn_frame_seal(slot->head, p->head_bytes, p->body, p->body_count);
+    kvn_frame_seal(slot->head, p->head_bytes, p->body, p->body_count, &slot->next);
     bytes = p->head_bytes;
     if (p->body_count > 0)
         bytes += p->body[0].bytes;
@@ -242,6 +242,11 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
                                                  .kind = KVN_SENT_DATA,
                                                  .cut = (uint16_t)(o->slice / KVN_SLICE_ALIGN)});
     set_body(slot, piece, kvn_puts_out_pieces(&s, piece));
+    if (o->iov_count == 1) { /* and the next slice most likely follows this one */
+        const uint32_t end = s.number * o->slice + s.bytes;
+
+        slot->next = (struct kvw_iov){(const uint8_t *)o->iov[0].base + end, o->bytes - end};
+    }
     slot->of_put = true;
     slot->put = s.put;
     finish(p, env, slot, &f);
@@ -392,6 +397,7 @@ bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot 
     slot->conn = c;
     slot->api_id = c->api_id;
     slot->of_put = slot->of_msg = false;
+    slot->next.bytes = 0;
     slot->packet->body_count = 0;
     if (c->state == KVN_CONN_ENDED && c->goodbye_due)
         build_goodbye(c, env, slot);

@@ -15,11 +15,16 @@
 
 static uint32_t table[256];
 static uint32_t shift[4][256]; /* shift[k][b]: byte k of a CRC, moved past KVN_STRAND zeros */
-static uint32_t (*best)(uint32_t, const uint8_t *, size_t);
-static uint32_t (*scalar)(uint32_t, const uint8_t *, size_t);
+/* Continue a CRC (not inverted), and call in what comes next meanwhile. */
+typedef uint32_t way(uint32_t crc, const uint8_t *p, size_t n, const uint8_t *next,
+                     size_t next_bytes);
 
-static uint32_t by_table(uint32_t crc, const uint8_t *p, size_t n)
+static way *best, *scalar;
+
+static uint32_t by_table(uint32_t crc, const uint8_t *p, size_t n, const uint8_t *next,
+                         size_t next_bytes)
 {
+    (void)next, (void)next_bytes;
     while (n-- > 0)
         crc = table[(crc ^ *p++) & 0xff] ^ crc >> 8;
     return crc;
@@ -45,12 +50,16 @@ static uint32_t past_strand(uint32_t crc)
            shift[3][crc >> 24];
 }
 
-__attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t crc, const uint8_t *p,
-                                                                 size_t n)
+__attribute__((target("sse4.2"))) static uint32_t
+by_instruction(uint32_t crc, const uint8_t *p, size_t n, const uint8_t *next, size_t next_bytes)
 {
+    const uint8_t *const next_end = next + next_bytes;
+
     while (n >= 3 * KVN_STRAND) {
         uint64_t a = crc, b = 0, c = 0, wa, wb, wc;
 
+        for (size_t i = 0; i < 3 * KVN_STRAND && next < next_end; i += 64, next += 64)
+            __builtin_prefetch(next);
         for (size_t i = 0; i < KVN_STRAND; i += 8) {
             memcpy(&wa, p + i, 8);
             memcpy(&wb, p + KVN_STRAND + i, 8);
@@ -67,15 +76,15 @@ __attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t crc, c
 }
 
 /* Where the CPU multiplies vectors, that is several times as quick as the instruction. */
-__attribute__((target("sse4.2"))) static uint32_t by_folding(uint32_t crc, const uint8_t *p,
-                                                             size_t n)
+__attribute__((target("sse4.2"))) static uint32_t
+by_folding(uint32_t crc, const uint8_t *p, size_t n, const uint8_t *next, size_t next_bytes)
 {
     uint8_t folded[16];
     size_t done;
 
     if (n < KVN_FOLD_MIN)
         return serial(crc, p, n);
-    done = kvn_crc32c_fold(folded, crc, p, n);
+    done = kvn_crc32c_fold(folded, crc, p, n, next, next_bytes);
     return serial(serial(0, folded, sizeof(folded)), p + done, n - done);
 }
 #endif
@@ -97,7 +106,7 @@ __attribute__((constructor)) static void make_tables(void)
         /* by_table of zeros is linear in crc: 32 basis vectors give all of the map. */
         uint32_t basis[32];
         for (int bit = 0; bit < 32; ++bit)
-            basis[bit] = by_table(1u << bit, zeros, sizeof(zeros));
+            basis[bit] = by_table(1u << bit, zeros, sizeof(zeros), NULL, 0);
         for (int k = 0; k < 4; ++k)
             for (uint32_t b = 0; b < 256; ++b)
                 for (int bit = 0; bit < 8; ++bit)
@@ -111,15 +120,21 @@ __attribute__((constructor)) static void make_tables(void)
 
 uint32_t kvn_crc32c(uint32_t crc, const void *bytes, size_t n)
 {
-    return ~best(~crc, bytes, n);
+    return ~best(~crc, bytes, n, NULL, 0);
+}
+
+uint32_t kvn_crc32c_before(uint32_t crc, const void *bytes, size_t n, const void *next,
+                           size_t next_bytes)
+{
+    return ~best(~crc, bytes, n, next, next_bytes);
 }
 
 uint32_t kvn_crc32c_table(uint32_t crc, const void *bytes, size_t n)
 {
-    return ~by_table(~crc, bytes, n);
+    return ~by_table(~crc, bytes, n, NULL, 0);
 }
 
 uint32_t kvn_crc32c_scalar(uint32_t crc, const void *bytes, size_t n)
 {
-    return ~scalar(~crc, bytes, n);
+    return ~scalar(~crc, bytes, n, NULL, 0);
 }

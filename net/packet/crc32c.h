@@ -14,7 +14,12 @@
 /* Continue crc (0 to begin) over n more bytes, in the quickest way this CPU has. */
 uint32_t kvn_crc32c(uint32_t crc, const void *bytes, size_t n);
 
-/* The same by table; the reference for the others. */
+/* The same; meanwhile as much of next as is as long (a hint: it may lie anywhere) is called into
+ * the cache. What is sent is mostly cold, and to be summed is what first happens to it. */
+uint32_t kvn_crc32c_before(uint32_t crc, const void *bytes, size_t n, const void *next,
+                           size_t next_bytes);
+
+/* As kvn_crc32c() by table; the reference for the others. */
 uint32_t kvn_crc32c_table(uint32_t crc, const void *bytes, size_t n);
 
 /* The same without vectors, as on CPUs that can't multiply them; for tests. */

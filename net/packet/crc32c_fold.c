@@ -67,7 +67,8 @@ TARGET static inline __m512i load(const uint8_t *p)
     return _mm512_loadu_si512((const void *)p);
 }
 
-TARGET size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n)
+TARGET size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n,
+                              const uint8_t *next, size_t next_bytes)
 {
     const __m512i k4 = _mm512_set_epi64(
         (long long)by_2048[1], (long long)by_2048[0], (long long)by_2048[1], (long long)by_2048[0],
@@ -77,11 +78,14 @@ TARGET size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, s
         (long long)by_512[1], (long long)by_512[0], (long long)by_512[1], (long long)by_512[0]);
     const __m128i k0 = _mm_set_epi64x((long long)by_128[1], (long long)by_128[0]);
     __m512i a = load(p), b = load(p + 64), c = load(p + 128), d = load(p + 192);
+    const uint8_t *const next_end = next + (next_bytes < n ? next_bytes : n);
     size_t at = 256;
     __m128i x;
 
     a = _mm512_xor_si512(a, _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc)));
     for (; n - at >= 256; at += 256) {
+        for (uint32_t line = 0; line < 5 && next < next_end; ++line, next += 64)
+            __builtin_prefetch(next);
         a = fold512(a, k4, load(p + at));
         b = fold512(b, k4, load(p + at + 64));
         c = fold512(c, k4, load(p + at + 128));
@@ -104,9 +108,10 @@ bool kvn_crc32c_fold_begin(void)
     return false;
 }
 
-size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n)
+size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n,
+                       const uint8_t *next, size_t next_bytes)
 {
-    (void)out, (void)crc, (void)p, (void)n;
+    (void)out, (void)crc, (void)p, (void)n, (void)next, (void)next_bytes;
     return 0;
 }
 

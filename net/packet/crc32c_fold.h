@@ -19,8 +19,9 @@ bool kvn_crc32c_fold_begin(void);
 
 /*
  * Fold the first n' = n - n % 64 bytes, n >= KVN_FOLD_MIN, into 16 whose CRC from 0 is theirs from
- * crc (not inverted). Returns n'.
+ * crc (not inverted). Returns n'. Meanwhile next goes into the cache, at most n bytes of it.
  */
-size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n);
+size_t kvn_crc32c_fold(uint8_t out[16], uint32_t crc, const uint8_t *p, size_t n,
+                       const uint8_t *next, size_t next_bytes);
 
 #endif

@@ -193,7 +193,8 @@ static enum kvn_drop unreadable(kvw_err err)
     }
 }
 
-static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
+/* The next packet of the burst follows p; left says how many do. */
+static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint32_t left)
 {
     struct kvn_frame f;
     struct kvn_conn *c;
@@ -201,7 +202,8 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p)
 
     ++ep->env.stats.packets_received;
     ep->env.stats.bytes_received += p->len;
-    err = kvn_frame_decode(&f, p->bytes, p->len);
+    err = kvn_frame_decode_before(&f, p->bytes, p->len, left > 0 ? p[1].bytes : NULL,
+                                  left > 0 ? p[1].len : 0);
     if (err != KVW_OK) {
         ++ep->env.stats.packets_rejected;
         kvn_note_dropped(&ep->env, NULL, NULL, p->len, unreadable(err));
@@ -245,7 +247,7 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     slot->packet->body_count = 0;
     slot->packet->head = slot->head;
     slot->packet->head_bytes = kvn_frame_encode(slot->head, &f);
-    kvn_frame_seal(slot->head, slot->packet->head_bytes, NULL, 0);
+    kvn_frame_seal(slot->head, slot->packet->head_bytes, NULL, 0, &(struct kvw_iov){0});
     ep->env.stats.bytes_sent += slot->packet->head_bytes;
 }
 
@@ -341,7 +343,7 @@ static void receive_all(struct kvn_endpoint *ep)
             transmit(ep);
         n = ep->port->ops->rx(ep->port, ep->env.now_ns, ep->rx, KVN_BURST);
         for (uint32_t i = 0; i < n; ++i)
-            receive(ep, &ep->rx[i]);
+            receive(ep, &ep->rx[i], n - 1 - i);
     }
     ep->more_rx = n == KVN_BURST;
 }

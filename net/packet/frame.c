@@ -16,13 +16,14 @@ static const uint8_t fixed_bytes[16] = {
     [KVN_PACKET_NACK] = KVN_NACK_BYTES,
 };
 
-static uint32_t digest(const uint8_t *bytes, uint32_t len, uint32_t crc_at)
+static uint32_t digest(const uint8_t *bytes, uint32_t len, uint32_t crc_at, const uint8_t *next,
+                       uint32_t next_bytes)
 {
     static const uint8_t zero[4];
     uint32_t crc = kvn_crc32c(0, bytes, crc_at);
 
     crc = kvn_crc32c(crc, zero, sizeof(zero));
-    return kvn_crc32c(crc, bytes + crc_at + 4, len - crc_at - 4);
+    return kvn_crc32c_before(crc, bytes + crc_at + 4, len - crc_at - 4, next, next_bytes);
 }
 
 static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
@@ -167,6 +168,12 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
 
 kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len)
 {
+    return kvn_frame_decode_before(f, bytes, len, NULL, 0);
+}
+
+kvw_err kvn_frame_decode_before(struct kvn_frame *f, const uint8_t *bytes, uint32_t len,
+                                const uint8_t *next, uint32_t next_bytes)
+{
     uint32_t crc_at;
 
     if (len < KVN_HEADER_BYTES)
@@ -189,7 +196,7 @@ kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len
     if (len < (f->version == KVN_WIRE_VERSION ? fixed_bytes[f->type] : KVN_GREETING_BYTES + 8))
         return KVW_E_TRUNCATED;
     crc_at = kvn_frame_crc_at(bytes[0]);
-    if (digest(bytes, len, crc_at) != kvw_load_le32(bytes + crc_at))
+    if (digest(bytes, len, crc_at, next, next_bytes) != kvw_load_le32(bytes + crc_at))
         return KVW_E_CHECKSUM;
     return fields_decode(f, bytes, len);
 }
@@ -292,11 +299,11 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 }
 
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
-                    uint32_t body_count)
+                    uint32_t body_count, const struct kvw_iov *next)
 {
     uint32_t crc = kvn_crc32c(0, head, head_bytes); /* in which the digest itself is still 0 */
 
     for (uint32_t i = 0; i < body_count; ++i)
-        crc = kvn_crc32c(crc, body[i].base, body[i].bytes);
+        crc = kvn_crc32c_before(crc, body[i].base, body[i].bytes, next->base, next->bytes);
     kvw_store_le32(head + kvn_frame_crc_at(head[0]), crc);
 }

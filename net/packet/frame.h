@@ -92,6 +92,10 @@ struct kvn_frame {
  *   KVW_E_PROTOCOL   an unknown type, or a field out of range
  */
 KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len);
+/* The same, before another packet: as kvn_crc32c_before(). */
+KVW_NODISCARD kvw_err kvn_frame_decode_before(struct kvn_frame *f, const uint8_t *bytes,
+                                              uint32_t len, const uint8_t *next,
+                                              uint32_t next_bytes);
 
 /*
  * Write f's header and fields (not its payload or padding) into head and return their length, at
@@ -108,8 +112,9 @@ static inline uint32_t kvn_frame_crc_at(uint8_t first)
     return greetings >> (first & 15) & 1 ? KVN_GREETING_CRC_AT : KVN_CRC_AT;
 }
 
-/* Put the digest of head and body into head. */
+/* Put the digest of head and body into head. next: what will be sealed after it, as far as is
+ * known; see kvn_crc32c_before(). */
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
-                    uint32_t body_count);
+                    uint32_t body_count, const struct kvw_iov *next);
 
 #endif

@@ -43,7 +43,7 @@ static void raw_send(struct kvn_port *port, uint32_t to, const struct kvn_frame 
 
     p.to.port = port->local.port;
     p.head_bytes = kvn_frame_encode(head, f);
-    kvn_frame_seal(head, p.head_bytes, p.body, p.body_count);
+    kvn_frame_seal(head, p.head_bytes, p.body, p.body_count, &(struct kvw_iov){0});
     cr_assert_eq(port->ops->tx(port, kvn_sim_now(pair.sim), &p, 1), 1);
 }
 
