@@ -256,7 +256,7 @@ static double encode_ms(void)
         double ms;
 
         for (uint32_t i = 0; i < frame_count; ++i)
-            kvn_frame_seal(head, kvn_frame_encode(head, &frames[i]), NULL, 0);
+            kvn_frame_seal(head, kvn_frame_encode(head, &frames[i]), NULL, 0, &(struct kvw_iov){0});
         for (uint32_t i = 0; i < chunks; ++i) {
             const struct kvw_chunk_hdr h = {
                 .xfer = 1, .epoch = 1, .seq = i, .head_count = 2, .token_count = 1, .raw_bytes = 1};
