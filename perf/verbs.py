@@ -6,6 +6,7 @@ how many times fewer work requests gathering took. The guest's CPU is emulated: 
 the figures say nothing of cards."""
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -25,6 +26,9 @@ def main():
         sys.exit(__doc__)
     what, pairs = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "5"
     os.chdir(ROOT)
+    if not shutil.which("ib_write_bw"):
+        print("SKIP perftest is not installed (apt-get install perftest)")
+        return
     g = guest.Guest(name="verbs", seconds=230, setup=["rxe"], env={"KVW_BUILD": os.environ.get("KVW_BUILD", os.path.join(ROOT, "build"))})
     try:
         g.start([os.path.join(GUEST, "ratio.py"), "gather" if what == "requests" else what, pairs, str(BLOCKS)])
