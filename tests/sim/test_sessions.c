@@ -60,6 +60,7 @@ struct kernel {
 
 struct world {
     uint64_t seed, random;
+    uint64_t last_id; /* of the transfer that ended last: what is under way of it is late now */
     struct kvn_sim *sim;
     struct side r, s; /* receiver on node 0, sender on node 1 */
     struct kernel kernels[16];
@@ -133,6 +134,7 @@ static void give_back(struct world *w, struct side *side, struct part *p)
             t_kv_block_zero(&side->pool, p->blocks[i]);
     }
     p->open = false;
+    w->last_id = p->id <= IDS ? p->id : 1;
     if (is_receiver(side))
         return;
     t_kv_fill(&side->pool, p->blocks, p->tokens, t_random(&w->random));
@@ -338,7 +340,7 @@ static void act(struct world *w)
 {
     const uint64_t now = kvn_sim_now(w->sim);
     const struct part *twin = &w->r.parts[t_below(&w->random, JOBS)];
-    const uint64_t id = 1 + t_below(&w->random, IDS);
+    const uint64_t id = w->last_id > 0 && chance(w, 40) ? w->last_id : 1 + t_below(&w->random, IDS);
     struct side *const any = chance(w, 50) ? &w->r : &w->s;
 
     if (w->r.net != NULL && !w->calm && chance(w, 40))
@@ -347,8 +349,9 @@ static void act(struct world *w)
         stream(w, twin->open && chance(w, 90) ? twin->id : id,
                now + (50 + t_below(&w->random, 400)) * MS,
                chance(w, 10) ? now + t_below(&w->random, 60) * MS : 0);
-    if (any->net != NULL && !w->calm && chance(w, 2)) {
-        const kvw_err err = kvw_abort(any->session, (kvw_xfer_id){id}, "a whim");
+    if (any->net != NULL && !w->calm && chance(w, 6)) {
+        const struct part *p = &any->parts[t_below(&w->random, JOBS)]; /* or of no stream */
+        const kvw_err err = kvw_abort(any->session, (kvw_xfer_id){p->open ? p->id : id}, "a whim");
 
         cr_assert(err == KVW_OK || err == KVW_E_NOTFOUND);
     }
@@ -596,12 +599,12 @@ static void lives(uint64_t first)
     cr_expect(ok > n && failed > n && 4 * lost > n);
 }
 
-Test(sessions, odd_lives, .timeout = 600)
+Test(sessions, odd_lives, .timeout = 3600)
 {
     lives(1);
 }
 
-Test(sessions, even_lives, .timeout = 600)
+Test(sessions, even_lives, .timeout = 3600)
 {
     lives(2);
 }
