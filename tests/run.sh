@@ -177,7 +177,7 @@ suite_oracle() {
     run_plain "greedy continuations equal llama.cpp's" "$python" "$kvw_root/tests/oracle/logits.py" \
         --program "$kvw_root/build/tests/oracle/logits" --model "$kvw_model"
     kvw_say "oracle: what codecs do to the answers"
-    run_plain "E8 and E4 beside fp8 and Hadamard-int4" python3 "$kvw_root/tests/oracle/quality.py" --check \
+    run_plain "equal logits through raw and l0; E8 and E4 beside fp8 and Hadamard-int4" python3 "$kvw_root/tests/oracle/quality.py" --check \
         --windows 6 --program "$kvw_root/build/tests/oracle/quality" --model "$kvw_model"
 }
 
