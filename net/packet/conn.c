@@ -198,6 +198,7 @@ static void arrived(void *arg, const struct kvn_sent *s, uint64_t pn, bool late)
         kvn_loss_was_late(&p->loss, p->out.largest_acked - pn);
         kvn_cc_late(&p->cc, s->bytes);
         ++p->late;
+        p->nack_doubt += s->nacked && p->nack_doubt < KVN_NACK_DOUBT_MAX;
     }
     if (s->bytes > KVN_PAYLOAD_MIN)
         kvn_fit_arrived(&p->fit, s->sent_ns);
@@ -244,6 +245,35 @@ static uint64_t probe_at(const struct kvn_path *p)
     return kvn_loss_probe_at(&p->loss, p->out.last_asking_ns);
 }
 
+/* When the peer is told what is missing: a put has begun and doesn't go on. The sender would notice
+ * by itself, but later: to it, silence may be a peer that isn't on its core. */
+static uint64_t stall_at(const struct kvn_conn *c)
+{
+    const uint64_t least = c->env->slack_ns > 0 ? KVN_STALL_SHARED_NS : KVN_STALL_NS;
+
+    if (c->puts_in.open == 0 || c->nacks >= KVN_STALL_NACKS)
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < c->paths; ++i)
+        if (c->path[i].state == KVN_PATH_LIVE) {
+            const uint64_t turn = 2 * c->path[i].loss.srtt_ns;
+
+            return c->last_data_ns + ((turn > least ? turn : least) << c->nacks);
+        }
+    return UINT64_MAX;
+}
+
+static void stalled(struct kvn_conn *c)
+{
+    uint32_t i = 0;
+
+    if (stall_at(c) > c->env->now_ns)
+        return; /* a slice has come since the timer was set */
+    while (c->path[i].state != KVN_PATH_LIVE)
+        ++i;
+    c->path[i].says |= KVN_SAYS_NACK;
+    ++c->nacks;
+}
+
 void kvn_conn_rearm(struct kvn_conn *c)
 {
     uint64_t loss = UINT64_MAX, probe = UINT64_MAX, challenge = UINT64_MAX;
@@ -257,6 +287,7 @@ void kvn_conn_rearm(struct kvn_conn *c)
         challenge = p->challenge_at_ns < challenge ? p->challenge_at_ns : challenge;
     }
     kvn_timers_flight(&c->timers, loss, probe, challenge);
+    kvn_timers_stall(&c->timers, stall_at(c));
 }
 
 void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice)
@@ -307,6 +338,49 @@ static void mind_the_hole(struct kvn_path *p, struct kvn_env *env)
         path_shrinks(p, env, KVN_PAYLOAD_MIN);
         kvn_conn_refit(p->conn, env);
     }
+}
+
+static bool names(const struct kvn_nack *nack, const struct kvn_sent *s)
+{
+    for (uint32_t i = 0; i < nack->count; ++i)
+        if (nack->missing[i].put == (uint32_t)s->what &&
+            s->part - nack->missing[i].first < nack->missing[i].count)
+            return true;
+    return false;
+}
+
+/* What left a round trip ago had arrived when the NACK was sent, or never will; each time that
+ * proves wrong it must be twice as old. */
+static void path_nacked(struct kvn_path *p, struct kvn_env *env, const struct kvn_nack *nack)
+{
+    const uint64_t delay = kvn_loss_delay(&p->loss) << p->nack_doubt;
+    const uint64_t bytes = p->out.bytes;
+    const uint32_t packets = p->out.packets;
+
+    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
+        struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
+
+        if (s->sent_ns + delay > env->now_ns)
+            break; /* nor are those after it old enough */
+        if (s->state == KVN_SENT_FLYING && s->kind == KVN_SENT_DATA && names(nack, s)) {
+            s->nacked = true;
+            kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
+        }
+    }
+    if (packets == p->out.packets)
+        return;
+    env->stats.packets_lost += packets - p->out.packets;
+    kvn_cc_lost(&p->cc, bytes - p->out.bytes);
+    mind_the_hole(p, env);
+}
+
+void kvn_conn_nacked(struct kvn_conn *c, struct kvn_env *env, const struct kvn_nack *nack)
+{
+    if (env->now_ns - c->nacked_ns < KVN_STALL_NS)
+        return; /* each is a walk over all that is out */
+    c->nacked_ns = env->now_ns;
+    for (uint32_t i = 0; i < c->paths; ++i)
+        path_nacked(&c->path[i], env, nack);
 }
 
 void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env)
@@ -379,7 +453,7 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
     }
     p->state = KVN_PATH_DOWN;
     kvn_note_path(p, "down");
-    p->says &= (uint8_t) ~(KVN_SAYS_PING | KVN_SAYS_PROBE);
+    p->says &= (uint8_t) ~(KVN_SAYS_PING | KVN_SAYS_PROBE | KVN_SAYS_NACK);
     kvn_fit_fall(&p->fit, p->fit.payload, env->now_ns);
     kvn_conn_refit(p->conn, env);
     p->loss.loss_at_ns = UINT64_MAX;
@@ -473,6 +547,8 @@ static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)
         return;
     if (kvn_timers_due(&c->timers, KVN_TIMER_SEARCH, now))
         search(c, env);
+    if (kvn_timers_due(&c->timers, KVN_TIMER_STALL, now))
+        stalled(c);
     if (kvn_timers_due(&c->timers, KVN_TIMER_ACK, now)) {
         kvn_timers_ack_sent(&c->timers);
         for (uint32_t i = 0; i < c->paths; ++i)

@@ -81,6 +81,8 @@ struct kvn_conn {
     uint32_t turn;         /* whose turn it is */
     uint32_t turn_left;    /* packets */
     uint64_t last_data_ns; /* 0: none came */
+    uint32_t nacks;        /* sent since then */
+    uint64_t nacked_ns;    /* when the peer's last NACK was believed */
     uint64_t last_goodbye_ns;
     uint64_t credit_stalls, stream_stalls;
     uint64_t credit_stalled_at, stream_stalled_at; /* what had been sent then */
@@ -135,6 +137,8 @@ void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env);
 void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env);
 /* An ACK or time may have shown that packets of this path are lost. */
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env);
+/* The peer waits for slices: those that were sent long enough ago are lost. */
+void kvn_conn_nacked(struct kvn_conn *c, struct kvn_env *env, const struct kvn_nack *nack);
 extern const struct kvn_inflight_events kvn_conn_inflight_events;
 
 /* trace_conn.c: what conn*.c report; each only counts and, if somebody listens, tells. */

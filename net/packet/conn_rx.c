@@ -86,6 +86,7 @@ static kvw_err take_data(struct kvn_conn *c, struct kvn_env *env, const struct k
 
     env->stats.put_bytes_received += fresh;
     c->last_data_ns = env->now_ns;
+    c->nacks = 0;
     if (c->puts_in.credit - c->puts_in.taken < kvn_env_window(env) / 2)
         kvn_conn_ack_soon(c);
     if (err == KVW_E_PROTOCOL) {
@@ -209,6 +210,9 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         return KVW_OK;
     case KVN_PACKET_GOODBYE:
         take_goodbye(c, env, f->goodbye);
+        return KVW_OK;
+    case KVN_PACKET_NACK:
+        kvn_conn_nacked(c, env, &f->nack);
         return KVW_OK;
     default:
         return KVW_OK;

@@ -289,6 +289,21 @@ static void build_probe(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_s
     finish(p, env, slot, &f);
 }
 
+/* What this side waits for. Returns whether there is anything. */
+static bool build_nack(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
+{
+    struct kvn_frame f;
+
+    p->says &= (uint8_t)~KVN_SAYS_NACK;
+    f.nack.count = kvn_puts_in_missing(&p->conn->puts_in, f.nack.missing, KVN_NACK_MAX);
+    if (f.nack.count == 0)
+        return false;
+    begin(&f, p, KVN_PACKET_NACK);
+    f.pn = number(p, env);
+    finish(p, env, slot, &f);
+    return true;
+}
+
 /* A path that has something to say for itself, in front of everything else. */
 static struct kvn_path *talks(struct kvn_conn *c)
 {
@@ -360,15 +375,17 @@ uint64_t kvn_conn_send_at(struct kvn_conn *c, const struct kvn_env *env)
 
 static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    struct kvn_path *p = talks(c);
+    struct kvn_path *p;
 
-    if (p != NULL) {
+    while ((p = talks(c)) != NULL) {
         if (p->says & (KVN_SAYS_RESPONSE | KVN_SAYS_CHALLENGE))
             build_token(p, env, slot);
-        else if (!p->seen.due)
-            build_probe(p, env, slot);
-        else
+        else if (p->seen.due)
             build_ack(p, env, slot);
+        else if ((p->says & KVN_SAYS_NACK) == 0)
+            build_probe(p, env, slot);
+        else if (!build_nack(p, env, slot))
+            continue;
         return true;
     }
     p = open_path(c, env->now_ns);

@@ -38,6 +38,7 @@ struct kvn_sent {
     uint8_t state;  /* enum kvn_sent_state */
     uint8_t kind;   /* enum kvn_sent_kind */
     uint16_t cut;
+    bool nacked; /* it was taken for lost because the peer said that it waits */
 };
 
 struct kvn_inflight {

@@ -69,7 +69,7 @@ void kvn_loss_was_late(struct kvn_loss *l, uint64_t distance)
         ++l->reorder_eighths;
 }
 
-static uint64_t loss_delay(const struct kvn_loss *l)
+uint64_t kvn_loss_delay(const struct kvn_loss *l)
 {
     const uint64_t rtt = l->srtt_ns > l->latest_rtt_ns ? l->srtt_ns : l->latest_rtt_ns;
     const uint64_t delay = rtt + rtt * l->reorder_eighths / 8;
@@ -80,7 +80,7 @@ static uint64_t loss_delay(const struct kvn_loss *l)
 uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
                          const struct kvn_inflight_events *ev, void *arg)
 {
-    const uint64_t delay = loss_delay(l);
+    const uint64_t delay = kvn_loss_delay(l);
     const uint64_t before = f->bytes;
 
     l->loss_at_ns = UINT64_MAX;

@@ -43,6 +43,9 @@ void kvn_loss_was_late(struct kvn_loss *l, uint64_t distance);
 uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t now_ns,
                          const struct kvn_inflight_events *ev, void *arg);
 
+/* How long a packet may be out while news of younger ones comes back. */
+uint64_t kvn_loss_delay(const struct kvn_loss *l);
+
 /* When to probe, given when something was last sent that asks for an ACK. */
 uint64_t kvn_loss_probe_at(const struct kvn_loss *l, uint64_t last_asking_ns);
 

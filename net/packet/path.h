@@ -31,6 +31,7 @@ enum kvn_path_says {
     KVN_SAYS_CHALLENGE = 2,
     KVN_SAYS_PING = 4,  /* does the path carry anything? */
     KVN_SAYS_PROBE = 8, /* a PING of fit.trying bytes */
+    KVN_SAYS_NACK = 16, /* which slices the connection waits for */
 };
 
 struct kvn_conn;
@@ -56,6 +57,7 @@ struct kvn_path {
     uint32_t ask_every;       /* packets; by the window */
     uint32_t since_asked;     /* packets since one asked for an ACK at once */
     uint32_t probe_credit;    /* packets that may leave although the window is full */
+    uint32_t nack_doubt;      /* times that a NACK made something be sent again in vain */
     uint64_t late;            /* packets that were taken for lost and came */
     uint32_t ce;              /* what the peer's last ACK said */
     uint64_t acked_ns;        /* when it last proved to work; 0: never */

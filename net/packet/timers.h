@@ -9,8 +9,9 @@
  *   LOSS     packets still out count as lost                 as loss.h says
  *   PROBE    nothing comes back: send again                  as loss.h says
  *   SEARCH   longer packets are tried                    as fit.h says
- *   ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the first
- *   PING     nothing was heard: ask                          dead_ns / 4 after the last packet
+ *   STALL    a put has begun and doesn't go on: say so   KVN_STALL_NS after the last slice,
+ * doubling ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the
+ * first PING     nothing was heard: ask                          dead_ns / 4 after the last packet
  *   DEAD     nothing was heard: the peer is lost             dead_ns after the last packet
  *   LINGER   an ended connection is forgotten                KVN_LINGER_NS after its end
  *
@@ -29,6 +30,7 @@ enum kvn_timer {
     KVN_TIMER_PROBE,
     KVN_TIMER_CHALLENGE,
     KVN_TIMER_SEARCH,
+    KVN_TIMER_STALL,
     KVN_TIMER_ACK,
     KVN_TIMER_PING,
     KVN_TIMER_DEAD,
@@ -73,6 +75,12 @@ void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe
 
 /* When longer packets are tried; UINT64_MAX: not. */
 void kvn_timers_search(struct kvn_timers *t, uint64_t at_ns);
+
+/* When the peer is told what is missing; UINT64_MAX: not. */
+static inline void kvn_timers_stall(struct kvn_timers *t, uint64_t at_ns)
+{
+    t->at_ns[KVN_TIMER_STALL] = at_ns;
+}
 
 /* The connection ended; linger: it still answers. */
 void kvn_timers_ended(struct kvn_timers *t, uint64_t now_ns, bool linger);

@@ -91,6 +91,8 @@ enum kvn_reset_reason {
 #define KVN_WINDOW_MIN_SLICES   2u                 /* never fewer, whatever is lost */
 #define KVN_CREDIT_PACKETS      16u /* longest packets that one of many senders may still send */
 #define KVN_PATH_PROBES         1u  /* without an answer: what is out goes to other paths */
+#define KVN_NACK_DOUBT_MAX      4u  /* doublings of the age at which a NACK is believed */
+#define KVN_STALL_NACKS         3u  /* of one stall */
 #define KVN_STUCK_PROBES        8u  /* without an answer, of a peer that is alive */
 #define KVN_PATH_QUANTUM        8u  /* packets before the next path's turn */
 #define KVN_HOLE_PACKETS        8u  /* long ones lost in a row: the path carries no more of them */
@@ -109,6 +111,8 @@ enum kvn_reset_reason {
 #define KVN_PTO_MIN_NS         (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */
 #define KVN_PTO_MAX_NS         (100ull * 1000 * 1000)
 #define KVN_LOSS_DELAY_MIN_NS  (200ull * 1000)
+#define KVN_STALL_NS           (250ull * 1000)  /* least silence before a NACK */
+#define KVN_STALL_SHARED_NS    (1000ull * 1000) /* the same where processes share cores */
 #define KVN_HELLO_FIRST_NS     (10ull * 1000 * 1000)
 #define KVN_HELLO_MAX_NS       (160ull * 1000 * 1000)
 #define KVN_HALF_OPEN_NS       (500ull * 1000 * 1000) /* for a client to answer HELLO_ACK */
