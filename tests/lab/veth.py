@@ -56,8 +56,12 @@ class End:
 
 
 def pair(lab, seconds=3, **how):
+    """The sender begins when the listener has its sockets: it asks for 2 s, and a busy machine may take longer to start that."""
     b = End(lab, "b", seconds, **how)
-    time.sleep(0.2)
+    until = time.monotonic() + 10
+    while len(lab.exec("b", "cat", "/proc/net/udp", "/proc/net/udp6", "/proc/net/packet").splitlines()) <= 3:  # headings
+        expect(time.monotonic() < until and b.p.poll() is None, "no listener within 10 s")
+        time.sleep(0.05)
     return End(lab, "a", seconds, **how), b
 
 
@@ -240,8 +244,10 @@ def a_killed_lab_leaves_nothing():
     lab = os.path.join(labs.HERE, "lab.py")
     p = subprocess.Popen([sys.executable, lab, "run", "--", "sh", "-c", "echo $KVW_LAB_A; ip netns exec $KVW_LAB_A setsid sleep 1000 & wait"], stdout=subprocess.PIPE, text=True)
     name = p.stdout.readline().strip()
-    time.sleep(0.2)
-    inside = labs.sh("ip", "netns", "pids", name).split()
+    inside, until = [], time.monotonic() + 10
+    while not inside and time.monotonic() < until:
+        time.sleep(0.05)
+        inside = labs.sh("ip", "netns", "pids", name).split()
     p.kill()
     p.wait()
     expect(inside and name in labs.sh("ip", "netns", "list"), "the lab wasn't there: %s, %s" % (name, inside))
