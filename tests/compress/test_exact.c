@@ -349,6 +349,49 @@ Test(exact, damaged_streams, .timeout = 600)
     }
 }
 
+/* Every bit of a small stream in turn: all levels say the same of it, down to counts and padding.
+ */
+Test(exact, damage_is_judged_alike, .timeout = 600)
+{
+    static unsigned char first[RAW_MAX];
+    uint64_t random = 12;
+
+    for (uint32_t d = 0; d < 4; ++d) {
+        const struct kvw_codec_ops *codec = codec_of(dtypes[d]);
+        const struct kvw_view to = flat(back, dtypes[d], 11, 1, 27);
+        const uint64_t raw = kvw_view_bytes(&to);
+        struct kvw_digest digest;
+
+        fill_calmly(&random, dtypes[d], 11 * 27);
+        const uint64_t bytes = round_trip(dtypes[d], 11, 1, 27, NULL, "sound");
+
+        cr_assert_lt(bytes, raw);
+        for (uint64_t bit = 0; bit < bytes * 8; ++bit) {
+            kvw_err want = KVW_OK;
+
+            stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+            for (uint32_t l = 0; l < LEVELS; ++l) { /* scalar, which every CPU has, first */
+                kvw_err err;
+
+                if (kvc_kernels_named(names[l]) == NULL)
+                    continue;
+                kvc_kernels_force(kvc_kernels_named(names[l]));
+                cr_assert_eq(kvw_digest_begin(&digest, KVW_DIGEST_LANES), KVW_OK);
+                err = codec->decode(stream[0], bytes, NULL, &to, &digest, scratch_for(codec, raw));
+                want = l == 0 ? err : want;
+                cr_assert_eq(err, want, "%s, bit %lu: scalar says %d, %s %d", codec->name, bit,
+                             (int)want, names[l], (int)err);
+                if (l == 0)
+                    memcpy(first, back, raw);
+                else if (err == KVW_OK)
+                    cr_assert_eq(memcmp(first, back, raw), 0, "%s, bit %lu: %s", codec->name, bit,
+                                 names[l]);
+            }
+            stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+        }
+    }
+}
+
 /* What the header says and isn't so. */
 Test(exact, wrong_headers)
 {
