@@ -69,6 +69,11 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     struct kvn_frame f;
 
     begin(&f, &c->path[0], client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
+    if (client) { /* what is unused stays ignored only if it isn't always the same */
+        f.pn = kvn_env_random64(env);
+        f.slice = (uint16_t)f.pn;
+        f.flags = (uint8_t)(f.pn >> 16) & KVN_FLAGS_UNUSED;
+    }
     f.hello = (struct kvn_hello){
         .source = c->local_id,
         .payload = c->payload,

@@ -237,11 +237,11 @@ static uint32_t nack_encode(uint8_t *p, const struct kvn_nack *n)
     return KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES;
 }
 
-/* HELLO, HELLO_ACK and RESET: what stands for their number and between the digest and their fields
- * is unused. */
+/* HELLO, HELLO_ACK and RESET: what stands where others have their number, and between the digest
+ * and their fields, is unused. */
 static uint32_t greeting_encode(uint8_t *p, const struct kvn_frame *f)
 {
-    kvw_store_le64(p + 8, 0);
+    kvw_store_le64(p + 8, f->pn);
     kvw_store_le64(p + KVN_GREETING_CRC_AT, 0);
     if (f->type == KVN_PACKET_RESET) {
         kvw_store_le32(p + 24, f->reset.id);

@@ -31,7 +31,8 @@ enum kvn_packet_type {
 /* Flags, second byte. Others are sent as 0 and ignored. */
 #define KVN_FLAG_ACK_NOW    0x01 /* acknowledge without waiting for more */
 #define KVN_FLAG_AGAIN      0x02 /* carries something sent before; for people reading captures */
-#define KVN_FLAG_PATH_SHIFT 5    /* the top three bits: the path's number */
+#define KVN_FLAGS_UNUSED    0x1c
+#define KVN_FLAG_PATH_SHIFT 5 /* the top three bits: the path's number */
 
 /* SPEC.md 4: paths of one connection. */
 #define KVN_PATHS_MAX 8u

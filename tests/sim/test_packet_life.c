@@ -440,6 +440,35 @@ Test(life, what_is_not_taken_is_not_acknowledged)
     t_pair_close(&pair);
 }
 
+static uint32_t greased; /* HELLOs with something in what is unused */
+static bool greases(void *arg, const struct kvn_sim_sight *sight)
+{
+    static const uint8_t zero[8];
+    const uint8_t *head = sight->packet->head;
+
+    (void)arg;
+    greased += (head[0] & 15) == KVN_PACKET_HELLO && (head[1] & KVN_FLAGS_UNUSED) != 0 &&
+               memcmp(head + 8, zero, 8) != 0;
+    return true;
+}
+
+/* What is unused isn't always 0, and nobody minds. */
+Test(life, unused_bits_are_ignored)
+{
+    uint32_t ups = 0;
+
+    for (uint64_t seed = 1; seed <= 20; ++seed) {
+        t_pair_open(&pair, seed, 8240, &defaults);
+        kvn_sim_links(pair.sim, &clean);
+        kvn_sim_tap(pair.sim, greases, NULL);
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+        ups += pair.side[0].up && pair.side[1].up;
+        t_pair_close(&pair);
+    }
+    cr_expect_eq(ups, 20);
+    cr_expect_geq(greased, 10, "%u", greased);
+}
+
 /* Packets tell the low half of their numbers, ACKs all of them. */
 Test(life, numbers_beyond_32_bits)
 {
