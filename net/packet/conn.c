@@ -340,49 +340,6 @@ static void mind_the_hole(struct kvn_path *p, struct kvn_env *env)
     }
 }
 
-static bool names(const struct kvn_nack *nack, const struct kvn_sent *s)
-{
-    for (uint32_t i = 0; i < nack->count; ++i)
-        if (nack->missing[i].put == (uint32_t)s->what &&
-            s->part - nack->missing[i].first < nack->missing[i].count)
-            return true;
-    return false;
-}
-
-/* What left a round trip ago had arrived when the NACK was sent, or never will; each time that
- * proves wrong it must be twice as old. */
-static void path_nacked(struct kvn_path *p, struct kvn_env *env, const struct kvn_nack *nack)
-{
-    const uint64_t delay = kvn_loss_delay(&p->loss) << p->nack_doubt;
-    const uint64_t bytes = p->out.bytes;
-    const uint32_t packets = p->out.packets;
-
-    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
-        struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
-
-        if (s->sent_ns + delay > env->now_ns)
-            break; /* nor are those after it old enough */
-        if (s->state == KVN_SENT_FLYING && s->kind == KVN_SENT_DATA && names(nack, s)) {
-            s->nacked = true;
-            kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
-        }
-    }
-    if (packets == p->out.packets)
-        return;
-    env->stats.packets_lost += packets - p->out.packets;
-    kvn_cc_lost(&p->cc, bytes - p->out.bytes);
-    mind_the_hole(p, env);
-}
-
-void kvn_conn_nacked(struct kvn_conn *c, struct kvn_env *env, const struct kvn_nack *nack)
-{
-    if (env->now_ns - c->nacked_ns < KVN_STALL_NS)
-        return; /* each is a walk over all that is out */
-    c->nacked_ns = env->now_ns;
-    for (uint32_t i = 0; i < c->paths; ++i)
-        path_nacked(&c->path[i], env, nack);
-}
-
 void kvn_conn_payload_max(struct kvn_conn *c, struct kvn_env *env)
 {
     if (c->state != KVN_CONN_UP)
@@ -488,6 +445,52 @@ static void probe(struct kvn_path *p, struct kvn_env *env)
     mind_the_hole(p, env);
     p->probe_credit = 2;
     p->ping_due = true; /* in case what was lost needs no second copy */
+}
+
+static bool names(const struct kvn_nack *nack, const struct kvn_sent *s)
+{
+    for (uint32_t i = 0; i < nack->count; ++i)
+        if (nack->missing[i].put == (uint32_t)s->what &&
+            s->part - nack->missing[i].first < nack->missing[i].count)
+            return true;
+    return false;
+}
+
+/* What left a round trip ago had arrived when the NACK was sent, or never will; each time that
+ * proves wrong it must be twice as old. */
+static void path_nacked(struct kvn_path *p, struct kvn_env *env, const struct kvn_nack *nack)
+{
+    const uint64_t delay = kvn_loss_delay(&p->loss) << p->nack_doubt;
+    const uint64_t bytes = p->out.bytes;
+    const uint32_t packets = p->out.packets;
+
+    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
+        struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
+
+        if (s->sent_ns + delay > env->now_ns)
+            break; /* nor are those after it old enough */
+        if (s->state == KVN_SENT_FLYING && s->kind == KVN_SENT_DATA && names(nack, s)) {
+            s->nacked = true;
+            kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
+        }
+    }
+    if (packets == p->out.packets)
+        return;
+    env->stats.packets_lost += packets - p->out.packets;
+    kvn_cc_lost(&p->cc, bytes - p->out.bytes);
+    mind_the_hole(p, env);
+    /* As much as a probe without an answer, which what goes by this path now would put off. */
+    if (++p->loss.probes > KVN_PATH_PROBES && others_work(p->conn, p))
+        path_down(p, env);
+}
+
+void kvn_conn_nacked(struct kvn_conn *c, struct kvn_env *env, const struct kvn_nack *nack)
+{
+    if (env->now_ns - c->nacked_ns < KVN_STALL_NS)
+        return; /* each is a walk over all that is out */
+    c->nacked_ns = env->now_ns;
+    for (uint32_t i = 0; i < c->paths; ++i)
+        path_nacked(&c->path[i], env, nack);
 }
 
 static void hello_timer(struct kvn_conn *c, struct kvn_env *env)
