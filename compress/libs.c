@@ -108,7 +108,7 @@ static KVW_FOR_EACH_CPU void join(bool bf16, const uint8_t *restrict low,
     for (uint64_t i = 0; i < n; ++i) {
         const uint16_t v = (uint16_t)(low[i] | high[i] << 8);
 
-        kvw_store_le16(values + 2 * i, (uint16_t)(v >> turn | v << (16 - turn)));
+        kvw_store_le16(values + 2 * i, (uint16_t)(v >> turn | (uint32_t)v << (16 - turn)));
     }
 }
 

@@ -116,7 +116,7 @@ suite_fuzz() {
         name=${target##*/fuzz_}
         corpus=$(mktemp -d)
         kvw_say "fuzz: $name for $seconds s"
-        run_plain "fuzz $name" "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -verbosity=0 \
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 run_plain "fuzz $name" "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -verbosity=0 \
             -print_final_stats=1 -artifact_prefix="$kvw_root/build-fuzz/crash-$name-" \
             "$corpus" "$kvw_root/tests/fuzz/corpus/$name"
         rm -rf "$corpus"

@@ -120,12 +120,14 @@ __attribute__((constructor)) static void make_tables(void)
 
 uint32_t kvn_crc32c(uint32_t crc, const void *bytes, size_t n)
 {
-    return ~best(~crc, bytes, n, NULL, 0);
+    return ~best(~crc, bytes, n, bytes, 0);
 }
 
 uint32_t kvn_crc32c_before(uint32_t crc, const void *bytes, size_t n, const void *next,
                            size_t next_bytes)
 {
+    if (next_bytes == 0)
+        next = bytes; /* it may have been NULL, to which nothing can be added */
     return ~best(~crc, bytes, n, next, next_bytes);
 }
 
@@ -136,5 +138,5 @@ uint32_t kvn_crc32c_table(uint32_t crc, const void *bytes, size_t n)
 
 uint32_t kvn_crc32c_scalar(uint32_t crc, const void *bytes, size_t n)
 {
-    return ~scalar(~crc, bytes, n, NULL, 0);
+    return ~scalar(~crc, bytes, n, bytes, 0);
 }
