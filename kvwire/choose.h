@@ -12,17 +12,18 @@
  *
  * and what is compared is T - due, the time that the hand-over shows. s is what was measured
  * (stretch.h), which holds what no model knows: ends that share cores, a wire that is a copy.
- * Until it is, it is foretold as max(e / encoders, r / B, d). Without encoders of its own the
- * session's thread encodes and moves the packets, one after the other, so that the first two add
- * up instead; and beside a measured codec in use, r / B is what that one takes, scaled, and d is
- * added too: no codec is taken up unmeasured if it would lose where everything shares one core.
+ * Until it is, it is foretold as e + r / B + d, which is no less than the truth, as if everything
+ * shared one core; 1 / B is then the least that a measured codec took for a byte of its stream.
  *
- * One that could win if nothing were shared is measured first: a trial, a stretch long. One that
- * loses it isn't tried again before the loss is less than 1 % of what was sent meanwhile, and half
- * as often after each further loss. What was measured is forgotten when the codec in use has become
- * much faster or slower since. The codec in use is left only for one that is 4 % better, or 10 %
- * where a model says so. Raw goes first; when the wire's rate is known, each codec is probed by two
- * chunks, and later the one unused longest by one chunk now and then, if it is not far off.
+ * Raw goes first; when the wire's rate is known, each codec is probed by two chunks, and later the
+ * one unused longest by one chunk now and then, if it is not far off. Where e + d is little beside
+ * r / B the best is used at once, elsewhere raw is measured before any other is used. One that
+ * could win if nothing were shared is measured in a trial, a stretch long. One that loses it isn't
+ * tried again before the loss is 0.5 % of what was sent meanwhile, and half as often after each
+ * further loss. What was measured is forgotten when the codec in use has become much faster or
+ * slower since. The codec in use is left only for one that is 4 % better, 10 % where that is
+ * foretold; for raw, if it was measured, as soon as that is better. What was measured of a codec
+ * not in use ages: a raw that was slow by accident may be passed over for long.
  *
  * threads  one      memory  the caller's      time  none: durations are handed in
  */
