@@ -43,6 +43,8 @@ struct kvw_transport_ops;
 /* Every implementation's object starts with this. */
 struct kvw_transport {
     const struct kvw_transport_ops *ops;
+    bool one_host; /* Puts never leave this host: the wire is a copy by the cores that codecs would
+                      need, and the choice leaves them alone. Set by open, never changed. */
 };
 
 /* Never 0 for a live connection. */

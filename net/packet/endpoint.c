@@ -674,6 +674,7 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     mem = (struct kvn_conn_memory *)(void *)((uint8_t *)ep + CONN_MEMORY_AT);
     bounce = (uint8_t *)(mem + c.conns_max);
     ep->base.ops = &ops;
+    ep->base.one_host = port->one_host;
     ep->port = port;
     ep->env.cfg = c;
     ep->env.random = c.seed;

@@ -267,6 +267,7 @@ static kvw_err port_new(struct kvn_dpdk_port **port, const struct kvn_dpdk_confi
     sem_init(&p->stopped, 0, 0);
     p->port.ops = &ops;
     p->port.slack_ns = SLACK_NS;
+    p->port.one_host = true;
     p->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : KVN_DPDK_PAYLOAD_MAX;
     p->vhost = !cfg->listener;
     p->self = cfg->listener ? kvn_ether_listener : kvn_ether_sender;

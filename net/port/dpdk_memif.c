@@ -155,6 +155,7 @@ kvw_err kvn_dpdk_open_memif(struct kvn_port **port, const struct kvn_dpdk_open *
     kvn_dpdk_pair(&nic.net, &nic.peer, o->listener);
     if ((err = kvn_dpdk_nic_open(port, &nic, why)) != KVW_OK)
         return err;
+    (*port)->one_host = true;
     kvn_dpdk_fit_packet(packet, *port, ring);
     return KVW_OK;
 }

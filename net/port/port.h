@@ -87,6 +87,7 @@ struct kvn_port {
     uint64_t slack_ns; /* how late the processes at its ends may be to look at packets and clocks:
                           less delay than that says nothing about the network, and packets
                           aren't spaced more finely */
+    bool one_host;     /* as kvw_transport.one_host */
     uint8_t source_count;         /* UDP ports of its own; 0 reads as 1 */
     struct kvn_addr default_peer; /* of a link with one peer; family 0: none */
     uint64_t tx_errors;

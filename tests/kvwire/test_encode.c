@@ -179,6 +179,35 @@ Test(encode, budget_and_exact_tokens)
 }
 
 /* With a clock and the choice on, the counters hold what was foretold and what came. */
+/* Counts the chunks that weren't raw after ten transfers; whole costs next to nothing. */
+static uint64_t chunks_encoded(bool one_host)
+{
+    struct kvw_codec_stats stats;
+    struct kvw_session_stats all;
+
+    toy_encode_ps = toy_decode_ps = 1;
+    duo_init(&d);
+    d.sf.transport.one_host = one_host;
+    d.r_cfg.codecs = d.s_cfg.codecs = toy_codecs;
+    d.r_cfg.clock = d.s_cfg.clock = (struct kvw_clock){.now_ns = toy_clock};
+    duo_open(&d);
+    duo_up(&d);
+    for (uint64_t id = 1; id <= 10; ++id) {
+        d.now += MS;
+        whole_transfer(id, NULL);
+    }
+    kvw_session_stats(d.s, &all);
+    cr_assert_eq(kvw_session_codec_stats(d.s, KVW_CODEC_RAW, &stats), KVW_OK);
+    duo_close(&d);
+    return all.chunks_sent - stats.chunks;
+}
+
+Test(encode, a_wire_that_stays_on_one_host_carries_raw)
+{
+    cr_expect_gt(chunks_encoded(false), 0);
+    cr_expect_eq(chunks_encoded(true), 0);
+}
+
 Test(encode, counters_hold_prediction_and_outcome)
 {
     struct kvw_codec_stats stats;

@@ -111,6 +111,7 @@ static void whole_story(bool listener)
     for (int i = 1; i < 32; ++i)
         cr_expect_eq(sigismember(&mask_before, i), sigismember(&mask_after, i), "signal %d", i);
     cr_expect_eq(port->payload_max, KVN_DPDK_PAYLOAD_MAX);
+    cr_expect(port->one_host);
 
     cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
     exchange(port);
