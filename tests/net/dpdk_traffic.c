@@ -176,9 +176,12 @@ int t_peer_end(pid_t pid, int signal)
 {
     int status = -1;
 
-    kill(pid, signal);
+    /* One that is stopped goes on first. The other way round, SIGCONT may come when the leak
+     * checker of an ending peer has just stopped it to look at it: that stop is lost, and the two
+     * wait for each other for ever. */
     if (signal != SIGKILL)
         kill(pid, SIGCONT);
+    kill(pid, signal);
     waitpid(pid, &status, 0);
     return status;
 }
