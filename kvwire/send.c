@@ -215,9 +215,7 @@ static uint32_t choose(struct kvw_session *s, const struct piece *p, uint64_t *p
     const uint32_t fixed = s->fixed_codec;
     uint32_t pick;
 
-    if (fixed == s->codec_count && s->transport->one_host)
-        pick = s->chooser.raw;
-    else if (fixed == s->codec_count)
+    if (fixed == s->codec_count)
         pick = kvw_choose(&s->chooser, &s->rate, s->allowed, &ask);
     else if ((s->allowed >> fixed & 1) != 0 && s->codecs[fixed]->budget <= p->x->budget)
         pick = fixed;

@@ -12,6 +12,8 @@
 
 static bool check_codecs(const struct kvw_session_config *cfg, struct kvw_session *s)
 {
+    /* Where nothing leaves the host there is no choice (transport.h), nor what making it takes. */
+    const uint8_t name = cfg->codec == 0 && cfg->transport->one_host ? KVW_CODEC_RAW : cfg->codec;
     bool raw = false;
 
     if (cfg->codecs == NULL)
@@ -24,13 +26,13 @@ static bool check_codecs(const struct kvw_session_config *cfg, struct kvw_sessio
             return false;
         if ((c->mem_kinds & (1u << cfg->pool.mem.kind)) == 0)
             continue; /* can't read this pool: the peer doesn't hear of it */
-        if (c->id == cfg->codec)
+        if (c->id == name)
             s->fixed_codec = s->codec_count;
         s->codecs[s->codec_count++] = c;
         s->hello.codecs |= 1ull << c->id;
         raw = raw || c->id == KVW_CODEC_RAW;
     }
-    if (cfg->codec == 0)
+    if (name == 0)
         s->fixed_codec = s->codec_count;
     return raw;
 }
