@@ -70,7 +70,8 @@ struct kvw_session_config {
     const struct kvw_codec_ops *const *codecs; /* NULL-terminated, best first; must contain raw */
     /* How codecs are chosen, and what for: choose.h. */
     uint8_t codec; /* sender: kvw_codec_id to use wherever peer, dtype and budget allow it, and raw
-                      where not; 0: choose by what makes the request's last chunk land soonest */
+                      where not; 0: choose by what makes the request's last chunk land soonest
+                      (raw where the transport is one host's) */
     struct kvw_clock clock;  /* durations of encoding and decoding only */
     uint32_t encoders;       /* sender: threads that encode, 0: inside poll; <= KVW_ENCODERS_MAX */
     void (*wake)(void *arg); /* called from encoders' threads: poll again. NULL: poll often */
