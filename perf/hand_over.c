@@ -4,15 +4,16 @@
  *
  *   hand_over NET ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]
  *
- * Two processes a codec ("auto": the choice), each with a session and the link's thread as in
- * kvserve, over NET on this host. The cache holds real K and V, repeated up to TOKENS (2000), and
- * before each round the sender's caches are filled with other things, as a prefill does. Rounds go
- * through the codecs in turn; a round lasts from the push of all layers, with the offer long there,
- * to the receiver's XFER_DONE. The first round isn't counted. One line a codec: name, median, least
- * and most in ms, the median over rounds of its time over the first codec's in the same round,
- * chunks of the last round by codec. RESULT: the last codec's median over the
- * first's, which swings less than the median of ratios.
+ * Two processes a codec ("auto": the choice), sender and receiver on a core each, each with a
+ * session and the link's thread as in kvserve, over NET on this host. The cache holds real K and V,
+ * repeated up to TOKENS (2000), and before each round the sender's caches are filled with other
+ * things, as a prefill does. Rounds go through the codecs in turn; a round lasts from the push of
+ * all layers, with the offer long there, to the receiver's XFER_DONE. The first round isn't
+ * counted. One line a codec: name, median, least and most in ms, the median over rounds of its time
+ * over the first codec's in the same round, chunks of the last round by codec. RESULT: the last
+ * codec's median over the first's, which swings less than the median of ratios.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,25 @@ static void transfer(struct kve_link *link, bool sends, const struct setup *u,
         _exit(0);
 }
 
+/* Each end has a core of its own where there are two: where the scheduler happened to put them is
+ * half of a round's time otherwise. */
+static void settle(bool sends)
+{
+    cpu_set_t all, one;
+    int core = -1;
+
+    if (sched_getaffinity(0, sizeof(all), &all) != 0 || CPU_COUNT(&all) < 2)
+        return;
+    for (int skip = sends ? 0 : 1; skip >= 0; --skip)
+        do
+            ++core;
+        while (!CPU_ISSET(core, &all));
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    if (sched_setaffinity(0, sizeof(one), &one) != 0)
+        die("can't take a core for an end", "");
+}
+
 /* A process's life: open, say so, then a transfer for each byte on ask. */
 static void live(const struct setup *u, const char *name, bool sends, int ask, int answer)
 {
@@ -145,6 +165,7 @@ static void live(const struct setup *u, const char *name, bool sends, int ask, i
     struct kve_link *link;
     char path[256], go;
 
+    settle(sends);
     must(kve_kvcache_open(&kv, u->file.head.layers, u->file.head.kv_heads, u->file.head.head_dim,
                           BLOCK_TOKENS, blocks),
          "cache");
