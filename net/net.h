@@ -2,7 +2,8 @@
 /*
  * net.h - the transports by name, and how one is opened.
  *
- * threads  kvn_open() and every later call on the transport come from the thread that will own it
+ * threads  kvn_open() and every later call on the transport come from the thread that will own it;
+ *          with queues it has threads of its own, which that thread doesn't see (queues.h)
  * memory   the config is read during kvn_open() only; close gives everything back
  * time     kvn_open() blocks until cfg->open_by_ns (CLOCK_MONOTONIC) at most
  */
@@ -19,7 +20,9 @@ struct kvn_config {
     /*
      * Where this side is.
      *   loop  a name; the two ends in one process that use the same name are joined
-     *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders)
+     *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders). With ",queues=N", 1 to 8: so
+     *         many threads, each with connections of its own (queues.h). A listener's share its
+     *         UDP ports; queue k of a sender has the paths' ports from PORT + k * paths on
      *   verbs RAIL[+RAIL...], one per RDMA device (4 at most). RAIL is an address of the device's
      * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the
      * listener's side channel (TCP) listens. Each may go on with ",gid=N", and the whole with

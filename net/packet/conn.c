@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../port/steer.h"
+
 uint64_t kvn_env_random64(struct kvn_env *env)
 {
     uint64_t x = env->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
@@ -22,6 +24,16 @@ uint32_t kvn_env_random(struct kvn_env *env)
         x = (uint32_t)kvn_env_random64(env);
     while (x == 0);
     return x;
+}
+
+uint32_t kvn_env_local_id(struct kvn_env *env)
+{
+    uint32_t id;
+
+    do
+        id = kvn_env_random(env);
+    while (kvn_steer_queue(id, env->cfg.queues) != env->cfg.queue);
+    return id;
 }
 
 uint64_t kvn_env_window(const struct kvn_env *env)
@@ -46,7 +58,7 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
     for (uint32_t i = 0; i < KVN_PATHS_MAX; ++i)
         kvn_path_begin(&c->path[i], c, (uint8_t)i, mem->sent[i]);
     c->path[0].peer = *peer;
-    c->local_id = kvn_env_random(env);
+    c->local_id = kvn_env_local_id(env);
     c->began_ns = env->now_ns;
     c->paths = 1;
     kvn_stream_out_begin(&c->stream_out, mem->stream_out, 0);
@@ -506,7 +518,7 @@ static void hello_timer(struct kvn_conn *c, struct kvn_env *env)
         size = 1452;
     if (size != c->payload) {
         c->payload = size;
-        c->local_id = kvn_env_random(env);
+        c->local_id = kvn_env_local_id(env);
     }
     c->hello_due = true;
 }

@@ -48,6 +48,8 @@ uint64_t kvn_env_window(const struct kvn_env *env);
 uint64_t kvn_env_random64(struct kvn_env *env);
 /* Not 0. */
 uint32_t kvn_env_random(struct kvn_env *env);
+/* An id for a connection of ours: not 0, and of this endpoint's queue (SPEC.md 4). */
+uint32_t kvn_env_local_id(struct kvn_env *env);
 
 struct kvn_conn_memory {
     struct kvn_sent sent[KVN_PATHS_MAX][KVN_SENT_MAX];

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "../port/steer.h"
 #include "conn.h"
 
 #define QUANTUM 8u /* packets of one connection before the next one's turn */
@@ -91,8 +92,9 @@ static struct kvn_conn *take_free(struct kvn_endpoint *ep, bool evict, uint32_t 
 {
     struct kvn_conn *c = NULL;
 
-    if (ep->serial >= UINT32_MAX / KVW_CONNS_MAX)
-        return NULL; /* ids aren't reused within a transport's life */
+    /* Ids aren't reused within a transport's life; queues.c makes room in them for the queue. */
+    if (ep->serial >= UINT32_MAX / KVW_CONNS_MAX / KVN_QUEUES_MAX)
+        return NULL;
     for (uint32_t i = 0; i < ep->env.cfg.conns_max && c == NULL; ++i)
         if (ep->conns[i].state == KVN_CONN_FREE)
             c = &ep->conns[i];
@@ -632,6 +634,13 @@ static kvw_err resolve(struct kvn_packet_config *cfg, const struct kvn_port *por
         cfg->inflight_bytes = KVN_INFLIGHT_BYTES;
     if (cfg->conns_max == 0)
         cfg->conns_max = KVW_CONNS_MAX;
+    if (cfg->queues == 0)
+        cfg->queues = 1;
+    if (cfg->queues > KVN_QUEUES_MAX || cfg->queue >= cfg->queues) {
+        snprintf(why, KVN_WHY_BYTES, "queue %u of %u; there can be %u queues", cfg->queue,
+                 cfg->queues, KVN_QUEUES_MAX);
+        return KVW_E_INVALID;
+    }
     if (cfg->slice_bytes < KVN_SLICE_MIN) {
         snprintf(why, KVN_WHY_BYTES, "slice_bytes %u is below %u", cfg->slice_bytes, KVN_SLICE_MIN);
         return KVW_E_INVALID;

@@ -9,10 +9,9 @@
 #include <unistd.h>
 
 #include "../open.h"
-#include "../trace_file.h"
+#include "../queues.h"
 #include "../packet/endpoint.h"
 #include "../packet/wire.h"
-#include "fault.h"
 #include "udp_impl.h"
 
 #define PAYLOAD_DEFAULT (KVN_SLICE_DEFAULT + KVN_DATA_BYTES)
@@ -124,9 +123,22 @@ static kvw_err read_config(const struct kvn_udp_config *cfg, struct kvn_addr *lo
     return KVW_OK;
 }
 
+/* Where another queue's socket is, which takes company from now on. It was bound without: so a
+ * stranger's port would have been in use. */
+static bool address_of(int fd, struct kvn_addr *at)
+{
+    union kvn_sockaddr a;
+    socklen_t len = sizeof(a);
+
+    if (!kvn_udp_share(fd) || getsockname(fd, &a.any, &len) != 0)
+        return false;
+    kvn_sockaddr_to(at, &a);
+    return true;
+}
+
 /* One socket for each source, on ports that follow each other; or on any, where local says any. */
 static kvw_err open_sockets(struct kvn_udp_port *u, const struct kvn_addr *local, uint32_t sources,
-                            char why[KVN_WHY_BYTES])
+                            const struct kvn_udp_port *group, char why[KVN_WHY_BYTES])
 {
     for (uint32_t i = 0; i < sources; ++i) {
         struct kvn_addr at = *local;
@@ -135,7 +147,9 @@ static kvw_err open_sockets(struct kvn_udp_port *u, const struct kvn_addr *local
 
         if (at.port != 0)
             at.port = (uint16_t)(at.port + i);
-        u->fd[i] = kvn_udp_socket(&at);
+        u->fd[i] = group == NULL                   ? kvn_udp_socket(&at, false)
+                   : address_of(group->fd[i], &at) ? kvn_udp_socket(&at, true)
+                                                   : -1;
         if (u->fd[i] >= 0) {
             u->polled[i] = (struct pollfd){.fd = u->fd[i], .events = POLLIN};
             if (i == 0)
@@ -204,7 +218,8 @@ kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *c
     u->buffers = malloc((size_t)KVN_BURST * u->stride);
     if (u->buffers == NULL)
         goto free_port;
-    err = open_sockets(u, &local, cfg->sources != 0 ? cfg->sources : 1, why);
+    err = open_sockets(u, &local, cfg->sources != 0 ? cfg->sources : 1,
+                       (const struct kvn_udp_port *)cfg->group, why);
     if (err != KVW_OK) {
         udp_close(&u->port);
         return err;
@@ -242,41 +257,108 @@ static uint32_t first_payload(const struct kvn_config *cfg)
     return fits < PAYLOAD_LOCAL ? fits : PAYLOAD_LOCAL;
 }
 
+bool kvn_udp_steer(struct kvn_port *first, uint32_t queues)
+{
+    const struct kvn_udp_port *u = (const struct kvn_udp_port *)first;
+    bool all = true;
+
+    for (uint32_t i = 0; i < first->source_count; ++i)
+        all = kvn_udp_share_by_id(u->fd[i], queues) && all;
+    return all;
+}
+
+/* A sender's queues have UDP ports of their own, those of queue 0 first: so the network's and the
+ * listener's hashes tell them apart. */
+static kvw_err own_ports(const char *local, uint32_t queue, uint32_t sources, char *text,
+                         char why[KVN_WHY_BYTES])
+{
+    struct kvn_addr a;
+
+    if (kvn_addr_parse(&a, local) != KVW_OK || a.port == 0) {
+        snprintf(text, KVN_ADDR_TEXT_BYTES, "%.63s", local); /* any port; or open complains */
+        return KVW_OK;
+    }
+    if (a.port + queue * sources > UINT16_MAX) {
+        snprintf(why, KVN_WHY_BYTES, "udp %.100s: queue %u's UDP ports are beyond 65535", local,
+                 queue);
+        return KVW_E_INVALID;
+    }
+    a.port = (uint16_t)(a.port + queue * sources);
+    kvn_addr_format(&a, text);
+    return KVW_OK;
+}
+
+/* A port for each queue. An error leaves none. */
+static kvw_err open_queues(struct kvn_port **ports, uint32_t queues, const char *local,
+                           const struct kvn_config *cfg, uint32_t *queued_max,
+                           char why[KVN_WHY_BYTES])
+{
+    struct kvn_udp_config udp = {.local = local,
+                                 .peer = cfg->peer,
+                                 .payload_max = first_payload(cfg),
+                                 .sources = cfg->paths,
+                                 .plain = getenv("KVWIRE_UDP_PLAIN") != NULL,
+                                 .busy_poll = cfg->busy_poll};
+    char line[KVN_WHY_BYTES], own[KVN_ADDR_TEXT_BYTES];
+    kvw_err err = KVW_OK;
+
+    for (uint32_t i = 0; i < queues; ++i) {
+        uint32_t queued = 0;
+
+        if (i > 0 && cfg->listener)
+            udp.group = ports[0];
+        if (i > 0 && !cfg->listener &&
+            (err = own_ports(local, i, cfg->paths != 0 ? cfg->paths : 1, own, line)) == KVW_OK)
+            udp.local = own;
+        if (err == KVW_OK)
+            err = kvn_udp_port_open(&ports[i], &udp, &queued, i == 0 ? why : line);
+        if (err != KVW_OK) {
+            if (i > 0)
+                memcpy(why, line, sizeof(line));
+            while (i > 0) {
+                --i;
+                ports[i]->ops->close(ports[i]);
+            }
+            return err;
+        }
+        *queued_max = i == 0 || queued < *queued_max ? queued : *queued_max;
+        if (!cfg->listener && ((struct kvn_udp_port *)ports[i])->gso &&
+            ports[i]->payload_max > PAYLOAD_GSO)
+            ports[i]->payload_max = PAYLOAD_GSO;
+    }
+    return KVW_OK;
+}
+
 KVN_OPEN_DECLARE(udp);
 KVN_OPEN_DECLARE(udp)
 {
-    const struct kvn_udp_config udp = {.local = cfg->local,
-                                       .peer = cfg->peer,
-                                       .payload_max = first_payload(cfg),
-                                       .sources = cfg->paths,
-                                       .plain = getenv("KVWIRE_UDP_PLAIN") != NULL,
-                                       .busy_poll = cfg->busy_poll};
     struct kvn_packet_config packet = {.slice_bytes =
                                            cfg->slice_bytes != 0 ? cfg->slice_bytes : SLICE_LOCAL};
-    char bad[KVN_WHY_BYTES]; /* why keeps the port's line unless something fails */
-    struct kvn_port *port;
-    uint32_t queued_max;
+    char local[KVN_WHY_BYTES / 2], bad[KVN_WHY_BYTES]; /* why keeps the port's line otherwise */
+    struct kvn_port *ports[KVN_QUEUES_MAX];
+    uint32_t queued_max = 0, queues;
     kvw_err err;
 
-    err = kvn_udp_port_open(&port, &udp, &queued_max, why);
+    err =
+        kvn_queues_parse(cfg->local != NULL ? cfg->local : "", local, sizeof(local), &queues, why);
+    if (err == KVW_OK)
+        err = open_queues(ports, queues, local, cfg, &queued_max, why);
     if (err != KVW_OK)
         return err;
-    if (!cfg->listener && ((struct kvn_udp_port *)port)->gso && port->payload_max > PAYLOAD_GSO)
-        port->payload_max = PAYLOAD_GSO;
-    if (cfg->fault != NULL && (err = kvn_fault_wrap(&port, cfg->fault, bad)) != KVW_OK)
-        goto close_port;
-    packet.inflight_bytes = queued_max < KVN_INFLIGHT_BYTES ? queued_max : KVN_INFLIGHT_BYTES;
-    if (packet.inflight_bytes < 2 * port->payload_max)
-        packet.inflight_bytes = 2 * port->payload_max;
-    err = kvn_trace_config(&packet.trace, cfg, "udp", bad);
-    if (err == KVW_OK)
-        err = kvn_packet_open(t, port, &packet, bad);
-    if (err == KVW_OK)
-        return KVW_OK;
-    kvn_trace_file_close(packet.trace);
+    if (queues > 1) {
+        const size_t at = strlen(why);
+        const bool by_id = cfg->listener && kvn_udp_steer(ports[0], queues);
 
-close_port:
-    port->ops->close(port);
-    memcpy(why, bad, sizeof(bad));
+        snprintf(why + at, KVN_WHY_BYTES - at, "; %u queues%s", queues,
+                 !cfg->listener ? ""
+                 : by_id        ? ", steered by connection"
+                                : ", steered by hash");
+    }
+    packet.inflight_bytes = queued_max < KVN_INFLIGHT_BYTES ? queued_max : KVN_INFLIGHT_BYTES;
+    if (packet.inflight_bytes < 2 * ports[0]->payload_max)
+        packet.inflight_bytes = 2 * ports[0]->payload_max;
+    err = kvn_queues_finish(t, cfg, ports, &packet, queues, "udp", bad);
+    if (err != KVW_OK)
+        memcpy(why, bad, sizeof(bad));
     return err;
 }

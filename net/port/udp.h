@@ -21,13 +21,15 @@
 #define KVN_UDP_PAYLOAD_1500 1452u /* what IPv6 leaves of the common MTU */
 
 struct kvn_udp_config {
-    const char *local;    /* "IPV4:PORT" or "[IPV6]:PORT"; port 0: any */
-    const char *peer;     /* default_peer, or NULL */
-    uint32_t payload_max; /* 0: a slice of 8 KiB with its header */
-    uint32_t queue_bytes; /* of each of the sockets' buffers, best effort; 0: 4 MiB */
-    uint8_t sources;      /* UDP ports: PORT, PORT + 1, ..; 0: 1, most KVN_PORT_SOURCES_MAX */
-    bool plain;           /* no UDP_SEGMENT and UDP_GRO, as if the kernel had none */
-    bool busy_poll;       /* wait() never sleeps: for a core of its own */
+    const char *local;      /* "IPV4:PORT" or "[IPV6]:PORT"; port 0: any */
+    const char *peer;       /* default_peer, or NULL */
+    uint32_t payload_max;   /* 0: a slice of 8 KiB with its header */
+    uint32_t queue_bytes;   /* of each of the sockets' buffers, best effort; 0: 4 MiB */
+    uint8_t sources;        /* UDP ports: PORT, PORT + 1, ..; 0: 1, most KVN_PORT_SOURCES_MAX */
+    bool plain;             /* no UDP_SEGMENT and UDP_GRO, as if the kernel had none */
+    bool busy_poll;         /* wait() never sleeps: for a core of its own */
+    struct kvn_port *group; /* NULL, or the first port of several that share its UDP ports: local
+                               and sources are read as its own */
 };
 
 /*
@@ -40,5 +42,13 @@ struct kvn_udp_config {
  */
 KVW_NODISCARD kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *cfg,
                                         uint32_t *queued_max, char why[KVN_WHY_BYTES]);
+
+/*
+ * Of several ports that share UDP ports (group), each gets the packets of its own connections: by
+ * their ids, and the first one of a connection by the id its sender chose (steer.h). Where the
+ * kernel can't be told that it goes by a hash of the addresses, and false is returned. queues: how
+ * many there are, in the order in which they were opened. Once all are open.
+ */
+bool kvn_udp_steer(struct kvn_port *first, uint32_t queues);
 
 #endif

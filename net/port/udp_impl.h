@@ -71,8 +71,14 @@ struct kvn_udp_port {
 /* udp_socket.c */
 socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a);
 void kvn_sockaddr_to(struct kvn_addr *out, const union kvn_sockaddr *a);
-/* A bound socket with everything set; *local gets the port that was given. -1: errno says why. */
-int kvn_udp_socket(struct kvn_addr *local);
+/* A bound socket with everything set; *local gets the port that was given. shared: beside others
+ * that were told kvn_udp_share(). -1: errno says why. */
+int kvn_udp_socket(struct kvn_addr *local, bool shared);
+/* A socket that had its port to itself takes company. */
+bool kvn_udp_share(int fd);
+/* Among those that share fd's port, in the order in which they were bound, the kernel chooses by
+ * connection id. False: it can't. */
+bool kvn_udp_share_by_id(int fd, uint32_t sockets);
 /* As large as the kernel lets it be; returns the bytes it gave (each buffer's own accounting, about
  * half of what it calls the size). */
 uint32_t kvn_udp_buffer(int fd, bool receive, uint32_t bytes);

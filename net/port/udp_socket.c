@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/udp.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "../packet/wire.h"
 #include "udp_impl.h"
 
 socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a)
@@ -57,7 +59,39 @@ static int new_socket(uint8_t family)
     return fd;
 }
 
-int kvn_udp_socket(struct kvn_addr *local)
+bool kvn_udp_share(int fd)
+{
+    const int on = 1;
+
+    return setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0;
+}
+
+/*
+ * The same choice as steer.c's, at no cost: the low byte of an id, modulo the number of sockets.
+ * The id is a HELLO's source, as it names no connection of ours yet, so a client's connections
+ * spread over the queues though they come from one address; or the header's. A RESET's packet names
+ * none; an index out of range leaves it to the kernel's hash. The filter sees the UDP payload.
+ */
+bool kvn_udp_share_by_id(int fd, uint32_t sockets)
+{
+    struct sock_filter choose[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 0),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVN_PACKET_RESET, 5, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVN_PACKET_HELLO, 2, 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 4),
+        BPF_JUMP(BPF_JMP | BPF_JA, 1, 0, 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, KVN_GREETING_BYTES),
+        BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, sockets),
+        BPF_STMT(BPF_RET | BPF_A, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog program = {sizeof(choose) / sizeof(choose[0]), choose};
+
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program)) == 0;
+}
+
+int kvn_udp_socket(struct kvn_addr *local, bool shared)
 {
     union kvn_sockaddr a;
     socklen_t len = kvn_sockaddr_from(&a, local);
@@ -65,7 +99,8 @@ int kvn_udp_socket(struct kvn_addr *local)
 
     if (fd < 0)
         return -1;
-    if (bind(fd, &a.any, len) != 0 || getsockname(fd, &a.any, &len) != 0) {
+    if ((shared && !kvn_udp_share(fd)) || bind(fd, &a.any, len) != 0 ||
+        getsockname(fd, &a.any, &len) != 0) {
         const int error = errno;
 
         close(fd);
