@@ -8,7 +8,7 @@ kvw_model=$kvw_cache/SmolLM2-135M-Instruct.Q4_1.gguf
 kvw_model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 kvw_packages_build="gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libxxhash-dev libpcre2-dev
-libcjson-dev libdnnl-dev liblz4-dev libzstd-dev libibverbs-dev python3 python3-pip ca-certificates"
+libcjson-dev libdnnl-dev liblz4-dev libzstd-dev libibverbs-dev librdmacm-dev python3 python3-pip ca-certificates"
 kvw_packages_test="libcriterion-dev valgrind clang libclang-rt-14-dev clang-format g++ cmake python3-venv
 binutils git iproute2 procps ethtool libbpf-dev"
 kvw_packages_perf="clang libbpf-dev iproute2 ethtool iperf3 ucx-utils"

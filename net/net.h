@@ -27,7 +27,8 @@ struct kvn_config {
      * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the
      * listener's side channel (TCP) listens. Each may go on with ",gid=N", and the whole with
      * ",qps=1..4",
-     * ",mtu=256..4096" (no more than that), ",tcp=ADDR:PORT"
+     * ",mtu=256..4096" (no more than that), ",tcp=ADDR:PORT", ",cm=1": queue pairs are joined by
+     * rdma_cm, ",cm=ADDR[:PORT]": from this address of the device (IPoIB's) and listening there
      *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust
      *         domain. Or KIND:WHAT[,KEY=VALUE...] (a path that begins so is written ./KIND:...):
      *           pci:0000:00:04.0,ip=...   a NIC of its own, bound to vfio-pci or uio_pci_generic

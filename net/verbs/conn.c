@@ -181,6 +181,7 @@ void kvn_verbs_conn_tick(struct end *e, struct conn *c)
             kvn_verbs_side_send(e, c, VERBS_F_PING, NULL, 0);
         c->ping_ns = e->now_ns + PING_NS;
     }
+    kvn_verbs_cm_tick(e, c);
     for (uint32_t i = 0; i < c->path_count && c->state < CONN_ENDING; ++i)
         kvn_verbs_path_tick(e, &c->paths[i]);
 }
@@ -198,6 +199,8 @@ uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c)
     at = c->state < CONN_LIVE ? c->begun_ns + JOIN_NS : c->heard_ns + KVW_PEER_DEAD_NS;
     if (c->state >= CONN_GO && c->ping_ns < at)
         at = c->ping_ns;
+    if (kvn_verbs_cm_deadline(c) < at)
+        at = kvn_verbs_cm_deadline(c);
     for (uint32_t i = 0; i < c->path_count; ++i)
         if ((c->paths[i].state == PATH_FAILED) && c->paths[i].settle_ns < at)
             at = c->paths[i].settle_ns;

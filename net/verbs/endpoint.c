@@ -16,7 +16,8 @@
 #include "impl.h"
 
 #define EVENTS    32
-#define RAIL_BASE 1u    /* epoll data: 0 the listener, then rails, then connections */
+#define RAIL_BASE 1u /* epoll data: 0 the listener, then rails, then connections */
+#define CM_EVENTS 999u
 #define CONN_BASE 1000u /* side.c's watch() */
 #define POLLS_MAX 8u    /* batches of completions in one poll() */
 #define HOUR_NS   3600000000000ull
@@ -82,6 +83,8 @@ static void look(struct end *e)
 
         if (who == 0) {
             kvn_verbs_side_accept(e);
+        } else if (who == CM_EVENTS) {
+            kvn_verbs_cm_events(e);
         } else if (who < CONN_BASE) {
             kvn_verbs_rail_events(e, &e->rails[who - RAIL_BASE]);
         } else {
@@ -239,6 +242,7 @@ static void verbs_close(struct kvw_transport *t)
     e = kvn_verbs_end(t);
     for (uint32_t i = 0; i < VERBS_CONNS; ++i)
         kvn_verbs_conn_leave(e, &e->conns[i]);
+    kvn_verbs_cm_close(e);
     kvn_verbs_mem_close(e);
     for (uint32_t i = 0; i < e->rail_count; ++i)
         kvn_verbs_rail_close(&e->rails[i]);
@@ -378,6 +382,21 @@ static kvw_err open_side(struct end *e, char why[KVN_WHY_BYTES])
     return kvn_verbs_side_listen(e, &at, why);
 }
 
+static kvw_err open_cm(struct end *e, bool listener, char why[KVN_WHY_BYTES])
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data = {.u32 = CM_EVENTS}};
+    kvw_err err;
+
+    if (!e->cfg.cm)
+        return KVW_OK;
+    if ((err = kvn_verbs_cm_open(e, listener, why)) != KVW_OK)
+        return err;
+    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, kvn_verbs_cm_fd(e), &ev) == 0)
+        return KVW_OK;
+    snprintf(why, KVN_WHY_BYTES, "verbs: epoll: %s", strerror(errno));
+    return KVW_E_IO;
+}
+
 KVN_OPEN_DECLARE(verbs);
 
 kvw_err kvn_open_verbs(struct kvw_transport **t, const struct kvn_config *cfg,
@@ -418,7 +437,7 @@ kvw_err kvn_open_verbs(struct kvw_transport **t, const struct kvn_config *cfg,
         snprintf(why, KVN_WHY_BYTES, "verbs: epoll: %s", strerror(errno));
         err = KVW_E_IO;
     } else if ((err = open_rails(e, why)) == KVW_OK && (err = watch_rails(e, why)) == KVW_OK &&
-               cfg->listener) {
+               (err = open_cm(e, cfg->listener, why)) == KVW_OK && cfg->listener) {
         err = open_side(e, why);
     }
     if (err != KVW_OK) {

@@ -39,8 +39,10 @@ void kvn_verbs_path_lost(struct end *e, struct path *p, const char *text)
 {
     struct conn *c = p->conn;
 
-    if (p->state == PATH_MADE)
+    if (p->state == PATH_MADE) {
         kvn_verbs_path_destroy(e, p);
+        kvn_verbs_handshake_joined(e, c);
+    }
     if (p->state != PATH_LIVE || c->state >= CONN_ENDING)
         return;
     p->state = PATH_FAILED;

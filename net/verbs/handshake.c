@@ -10,17 +10,49 @@
  *                                  <-      GO
  *   a PROBE on each queue pair    <-->     a PROBE on each queue pair
  *
+ * Where both sides have rdma_cm it joins the queue pairs (cm.c), between WELCOME and READY.
+ *
  * A connection is up when every queue pair has either carried its PROBE or failed, and one has not.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "../../kvwire/le.h"
 #include "impl.h"
 
-#define RAIL_BYTES 20u /* gid 16, lid u16, mtu u8, alive u8 */
+#define RAIL_BYTES 40u /* gid 16, lid u16, mtu u8, alive u8, cm address 16, cm port u16, 0 u16 */
 #define PATH_BYTES 8u  /* queue pair number u32, packet sequence number u32 */
+#define TICKET     8u
+
+_Static_assert(8 + VERBS_RAILS * RAIL_BYTES + VERBS_PATHS * PATH_BYTES + TICKET <=
+                   VERBS_FRAME_BODY_MAX,
+               "a WELCOME has to fit");
+
+/* An address as 16 bytes of IPv6; all zero: none. */
+static void put_address(uint8_t *p, const struct kvn_addr *a)
+{
+    memset(p, 0, 16);
+    if (a->family == 4) {
+        p[10] = p[11] = 0xff;
+        memcpy(p + 12, a->ip, 4);
+    } else if (a->family == 6) {
+        memcpy(p, a->ip, 16);
+    }
+}
+
+static struct kvn_addr take_address(const uint8_t *p, uint16_t port)
+{
+    static const uint8_t none[16], mapped[12] = {[10] = 0xff, [11] = 0xff};
+    struct kvn_addr a = {.port = port};
+
+    if (memcmp(p, none, 16) == 0)
+        return a;
+    a.family = memcmp(p, mapped, 12) == 0 ? 4 : 6;
+    memcpy(a.ip, a.family == 4 ? p + 12 : p, a.family == 4 ? 4 : 16);
+    return a;
+}
 
 static uint32_t put_rails(const struct end *e, uint8_t *body)
 {
@@ -39,6 +71,9 @@ static uint32_t put_rails(const struct end *e, uint8_t *body)
         kvw_store_le16(p + 16, r->port_attr.lid);
         p[18] = (uint8_t)r->mtu;
         p[19] = r->alive;
+        put_address(p + 20, &r->cm);
+        kvw_store_le16(p + 36, r->cm.port);
+        kvw_store_le16(p + 38, 0);
     }
     return (uint32_t)(p - body);
 }
@@ -90,11 +125,13 @@ static uint32_t take_rails(struct end *e, struct conn *c, const uint8_t *body, u
         r->lid = kvw_load_le16(p + 16);
         r->mtu = p[18];
         r->alive = p[19] != 0;
+        r->cm = take_address(p + 20, kvw_load_le16(p + 36));
         if (r->mtu < IBV_MTU_256 || r->mtu > IBV_MTU_4096) {
             (void)broken(e, c, "MTU");
             return 0;
         }
     }
+    c->by_cm = e->cm != NULL && c->peer_rails[0].cm.family != 0;
     return 8 + count * RAIL_BYTES;
 }
 
@@ -158,6 +195,44 @@ static bool join_paths(struct end *e, struct conn *c)
     return joined > 0;
 }
 
+/* What rdma_cm has joined, and the peer too, is live; the rest is dead. */
+static uint32_t settle_joined(struct end *e, struct conn *c)
+{
+    uint32_t live = 0;
+
+    for (uint32_t i = 0; i < c->path_count; ++i) {
+        struct path *p = &c->paths[i];
+
+        if (p->state != PATH_MADE)
+            continue;
+        if (p->cm_joined && p->peer_qpn != 0) {
+            kvn_verbs_path_live(p);
+            ++live;
+        } else {
+            kvn_verbs_path_destroy(e, p);
+        }
+    }
+    return live;
+}
+
+void kvn_verbs_handshake_joined(struct end *e, struct conn *c)
+{
+    uint8_t body[VERBS_FRAME_BODY_MAX];
+
+    if (c->state != CONN_DIALING || c->cm_from_ns == 0)
+        return;
+    for (uint32_t i = 0; i < c->path_count; ++i)
+        if (c->paths[i].state == PATH_MADE && !c->paths[i].cm_joined)
+            return;
+    if (settle_joined(e, c) == 0) {
+        kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "%s",
+                           c->cm_text[0] != '\0' ? c->cm_text : "every device is gone");
+        return;
+    }
+    c->state = CONN_GO;
+    kvn_verbs_side_send(e, c, VERBS_F_READY, body, put_paths(c, body));
+}
+
 static void probe(struct end *e, struct conn *c)
 {
     c->state = CONN_PROBING;
@@ -209,8 +284,12 @@ static void on_hello(struct end *e, struct conn *c, const uint8_t *body, uint32_
 
     if (take_rails(e, c, body, bytes) == 0 || !make_paths(e, c))
         return;
+    if (c->by_cm && getrandom(&c->ticket, sizeof(c->ticket), 0) != (ssize_t)sizeof(c->ticket))
+        c->by_cm = false; /* the peer says so */
     n = put_rails(e, reply);
     n += put_paths(c, reply + n);
+    kvw_store_le64(reply + n, c->ticket);
+    n += TICKET;
     kvn_verbs_side_send(e, c, VERBS_F_WELCOME, reply, n);
 }
 
@@ -221,13 +300,24 @@ static void on_welcome(struct end *e, struct conn *c, const uint8_t *body, uint3
 
     if (at == 0)
         return;
-    if (bytes != at + c->path_count * PATH_BYTES) {
+    if (bytes != at + c->path_count * PATH_BYTES + TICKET) {
         (void)broken(e, c, "WELCOME");
+        return;
+    }
+    if (e->cm != NULL && !c->by_cm) {
+        kvn_verbs_conn_end(e, c, true, KVW_E_ADDRESS,
+                           "the peer doesn't join by rdma_cm: give its address cm=1, too, or leave "
+                           "it out of ours");
         return;
     }
     if (!make_paths(e, c))
         return;
     take_paths(c, body + at);
+    c->ticket = kvw_load_le64(body + at + c->path_count * PATH_BYTES);
+    if (c->by_cm) {
+        kvn_verbs_cm_dial(e, c);
+        return;
+    }
     if (!join_paths(e, c))
         return;
     c->state = CONN_GO;
@@ -241,7 +331,11 @@ static void on_ready(struct end *e, struct conn *c, const uint8_t *body, uint32_
         return;
     }
     take_paths(c, body);
-    if (!join_paths(e, c))
+    if (c->by_cm && settle_joined(e, c) == 0) {
+        kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "rdma_cm joined no queue pair");
+        return;
+    }
+    if (!c->by_cm && !join_paths(e, c))
         return;
     kvn_verbs_side_send(e, c, VERBS_F_GO, NULL, 0);
     probe(e, c);
@@ -268,7 +362,7 @@ void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_t
 {
     if (type == VERBS_F_HELLO && c->state == CONN_ACCEPTED && c->path_count == 0)
         on_hello(e, c, body, bytes);
-    else if (type == VERBS_F_WELCOME && c->state == CONN_DIALING)
+    else if (type == VERBS_F_WELCOME && c->state == CONN_DIALING && c->path_count == 0)
         on_welcome(e, c, body, bytes);
     else if (type == VERBS_F_READY && c->state == CONN_ACCEPTED)
         on_ready(e, c, body, bytes);

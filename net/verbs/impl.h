@@ -16,6 +16,7 @@
 #ifndef KVN_VERBS_IMPL_H
 #define KVN_VERBS_IMPL_H
 
+#include "cm.h"
 #include "rail.h"
 
 /* --- a queue pair of a connection: path.c ----------------------------------------------------- */
@@ -44,11 +45,14 @@ struct path {
     struct conn *conn;
     struct ibv_qp *qp;
     uint32_t psn, peer_qpn, peer_psn;
-    bool probed;       /* the peer's device answered */
-    bool errored;      /* its first failed completion was seen */
-    bool marked;       /* the marker of the end is posted */
-    bool marker_seen;  /* and came back */
-    bool peer_settled; /* the peer's VERBS_F_PATH came */
+    struct rdma_cm_id *cm_id; /* NULL: not joined by rdma_cm */
+    uint8_t cm_stage;         /* cm.c */
+    bool cm_joined;           /* in RTS, while the state is PATH_MADE: others aren't yet */
+    bool probed;              /* the peer's device answered */
+    bool errored;             /* its first failed completion was seen */
+    bool marked;              /* the marker of the end is posted */
+    bool marker_seen;         /* and came back */
+    bool peer_settled;        /* the peer's VERBS_F_PATH came */
     uint32_t peer_received;
     uint64_t settle_ns; /* not later than this */
     /* Work posted, by count; ring[n % VERBS_SQ]. Each uses up one receive of the peer. */
@@ -69,6 +73,11 @@ struct path {
 };
 
 bool kvn_verbs_path_make(struct end *e, struct path *p, uint8_t rail);
+/* What rdma_cm and the side channel leave to us: how often, and after how long, a packet is sent
+ * again. */
+void kvn_verbs_path_timers(struct ibv_qp_attr *attr);
+/* It is in RTS. */
+void kvn_verbs_path_live(struct path *p);
 /* INIT to RTS. 0 or errno. */
 int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid, uint16_t lid,
                         uint32_t mtu);
@@ -136,6 +145,7 @@ struct peer_rail {
     uint16_t lid;
     uint8_t mtu;
     bool alive;
+    struct kvn_addr cm; /* family 0: it doesn't use rdma_cm */
 };
 
 struct conn {
@@ -150,6 +160,10 @@ struct conn {
     kvw_err down_err;
     char text[VERBS_TEXT];
     uint64_t begun_ns, heard_ns, ping_ns;
+    bool by_cm;               /* its queue pairs are joined by rdma_cm */
+    uint64_t ticket;          /* and requests for it bring this */
+    uint64_t cm_from_ns;      /* when a connector's queue pairs began to join; 0: they don't */
+    char cm_text[VERBS_TEXT]; /* why one couldn't, last */
     /* Side channel. */
     int fd; /* -1: none */
     bool connecting;
@@ -210,6 +224,8 @@ void kvn_verbs_side_close(struct end *e, struct conn *c);
 void kvn_verbs_handshake_begin(struct end *e, struct conn *c);
 void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_type type,
                                const uint8_t *body, uint32_t bytes);
+/* A connector's queue pairs may all be live or dead now, by rdma_cm. */
+void kvn_verbs_handshake_joined(struct end *e, struct conn *c);
 /* A probe was answered, or a path was lost while probing. */
 void kvn_verbs_handshake_probed(struct end *e, struct conn *c);
 
@@ -250,6 +266,7 @@ struct end {
     struct rail rails[VERBS_RAILS];
     uint32_t rail_count;
     int epoll_fd, listen_fd;
+    struct rdma_event_channel *cm; /* NULL: none */
     uint16_t port;
     uint32_t next_id, next_serial, next_generation;
     uint32_t turn;

@@ -68,6 +68,21 @@ static uint32_t flow_label(const struct path *p)
     return ((p->qp->qp_num ^ p->peer_qpn) * 2654435761u >> 12 | 1u) & 0xfffff;
 }
 
+void kvn_verbs_path_timers(struct ibv_qp_attr *attr)
+{
+    attr->timeout = TIMEOUT;
+    attr->retry_cnt = RETRIES;
+    attr->rnr_retry = RNR_RETRIES;
+    attr->min_rnr_timer = RNR_TIMER;
+}
+
+void kvn_verbs_path_live(struct path *p)
+{
+    p->limit = VERBS_CREDIT;
+    p->granted = VERBS_CREDIT;
+    p->state = PATH_LIVE;
+}
+
 int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid, uint16_t lid,
                         uint32_t mtu)
 {
@@ -78,7 +93,6 @@ int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid,
         .dest_qp_num = p->peer_qpn,
         .rq_psn = p->peer_psn,
         .max_dest_rd_atomic = 1,
-        .min_rnr_timer = RNR_TIMER,
         .ah_attr = {.is_global = r->port_attr.link_layer == IBV_LINK_LAYER_ETHERNET || lid == 0 ||
                                  gid->global.subnet_prefix != r->gid.gid.global.subnet_prefix,
                     .dlid = lid,
@@ -89,25 +103,20 @@ int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid,
                             .hop_limit = HOPS}}};
     int error;
 
+    kvn_verbs_path_timers(&attr);
     error = ibv_modify_qp(p->qp, &attr,
                           IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
                               IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
     if (error != 0)
         return error;
-    attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
-                                .timeout = TIMEOUT,
-                                .retry_cnt = RETRIES,
-                                .rnr_retry = RNR_RETRIES,
-                                .sq_psn = p->psn,
-                                .max_rd_atomic = 1};
+    attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS, .sq_psn = p->psn, .max_rd_atomic = 1};
+    kvn_verbs_path_timers(&attr);
     error = ibv_modify_qp(p->qp, &attr,
                           IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
                               IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
     if (error != 0)
         return error;
-    p->limit = VERBS_CREDIT;
-    p->granted = VERBS_CREDIT;
-    p->state = PATH_LIVE;
+    kvn_verbs_path_live(p);
     return 0;
 }
 
@@ -128,6 +137,7 @@ void kvn_verbs_path_destroy(struct end *e, struct path *p)
         (void)ibv_destroy_qp(p->qp);
         p->qp = NULL;
     }
+    kvn_verbs_cm_drop(p);
     if (p->state != PATH_NONE)
         p->state = PATH_DEAD;
     p->chain = 0;

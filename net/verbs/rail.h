@@ -36,8 +36,9 @@
 #define VERBS_PORT       18516u
 #define VERBS_TEXT       192u
 #define VERBS_LOOK_NS    1000000ull /* descriptors are looked at so often while completions flow */
-#define VERBS_PRESENT_NS 100000000ull /* and whether the device is still there, so often */
-#define VERBS_SETTLE_NS  20000000ull  /* a dead queue pair's last completions have come by then */
+#define VERBS_PRESENT_NS 100000000ull  /* and whether the device is still there, so often */
+#define VERBS_SETTLE_NS  20000000ull   /* a dead queue pair's last completions have come by then */
+#define VERBS_CM_NS      2000000000ull /* rdma_cm has joined a queue pair by then, or it is dead */
 
 struct end;
 struct conn;
@@ -49,6 +50,7 @@ struct rail_choice {
     struct kvn_addr ip; /* family 0: by device */
     uint8_t port;       /* 0: the first that is up */
     int gid_index;      /* -1: by rule */
+    struct kvn_addr cm; /* rdma_cm's address; family 0: the GID's */
 };
 
 struct verbs_config {
@@ -58,6 +60,7 @@ struct verbs_config {
     uint16_t side_port;
     uint32_t qps;
     uint32_t mtu; /* bytes; 0: the port's */
+    bool cm;      /* queue pairs are joined by rdma_cm */
 };
 
 /* "RAIL[+RAIL...]", a RAIL "ADDR[:PORT]" or "DEVICE[/PORT][:TCPPORT]", each followed by
@@ -76,6 +79,8 @@ struct rail {
     bool alive;   /* false: removed or failed; its queue pairs are lost */
     bool port_up;
     char path[IBV_SYSFS_PATH_MAX];
+    struct kvn_addr cm; /* where it is for rdma_cm; family 0: nowhere */
+    struct rdma_cm_id *cm_listen;
     struct ibv_pd *pd;
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;

@@ -10,7 +10,7 @@
 
 /* SPEC.md 2: frames on the side channel (TCP): magic, version, type, body bytes; then the body. */
 #define VERBS_MAGIC          0x5657564bu /* "KVWV", little-endian */
-#define VERBS_VERSION        1u
+#define VERBS_VERSION        2u
 #define VERBS_FRAME_HDR      12u
 #define VERBS_FRAME_BODY_MAX 512u
 
@@ -42,6 +42,10 @@ enum verbs_send_type {
 #define VERBS_INDEX_BITS 10u
 #define VERBS_OFFSETS    (1u << VERBS_INDEX_BITS)
 #define VERBS_IMM_BITS   (32u - VERBS_INDEX_BITS)
+
+/* SPEC.md 6: what an rdma_cm request brings along: magic, version, path, 0, ticket. */
+#define VERBS_CM_MAGIC 0x4357564bu /* "KVWC", little-endian */
+#define VERBS_CM_BYTES 16u
 
 /* Limits. */
 #define VERBS_RAILS      4u    /* devices of a process; a region key has room for 4 rkeys */

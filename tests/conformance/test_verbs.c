@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verbs transport keeps the contract on real verbs: between KVW_VERBS_A and KVW_VERBS_B, which
- * are soft-RoCE devices of a guest when tests/guest/ runs it. */
+ * are soft-RoCE devices of a guest when tests/guest/ runs it. KVW_VERBS_OPTIONS goes after both
+ * (",cm=1": joined by rdma_cm). */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,13 +31,15 @@ void t_world_open(struct t_world *w)
 {
     static char peer[128];
     const char *const at_a = getenv("KVW_VERBS_A"), *const at_b = getenv("KVW_VERBS_B");
-    char local[128], why[KVN_WHY_BYTES] = "";
+    const char *const more = getenv("KVW_VERBS_OPTIONS") != NULL ? getenv("KVW_VERBS_OPTIONS") : "";
+    char local[128], local_a[128], why[KVN_WHY_BYTES] = "";
 
     if (at_a == NULL || at_b == NULL)
         cr_skip_test("no KVW_VERBS_A and KVW_VERBS_B, addresses of two RDMA devices");
-    snprintf(local, sizeof(local), "%s:0", at_b);
+    snprintf(local, sizeof(local), "%s:0%s", at_b, more);
+    snprintf(local_a, sizeof(local_a), "%s%s", at_a, more);
     const struct kvn_config listener = {.local = local, .listener = true};
-    const struct kvn_config sender = {.local = at_a};
+    const struct kvn_config sender = {.local = local_a};
     cr_assert_eq(kvn_open(&w->b, "verbs", &listener, why), KVW_OK, "%s", why);
     cr_assert_eq(kvn_open(&w->a, "verbs", &sender, why), KVW_OK, "%s", why);
     snprintf(peer, sizeof(peer), "%s:%u", at_b, kvn_verbs_port(w->b));

@@ -54,6 +54,22 @@ setup_rxe() {
     ip rule add pref 10 lookup local
     ip rule del pref 0
     rdma link add rxe0 type rxe netdev v0 && rdma link add rxe1 type rxe netdev v1 || die "rdma link add failed"
+    # The same with IPv6, fd00:77::1 and ::2, after the devices: so their GIDs come last.
+    ip -6 addr add fd00:77::1/64 dev v0 nodad
+    ip -6 addr add fd00:77::2/64 dev v1 nodad
+    ip -6 neigh add fd00:77::2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
+    ip -6 neigh add fd00:77::1 dev v1 lladdr "$(cat /sys/class/net/v0/address)" nud permanent
+    ip -6 route add fd00:77::2 dev v0 src fd00:77::1 table 100
+    ip -6 route add fd00:77::1 dev v1 src fd00:77::2 table 100
+    ip -6 rule add pref 1 iif lo from fd00:77::1 to fd00:77::2 lookup 100
+    ip -6 rule add pref 1 iif lo from fd00:77::2 to fd00:77::1 lookup 100
+    # rdma_cm asks which way a request's sender is from the interface that it came by.
+    ip -6 route add fd00:77::2 dev v0 table 101
+    ip -6 route add fd00:77::1 dev v1 table 101
+    ip -6 rule add pref 2 oif v0 lookup 101
+    ip -6 rule add pref 2 oif v1 lookup 101
+    ip -6 rule add pref 10 lookup local
+    ip -6 rule del pref 0
 }
 
 # The NIC that leads to the other guest: eth0, rxe0 on it, netem on what leaves. /run/both is shared with the other.

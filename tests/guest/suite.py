@@ -96,7 +96,7 @@ def part_pci():
 
 
 def part_verbs():
-    run_script("verbs", setup=["rxe"])
+    run_script("verbs", setup=["rxe"], seconds=240)
 
 
 def part_ratio():

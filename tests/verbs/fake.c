@@ -118,6 +118,26 @@ static void unmade(void *p)
     free(p);
 }
 
+bool vf_fails(uint32_t device, int error)
+{
+    return fails(device, error);
+}
+
+void *vf_made(size_t bytes)
+{
+    return made(bytes);
+}
+
+void vf_unmade(void *p)
+{
+    unmade(p);
+}
+
+struct ibv_device *vf_device(uint32_t n)
+{
+    return &devices[n];
+}
+
 /* --- completions --------------------------------------------------------------------------------
  */
 

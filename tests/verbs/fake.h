@@ -17,6 +17,23 @@
 
 #define VF_DEVICES 2
 
+/* What rdma_cm (fake_cm.c) meets. */
+enum vf_cm {
+    VF_CM_GOOD = 0,
+    VF_CM_NO_DEVICE, /* no address is known to it */
+    VF_CM_NO_ROUTE,
+    VF_CM_NO_NEIGHBOUR,
+    VF_CM_OTHER_DEVICE, /* routes lead over the other one */
+    VF_CM_NO_PATH,
+    VF_CM_NOBODY, /* listens */
+    VF_CM_UNREACHABLE,
+    VF_CM_WRONG_TICKET,
+    VF_CM_ARRIVES_ELSEWHERE,
+    VF_CM_SILENT_ADDRESS, /* no event comes after this step */
+    VF_CM_SILENT_ROUTE,
+    VF_CM_SILENT_CONNECT,
+};
+
 struct vf {
     /* Objects that exist, and calls that may fail: the fail_at-th does (0: none). */
     int live, steps, fail_at;
@@ -40,6 +57,8 @@ struct vf {
     uint64_t vram_bytes;
     int dmabuf_error, peermem_error, register_error;
     uint64_t writes, sends, faults;
+    enum vf_cm cm;
+    int cm_joins; /* requests that were accepted */
 };
 
 extern struct vf vf;
@@ -47,6 +66,13 @@ extern struct vf vf;
 /* As at the start of the process; objects that live stay. */
 void vf_reset(uint64_t seed);
 void vf_async(uint32_t device, enum ibv_event_type type);
+/* rdma_cm tells every identifier of the device that it goes. */
+void vf_cm_remove(uint32_t device);
+/* For fake_cm.c: fake.c's count of calls that may fail, and of objects. */
+bool vf_fails(uint32_t device, int error);
+void *vf_made(size_t bytes);
+void vf_unmade(void *p);
+struct ibv_device *vf_device(uint32_t n);
 /* The device leaves: an event, then silence. */
 void vf_remove(uint32_t device);
 uint32_t vf_random(void);

@@ -51,7 +51,7 @@ static _Noreturn void fail(const char *what, const char *detail)
 /* What all devices have, by device, as the kernel counts it. */
 static void objects(char to[512])
 {
-    FILE *f = popen("rdma resource show | sed 's/^[0-9]*: //; s/cm_id.*mr/mr/' | sort | tr '\\n' "
+    FILE *f = popen("rdma resource show | sed 's/^[0-9]*: //' | sort | tr '\\n' "
                     "';'",
                     "r");
 
