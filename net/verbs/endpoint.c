@@ -179,7 +179,8 @@ static uint64_t verbs_deadline_ns(const struct kvw_transport *t)
     if (e->look)
         return 0;
     for (uint32_t i = 0; i < e->rail_count; ++i)
-        if (e->rails[i].wc_at != e->rails[i].wc_count)
+        if (e->rails[i].sent.at != e->rails[i].sent.count ||
+            e->rails[i].received.at != e->rails[i].received.count)
             return 0;
     for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
         const uint64_t one = kvn_verbs_conn_deadline(e, &e->conns[i]);

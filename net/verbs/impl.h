@@ -57,9 +57,10 @@ struct path {
     uint64_t settle_ns; /* not later than this */
     /* Work posted, by count; ring[n % VERBS_SQ]. Each uses up one receive of the peer. */
     uint32_t posted, completed, limit;
-    uint32_t since_signal;
+    uint32_t since_signal, bytes_since_signal;
     struct work ring[VERBS_SQ];
     uint32_t bytes_in_flight;
+    bool draining; /* was full: takes no put until half of it is done */
     /* The peer's, counted here. */
     uint32_t received, recycled, granted;
     /* SPEC.md 4: both ends of a queue pair keep the same two tables, one per direction. */
@@ -242,7 +243,7 @@ bool kvn_verbs_tx_due(const struct conn *c);
 void kvn_verbs_tx_complete(struct end *e, struct path *p, uint32_t n);
 
 void kvn_verbs_rx_completion(struct end *e, struct rail *r, const struct ibv_wc *wc);
-/* Take what is in the completion queue now; false: that was all. */
+/* Take what is in the completion queues now; false: there was nothing. */
 bool kvn_verbs_rx_poll(struct end *e, struct rail *r);
 /* One event out of the connection's queues. */
 bool kvn_verbs_rx_event(struct end *e, struct conn *c, struct kvw_transport_event *ev);

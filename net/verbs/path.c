@@ -25,8 +25,8 @@ _Static_assert(VERBS_CONNS <= 16 && VERBS_PATHS <= 16, "a wr_id has 4 bits for e
 bool kvn_verbs_path_make(struct end *e, struct path *p, uint8_t rail)
 {
     struct rail *r = &e->rails[rail];
-    struct ibv_qp_init_attr init = {.send_cq = r->cq,
-                                    .recv_cq = r->cq,
+    struct ibv_qp_init_attr init = {.send_cq = r->sent.cq,
+                                    .recv_cq = r->received.cq,
                                     .srq = r->srq,
                                     .cap = {.max_send_wr = VERBS_SQ + VERBS_SQ_EXTRA,
                                             .max_send_sge = KVW_PUT_IOV_MAX,

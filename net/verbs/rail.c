@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A device in use: its protection domain, completion queue, shared receive queue and events. */
+/* A device in use: its protection domain, completion queues, shared receive queue and events. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,7 +47,6 @@ static kvw_err make(struct end *e, struct rail *r, char why[KVN_WHY_BYTES])
 {
     struct ibv_srq_init_attr srq = {.attr = {.max_wr = r->recv_count, .max_sge = 1}};
     const uint32_t sends = VERBS_CONNS * e->cfg.qps * (VERBS_SQ + VERBS_SQ_EXTRA);
-    const uint32_t cqes = r->recv_count + sends;
     const char *what;
 
     what = "a protection domain";
@@ -57,7 +56,11 @@ static kvw_err make(struct end *e, struct rail *r, char why[KVN_WHY_BYTES])
     if ((r->channel = ibv_create_comp_channel(r->ctx)) == NULL)
         goto failed;
     what = "a completion queue";
-    if ((r->cq = ibv_create_cq(r->ctx, (int)cqes, NULL, r->channel, 0)) == NULL)
+    if ((r->sent.cq = ibv_create_cq(r->ctx, (int)sends, &r->sent, r->channel, 0)) == NULL)
+        goto failed;
+    what = "a second completion queue";
+    r->received.cq = ibv_create_cq(r->ctx, (int)r->recv_count, &r->received, r->channel, 0);
+    if (r->received.cq == NULL)
         goto failed;
     what = "a shared receive queue";
     if ((r->srq = ibv_create_srq(r->pd, &srq)) == NULL)
@@ -97,14 +100,21 @@ kvw_err kvn_verbs_rail_open(struct end *e, struct rail *r, char why[KVN_WHY_BYTE
     return err;
 }
 
+static void destroy_cq(struct rail_cq *q)
+{
+    if (q->cq == NULL)
+        return;
+    if (q->events_unacked > 0)
+        ibv_ack_cq_events(q->cq, q->events_unacked);
+    (void)ibv_destroy_cq(q->cq);
+}
+
 void kvn_verbs_rail_close(struct rail *r)
 {
-    if (r->cq != NULL && r->events_unacked > 0)
-        ibv_ack_cq_events(r->cq, r->events_unacked);
     if (r->srq != NULL)
         (void)ibv_destroy_srq(r->srq);
-    if (r->cq != NULL)
-        (void)ibv_destroy_cq(r->cq);
+    destroy_cq(&r->sent);
+    destroy_cq(&r->received);
     if (r->channel != NULL)
         (void)ibv_destroy_comp_channel(r->channel);
     if (r->mr != NULL)
@@ -145,18 +155,29 @@ void kvn_verbs_rail_give(struct rail *r)
 
 bool kvn_verbs_rail_arm(struct rail *r)
 {
+    bool sent, received;
+
     if (!r->alive)
         return false;
-    if (!r->armed && ibv_req_notify_cq(r->cq, 0) == 0)
-        r->armed = true;
+    if (!r->sent.armed && ibv_req_notify_cq(r->sent.cq, 0) == 0)
+        r->sent.armed = true;
+    if (!r->received.armed && ibv_req_notify_cq(r->received.cq, 1) == 0)
+        r->received.armed = true;
     /* What came before the request gives no event: look once more. */
-    if (r->wc_count == 0) {
-        const int n = ibv_poll_cq(r->cq, VERBS_WC, r->wc);
+    sent = kvn_verbs_rail_take(&r->sent);
+    received = kvn_verbs_rail_take(&r->received);
+    return sent || received;
+}
 
-        r->wc_at = 0;
-        r->wc_count = n > 0 ? (uint32_t)n : 0;
+bool kvn_verbs_rail_take(struct rail_cq *q)
+{
+    if (q->at == q->count) {
+        const int n = ibv_poll_cq(q->cq, VERBS_WC, q->wc);
+
+        q->at = 0;
+        q->count = n > 0 ? (uint32_t)n : 0;
     }
-    return r->wc_count > 0;
+    return q->at != q->count;
 }
 
 void kvn_verbs_rail_dead(struct end *e, struct rail *r, const char *text)
@@ -220,13 +241,14 @@ void kvn_verbs_rail_events(struct end *e, struct rail *r)
 
     if (r->ctx == NULL)
         return;
-    while (ibv_get_cq_event(r->channel, &cq, &arg) == 0) {
-        r->armed = false;
-        ++r->events_unacked;
-    }
-    if (r->events_unacked >= 64) {
-        ibv_ack_cq_events(r->cq, r->events_unacked);
-        r->events_unacked = 0;
+    while ((r->sent.armed || r->received.armed) && ibv_get_cq_event(r->channel, &cq, &arg) == 0) {
+        struct rail_cq *q = arg;
+
+        q->armed = false;
+        if (++q->events_unacked == 64) {
+            ibv_ack_cq_events(q->cq, q->events_unacked);
+            q->events_unacked = 0;
+        }
     }
     for (uint32_t i = 0; i < 64 && ibv_get_async_event(r->ctx, &async) == 0; ++i) {
         struct ibv_async_event copy = async;

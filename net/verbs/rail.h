@@ -69,6 +69,17 @@ kvw_err kvn_verbs_config(struct verbs_config *out, const char *local, char why[K
 
 /* --- a device in use: device.c, rail.c -------------------------------------------------------- */
 
+/* A completion queue. Sends and receives have one each, because they wake for different reasons:
+ * the first for every completion (only what ends a doorbell has one), the second for what the peer
+ * marked as solicited, the last of each of its doorbells. */
+struct rail_cq {
+    struct ibv_cq *cq;
+    struct ibv_wc wc[VERBS_WC]; /* taken, not yet looked at */
+    uint32_t at, count;
+    uint32_t events_unacked;
+    bool armed;
+};
+
 struct rail {
     struct ibv_context *ctx; /* NULL: not opened */
     struct ibv_device_attr attr;
@@ -83,16 +94,12 @@ struct rail {
     struct rdma_cm_id *cm_listen;
     struct ibv_pd *pd;
     struct ibv_comp_channel *channel;
-    struct ibv_cq *cq;
+    struct rail_cq sent, received;
     struct ibv_srq *srq;
     struct ibv_mr *mr; /* of end->map */
     uint32_t inline_max;
     uint8_t *recv; /* recv_count buffers in end->map */
     uint32_t recv_count;
-    struct ibv_wc wc[VERBS_WC]; /* taken, not yet looked at */
-    uint32_t wc_at, wc_count;
-    uint32_t events_unacked;
-    bool armed;
     uint32_t *give; /* receive buffers to post again */
     uint32_t give_count;
     struct ibv_recv_wr *give_wr; /* scratch for posting them in one call */
@@ -109,8 +116,10 @@ kvw_err kvn_verbs_rail_open(struct end *e, struct rail *r, char why[KVN_WHY_BYTE
 void kvn_verbs_rail_close(struct rail *r);
 /* Post the given-back receive buffers. */
 void kvn_verbs_rail_give(struct rail *r);
-/* Ask for an event at the next completion; true: some are here already (in wc). */
+/* Ask for an event when there is something to do; true: there is already (in wc). */
 bool kvn_verbs_rail_arm(struct rail *r);
+/* Whether q has completions that were not looked at; takes some from the device if need be. */
+bool kvn_verbs_rail_take(struct rail_cq *q);
 /* Take waiting events off the descriptors. */
 void kvn_verbs_rail_events(struct end *e, struct rail *r);
 /* The device left, or failed for good. */

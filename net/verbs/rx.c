@@ -203,24 +203,27 @@ static void on_completion(struct end *e, struct rail *r, const struct ibv_wc *wc
         on_failure(e, p, wc);
 }
 
-/* What is done about a completion may end connections, and so come back here: the place in r->wc
+/* What is done about a completion may end connections, and so come back here: the place in q->wc
  * is moved on first. */
-bool kvn_verbs_rx_poll(struct end *e, struct rail *r)
+static bool poll_one(struct end *e, struct rail *r, struct rail_cq *q)
 {
-    if (r->wc_at == r->wc_count) {
-        const int n = ibv_poll_cq(r->cq, VERBS_WC, r->wc);
-
-        r->wc_at = 0;
-        r->wc_count = n > 0 ? (uint32_t)n : 0;
-    }
-    if (r->wc_count == 0)
+    if (!kvn_verbs_rail_take(q))
         return false;
-    while (r->wc_at < r->wc_count) {
-        const struct ibv_wc wc = r->wc[r->wc_at++];
+    while (q->at < q->count) {
+        const struct ibv_wc wc = q->wc[q->at++];
 
         on_completion(e, r, &wc);
     }
     return true;
+}
+
+/* Receives first: what came before a queue pair failed is then seen before the failure. */
+bool kvn_verbs_rx_poll(struct end *e, struct rail *r)
+{
+    const bool received = poll_one(e, r, &r->received);
+    const bool sent = poll_one(e, r, &r->sent);
+
+    return received || sent;
 }
 
 /* --- events -------------------------------------------------------------------------------------

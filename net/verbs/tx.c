@@ -25,6 +25,15 @@ static bool room(const struct path *p, uint32_t n)
            VERBS_SQ - (p->posted - p->completed) >= n;
 }
 
+static void signal_this(struct end *e, struct path *p, struct ibv_send_wr *wr)
+{
+    p->since_signal = p->bytes_since_signal = 0;
+    if ((wr->send_flags & IBV_SEND_SIGNALED) != 0)
+        return;
+    wr->send_flags |= IBV_SEND_SIGNALED;
+    ++e->counters.signalled;
+}
+
 static void flush(struct end *e, struct path *p)
 {
     struct ibv_send_wr *bad = NULL;
@@ -37,11 +46,9 @@ static void flush(struct end *e, struct path *p)
         p->wr[i].next = &p->wr[i + 1];
     last->next = NULL;
     /* The last one: when all is quiet, every put has its completion. */
-    if ((last->send_flags & IBV_SEND_SIGNALED) == 0) {
-        last->send_flags |= IBV_SEND_SIGNALED;
-        ++e->counters.signalled;
-    }
-    p->since_signal = 0;
+    signal_this(e, p, last);
+    /* And the peer, if it sleeps, wakes for this one: all before it have landed then. */
+    last->send_flags |= IBV_SEND_SOLICITED;
     p->chain = 0;
     ++e->counters.doorbells;
     if (ibv_post_send(p->qp, p->wr, &bad) != 0)
@@ -61,11 +68,8 @@ static struct ibv_send_wr *next_wr(struct end *e, struct path *p, enum work_kind
     p->ring[p->posted % VERBS_SQ] = (struct work){.kind = (uint8_t)kind, .put = put};
     ++p->posted;
     ++p->chain;
-    if (++p->since_signal >= VERBS_SIGNAL) {
-        wr->send_flags |= IBV_SEND_SIGNALED;
-        p->since_signal = 0;
-        ++e->counters.signalled;
-    }
+    if (++p->since_signal >= VERBS_SIGNAL)
+        signal_this(e, p, wr);
     return wr;
 }
 
@@ -180,6 +184,10 @@ static void post_put(struct end *e, struct path *p, uint16_t at)
     }
     put->state = PUT_POSTED;
     p->bytes_in_flight += put->bytes;
+    p->draining = p->bytes_in_flight >= VERBS_FLIGHT;
+    p->bytes_since_signal += put->bytes;
+    if (p->bytes_since_signal >= VERBS_FLIGHT / 2)
+        signal_this(e, p, wr);
     ++e->counters.writes;
 }
 
@@ -200,7 +208,7 @@ static struct path *choose_path(struct conn *c, const struct put *put)
     for (uint32_t i = 0; i < c->path_count; ++i) {
         struct path *p = &c->paths[(c->turn + i) % c->path_count];
 
-        if (room(p, 2) && p->bytes_in_flight < VERBS_FLIGHT && reaches(p, put) &&
+        if (room(p, 2) && !p->draining && reaches(p, put) &&
             (best == NULL || p->bytes_in_flight < best->bytes_in_flight))
             best = p;
     }
@@ -226,8 +234,7 @@ bool kvn_verbs_tx_due(const struct conn *c)
     if (c->cells_sent != c->cells_queued && room(&c->paths[c->msg_path], 1))
         return true;
     for (uint32_t i = 0; i < c->path_count; ++i)
-        if ((c->waiting.count > 0 && room(&c->paths[i], 2) &&
-             c->paths[i].bytes_in_flight < VERBS_FLIGHT) ||
+        if ((c->waiting.count > 0 && room(&c->paths[i], 2) && !c->paths[i].draining) ||
             (credit_due(&c->paths[i]) && c->paths[i].limit != c->paths[i].posted))
             return true;
     return false;
@@ -277,6 +284,10 @@ void kvn_verbs_tx_complete(struct end *e, struct path *p, uint32_t n)
             kvn_verbs_put_done(e, c, w->put, KVW_OK);
         }
     }
+    /* Half a flight at a time: a doorbell, a completion and a wake-up on each side for several
+     * puts, while the other half keeps the device busy. */
+    if (p->bytes_in_flight <= VERBS_FLIGHT / 2)
+        p->draining = false;
     if (!p->probed) {
         p->probed = true;
         kvn_verbs_handshake_probed(e, c);
