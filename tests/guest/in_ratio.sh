@@ -11,7 +11,7 @@ ratio() {
     shift 2
     for _ in first second; do
         out=$("$here/ratio.py" "$@" 2>&1)
-        ratio=$(sed -n 's/^ratio=.* best=\([0-9.]*\)$/\1/p' <<<"$out")
+        ratio=$(sed -n 's/^[a-z0-9]*: ratio=.* best=\([0-9.]*\)$/\1/p' <<<"$out")
         [ -n "$ratio" ] && awk "BEGIN { exit !($ratio $bound) }" && met=true && break
     done
     if $met; then

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening, joining, stepping: bench_side.h. */
+#define _GNU_SOURCE
 #include "bench_side.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -141,11 +144,27 @@ void swap_keys(void)
         step();
 }
 
+/* KVW_BENCH_CPUS="S,L": the CPUs that the sender and the listener stay on. */
+static void stay(bool listens)
+{
+    const char *cpus = getenv("KVW_BENCH_CPUS");
+    const char *second = cpus != NULL ? strchr(cpus, ',') : NULL;
+    cpu_set_t set;
+
+    if (second == NULL)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET(atoi(listens ? second + 1 : cpus), &set);
+    if (sched_setaffinity(0, sizeof(set), &set) != 0)
+        die("KVW_BENCH_CPUS names a CPU that isn't there");
+}
+
 pid_t listener(const char *local, bool answers, int wait_fd)
 {
     const pid_t pid = fork();
     char byte;
 
+    stay(pid == 0);
     if (pid != 0)
         return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);

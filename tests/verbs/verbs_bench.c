@@ -8,6 +8,8 @@
  *   lat BYTES ROUNDS     half the round trip of a put answered by a put, median "us"
  *   gather BLOCKS        4 KiB blocks at random, 64 gathered into a put, "MB/s" and work requests
  *   blocks BLOCKS        the same blocks, one put each
+ *
+ * KVW_BENCH_CPUS="S,L" in the environment keeps the sender on CPU S and the listener on CPU L.
  */
 #include <stdio.h>
 #include <stdlib.h>
