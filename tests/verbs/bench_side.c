@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening, joining, stepping: bench_side.h. */
-#define _GNU_SOURCE
 #include "bench_side.h"
 
 #include <sched.h>

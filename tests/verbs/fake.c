@@ -34,7 +34,7 @@ struct fake_cq {
     struct ibv_cq base;
     struct ibv_wc wc[CQ_MAX];
     uint32_t head, count;
-    bool armed;
+    bool armed, solicited_only;
 };
 
 struct fake_srq {
@@ -141,17 +141,18 @@ struct ibv_device *vf_device(uint32_t n)
 /* --- completions --------------------------------------------------------------------------------
  */
 
-static void complete(struct ibv_cq *cq, const struct ibv_wc *wc)
+static void complete(struct ibv_cq *cq, const struct ibv_wc *wc, bool solicited)
 {
     struct fake_cq *q = (struct fake_cq *)(void *)cq;
 
     if (q->count == CQ_MAX)
         abort(); /* the transport sized it too small */
     q->wc[(q->head + q->count++) % CQ_MAX] = *wc;
-    if (q->armed) {
+    if (q->armed && (!q->solicited_only || solicited || wc->status != IBV_WC_SUCCESS)) {
         struct fake_channel *ch = (struct fake_channel *)(void *)cq->channel;
 
         q->armed = false;
+        ++vf.events;
         if (write(ch->in, &cq, sizeof(cq)) != (ssize_t)sizeof(cq))
             abort();
     }
@@ -166,7 +167,7 @@ static void complete_send(struct fake_qp *q, const struct fake_wr *w, enum ibv_w
                               .qp_num = q->base.qp_num};
 
     if (status != IBV_WC_SUCCESS || (w->wr.send_flags & IBV_SEND_SIGNALED) != 0)
-        complete(q->base.send_cq, &wc);
+        complete(q->base.send_cq, &wc, false);
 }
 
 /* --- the fabric ---------------------------------------------------------------------------------
@@ -283,13 +284,13 @@ static enum ibv_wc_status carry(struct fake_qp *q, struct fake_qp *d, const stru
         return IBV_WC_LOC_PROT_ERR;
     s->head = (s->head + 1) % SRQ_MAX;
     --s->count;
-    complete(d->base.recv_cq, &wc);
+    complete(d->base.recv_cq, &wc, (w->wr.send_flags & IBV_SEND_SOLICITED) != 0);
     if (w->wr.opcode != IBV_WR_SEND && s->count > 0 && vf_random() % 65536 < vf.echo_65536) {
         wc.wr_id = s->wr_id[s->head];
         wc.byte_len = 0;
         s->head = (s->head + 1) % SRQ_MAX;
         --s->count;
-        complete(d->base.recv_cq, &wc);
+        complete(d->base.recv_cq, &wc, (w->wr.send_flags & IBV_SEND_SOLICITED) != 0);
     }
     return IBV_WC_SUCCESS;
 }
@@ -363,8 +364,8 @@ static int fake_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc)
 
 static int fake_req_notify(struct ibv_cq *cq, int solicited)
 {
-    (void)solicited;
     ((struct fake_cq *)(void *)cq)->armed = true;
+    ((struct fake_cq *)(void *)cq)->solicited_only = solicited != 0;
     return 0;
 }
 

@@ -57,6 +57,7 @@ struct vf {
     uint64_t vram_bytes;
     int dmabuf_error, peermem_error, register_error;
     uint64_t writes, sends, faults;
+    uint64_t events; /* of completion queues, on their channels */
     enum vf_cm cm;
     int cm_joins; /* requests that were accepted */
 };

@@ -103,6 +103,35 @@ Test(verbs_faults, an_invalid_request_costs_a_queue_pair)
     expect_nothing_left("invalid request", 0);
 }
 
+/* A receiver that sleeps is woken by the last write of a doorbell, not by those before it. */
+Test(verbs_faults, a_doorbell_wakes_the_receiver_once)
+{
+    struct kvn_verbs_counters before, after;
+    struct kvw_transport_event ev[8];
+
+    vf_reset(15);
+    cr_assert(duo_open("fake0,qps=1", NULL, why) && duo_join(), "%s", why);
+    load(0, 8); /* the places are known after that */
+    duo_run(50);
+    for (uint32_t n = 8; n < 16; ++n)
+        cr_assert_eq(duo_put(&duo_a, n, (n - 8) * 2048, 2000), KVW_OK);
+    duo_b.t->ops->wait(duo_b.t, 0, -1); /* arms, and doesn't sleep */
+    vf.burst = 1;
+    vf.writes = vf.events = 0;
+    kvn_verbs_counters(duo_a.t, &before);
+    for (uint32_t i = 0; i < 1000 && vf.writes < 8; ++i) {
+        cr_assert_eq(vf.events, 0, "awake after %u of 8 writes", (unsigned)vf.writes);
+        (void)duo_a.t->ops->poll(duo_a.t, duo_now, ev, 8);
+    }
+    kvn_verbs_counters(duo_a.t, &after);
+    cr_expect_eq(after.doorbells - before.doorbells, 1);
+    cr_expect_eq(vf.events, 1, "%u events for a doorbell", (unsigned)vf.events);
+    duo_run(50);
+    for (uint32_t n = 8; n < 16; ++n)
+        cr_expect_eq(duo_b.landed[n], 1);
+    expect_nothing_left("doorbell", 0);
+}
+
 /* Writes that the device repeats without their bytes are nobody's puts, and don't count as
  * received: what a queue pair leaves behind is still told apart. */
 Test(verbs_faults, an_empty_repetition_counts_for_nothing)
