@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <string.h>
+
 #include "../open.h"
 #include "../trace_file.h"
 #include "../packet/endpoint.h"
@@ -6,6 +9,7 @@
 #include "dpdk_kind.h"
 #include "dpdk_port.h"
 #include "fault.h"
+#include "steer.h"
 
 #define OPEN_NS 10000000000ull
 /* The longest slice whose packet fits; the port's README has the figures for it. */
@@ -22,6 +26,13 @@ static kvw_err open_link(struct kvn_port **port, const struct kvn_config *cfg,
         .open_by_ns = cfg->open_by_ns != 0 ? cfg->open_by_ns : kvn_dpdk_now_ns() + OPEN_NS,
     };
 
+    if (cfg->local != NULL && strstr(cfg->local, ",queues=") != NULL) {
+        snprintf(why, KVN_WHY_BYTES,
+                 "dpdk: '%.80s': a DPDK port has one queue; leave queues= out, or take udp, which "
+                 "has up to %u",
+                 cfg->local, KVN_QUEUES_MAX);
+        return KVW_E_INVALID;
+    }
     if (packet->slice_bytes == 0)
         packet->slice_bytes = SLICE;
     return kvn_dpdk_port_open(port, &dpdk, why);

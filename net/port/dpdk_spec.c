@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "steer.h"
+
 #define VALUE_BYTES 160
 
 /* Digits only, min .. max. */
@@ -161,6 +163,16 @@ kvw_err kvn_dpdk_spec_parse(struct kvn_dpdk_spec *spec, const char *kind, const 
             return KVW_E_ADDRESS;
         }
         memcpy(value, text + at, n - (size_t)at);
+        if (strcmp(key, "queues") == 0) {
+            if (strcmp(value, "1") == 0)
+                continue;
+            snprintf(
+                why, KVN_WHY_BYTES,
+                "dpdk: %s: queues=%.20s: a DPDK port has one queue; leave it out, or take udp, "
+                "which has up to %u",
+                kind, value, KVN_QUEUES_MAX);
+            return KVW_E_INVALID;
+        }
         if (!set(&s, key, value)) {
             snprintf(why, KVN_WHY_BYTES,
                      "dpdk: %s: '%.*s' can't be used; keys are ip gw port sources mac vlan neigh "

@@ -27,6 +27,7 @@ struct kvn_dpdk_spec {
 
 /*
  * The text behind "KIND:".
+ *   KVW_E_INVALID  queues= isn't 1
  *   KVW_E_ADDRESS  an unknown key, a value that can't be read or is out of range; why names it
  */
 KVW_NODISCARD kvw_err kvn_dpdk_spec_parse(struct kvn_dpdk_spec *spec, const char *kind,

@@ -327,3 +327,23 @@ Test(queues, refuses_what_cannot_be)
     cr_expect_eq(kvn_open(&other, "udp", &cfg, why), KVW_E_INVALID, "%s", why);
     cr_expect_not_null(strstr(why, "65535"), "%s", why);
 }
+
+/* Ports with one queue say so before they start anything, and one queue is no more than that. */
+Test(queues, ports_of_one_queue_say_so)
+{
+    static const char *const bad[] = {"ring:kvq,queues=2", "af_packet:lo,ip=10.9.9.9,queues=4",
+                                      "/nowhere/link,queues=2"};
+    struct kvw_transport *t = NULL;
+    char why[KVN_WHY_BYTES];
+
+    for (uint32_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i) {
+        const struct kvn_config cfg = {.local = bad[i]};
+        const kvw_err err = kvn_open(&t, "dpdk", &cfg, why);
+
+        if (err == KVW_E_UNSUPPORTED)
+            cr_skip_test("this build has no DPDK");
+        cr_expect_eq(err, KVW_E_INVALID, "%s: %s", bad[i], why);
+        cr_expect_not_null(strstr(why, "one queue"), "%s: %s", bad[i], why);
+        cr_expect_null(t);
+    }
+}
