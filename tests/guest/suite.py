@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 import cut_gguf
 import guest
@@ -118,12 +119,14 @@ ALONE = {"ratio"}  # it compares speeds
 
 
 def run(name):
+    begun = time.monotonic()
     try:
         PARTS[name]()
     except guest.Failed as e:
         result(False, name + ": the guest failed")
         for line in str(e).splitlines():
             tell(line)
+    tell("part %s took %.0f s" % (name, time.monotonic() - begun))
 
 
 def main():
