@@ -377,6 +377,8 @@ static void search(struct kvn_conn *c, struct kvn_env *env)
         if (p->state == KVN_PATH_LIVE &&
             kvn_fit_search(&p->fit, least(c->payload, env->payload_max), env->now_ns))
             p->says |= KVN_SAYS_PROBE;
+        else if (p->fit.trying == 0)
+            p->says &= (uint8_t)~KVN_SAYS_PROBE; /* one that was late has answered in its stead */
         if (p->state == KVN_PATH_LIVE && p->fit.search_at_ns < at)
             at = p->fit.search_at_ns;
     }

@@ -241,6 +241,35 @@ Test(mtu, a_probe_that_comes_late)
     t_pair_close(&pair);
 }
 
+/* The next attempt waits behind a port that takes nothing, and the late one proves the length
+ * meanwhile: there is nothing left to try. */
+Test(mtu, a_probe_that_comes_late_before_the_next_has_left)
+{
+    const struct kvn_sim_link quick = {.delay_ns = 20000, .bytes_per_s = 1250000000};
+    const struct kvn_sim_link slow = {.delay_ns = 200 * MS, .bytes_per_s = 1250000000};
+
+    up(1, 0);
+    kvn_sim_links(pair.sim, &quick);
+    load(1 * MS);
+    kvn_sim_payload_limit(pair.sim, NARROW);
+    settles(200 * MS);
+    kvn_sim_payload_limit(pair.sim, UINT32_MAX);
+    kvn_sim_link(pair.sim, 0, 1, &slow);
+    for (uint32_t i = 0; i < 30000 && probes == 0; ++i)
+        t_pair_run(&pair, kvn_sim_now(pair.sim) + MS / 20);
+    cr_assert_eq(probes, 1);
+    kvn_sim_tx_limit_of(pair.sim, 0, 0);
+    cr_assert(t_pair_message(&pair, 0, 100));
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + 250 * MS);
+    kvn_sim_tx_limit_of(pair.sim, 0, UINT32_MAX);
+    kvn_sim_link(pair.sim, 0, 1, &quick);
+    t_pair_run(&pair, kvn_sim_now(pair.sim) + MS);
+    cr_expect_eq(probes, 1, "%u probes", probes);
+    cr_expect_eq(length_now(), PAYLOAD);
+    settles(100 * MS);
+    t_pair_close(&pair);
+}
+
 /* Losses of any kind but length shorten nothing: bursts, and an interruption of everything. */
 Test(mtu, other_losses_do_not_count)
 {
