@@ -97,7 +97,7 @@ def part_pci():
 
 
 def part_verbs():
-    run_script("verbs", setup=["rxe"], seconds=240)
+    run_script("verbs", setup=["rxe"], seconds=480)
 
 
 def part_ratio():
