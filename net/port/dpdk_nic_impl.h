@@ -12,6 +12,7 @@
 #include <rte_mempool.h>
 
 #include "dpdk_nic.h"
+#include "gather.h"
 #include "spin.h"
 
 /* Packets held while their neighbour is asked for; more are dropped. */
@@ -57,6 +58,8 @@ struct kvn_dpdk_nic {
     uint32_t held_count;
 
     struct kvn_spin spin;
+    struct kvn_gather gather;
+    bool gathers;    /* each packet wakes, and no device holds that back */
     int epoll_fd;    /* the device's descriptor, and the caller's wake_fd during wait() */
     bool interrupts; /* receive interrupts, to be armed for each sleep */
     bool wakes;      /* something in epoll_fd tells of frames; else naps */

@@ -28,6 +28,7 @@ kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interr
     struct epoll_event event = {.events = interrupts ? EPOLLIN | EPOLLET : EPOLLIN};
 
     kvn_spin_begin(&p->spin, false);
+    kvn_gather_begin(&p->gather);
     p->nap_ns = NAP_FIRST_NS;
     if (interrupts)
         wake_fd = rte_eth_dev_rx_intr_ctl_q_get_fd(p->id, p->queue);
@@ -38,6 +39,7 @@ kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interr
         return KVW_E_DEVICE;
     p->wakes = true;
     p->interrupts = interrupts;
+    p->gathers = !interrupts;
     return KVW_OK;
 }
 
@@ -75,7 +77,26 @@ static bool nap(struct kvn_dpdk_nic *p, uint64_t ns)
 
 void kvn_dpdk_nic_busy_poll(struct kvn_port *port)
 {
-    kvn_spin_begin(&((struct kvn_dpdk_nic *)port)->spin, true);
+    struct kvn_dpdk_nic *p = (struct kvn_dpdk_nic *)port;
+
+    kvn_spin_begin(&p->spin, true);
+    p->gathers = false;
+}
+
+/* Let packets gather, deaf to the device. False: this isn't the time for it. */
+static bool gather(struct kvn_dpdk_nic *p, uint64_t now_ns, uint64_t until_ns, int wake_fd)
+{
+    const struct timespec ts = {.tv_nsec = KVN_GATHER_NS};
+    struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
+
+    if (!p->gather.on || until_ns < now_ns + KVN_GATHER_NS)
+        return false;
+    ++p->sleeps;
+    if (ppoll(&fd, 1, &ts, NULL) != 0)
+        return true; /* the caller has work: it teaches nothing */
+    p->early_count = kvn_dpdk_nic_take(p, p->early, KVN_BURST);
+    kvn_gather_napped(&p->gather, p->early_count);
+    return true;
 }
 
 /* How long may be slept in one go. */
@@ -101,6 +122,8 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     if (deadline_ns < until_ns)
         until_ns = deadline_ns;
     p->early_at = 0;
+    if (p->gathers && gather(p, kvn_dpdk_now_ns(), until_ns, wake_fd))
+        return;
     /* Behind a gate every look is a burst of its own. */
     if (p->gate == NULL &&
         kvn_dpdk_look(&p->spin, p->id, p->queue, p->early, &p->early_count, until_ns, wake_fd)) {
@@ -120,8 +143,13 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
         const uint64_t most = longest(p);
 
         const bool woken = nap(p, until_ns - now_ns < most ? until_ns - now_ns : most);
+        const uint64_t slept_ns = kvn_dpdk_now_ns() - now_ns;
 
-        kvn_spin_slept(&p->spin, kvn_dpdk_now_ns() - now_ns, woken);
+        kvn_spin_slept(&p->spin, slept_ns, woken);
+        if (p->gathers) {
+            p->early_count = kvn_dpdk_nic_take(p, p->early, KVN_BURST);
+            kvn_gather_slept(&p->gather, slept_ns, woken, p->early_count);
+        }
     }
     if (p->interrupts)
         (void)rte_eth_dev_rx_intr_disable(p->id, p->queue);
