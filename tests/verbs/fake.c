@@ -97,7 +97,7 @@ static uint32_t device_of(const struct ibv_context *c)
 }
 
 /* Whether this call is the one to fail. */
-static bool fails(uint32_t device, int error)
+bool vf_fails(uint32_t device, int error)
 {
     errno = error;
     if (++vf.steps == vf.fail_at)
@@ -106,31 +106,16 @@ static bool fails(uint32_t device, int error)
     return vf.gone[device];
 }
 
-static void *made(size_t bytes)
+void *vf_made(size_t bytes)
 {
     ++vf.live;
     return calloc(1, bytes);
 }
 
-static void unmade(void *p)
+void vf_unmade(void *p)
 {
     --vf.live;
     free(p);
-}
-
-bool vf_fails(uint32_t device, int error)
-{
-    return fails(device, error);
-}
-
-void *vf_made(size_t bytes)
-{
-    return made(bytes);
-}
-
-void vf_unmade(void *p)
-{
-    unmade(p);
 }
 
 struct ibv_device *vf_device(uint32_t n)
@@ -442,9 +427,9 @@ struct ibv_device **ibv_get_device_list(int *count)
 {
     struct ibv_device **list;
 
-    if (fails(0, ENOSYS) && !vf.gone[0])
+    if (vf_fails(0, ENOSYS) && !vf.gone[0])
         return NULL;
-    list = made((VF_DEVICES + 1) * sizeof(*list));
+    list = vf_made((VF_DEVICES + 1) * sizeof(*list));
     *count = 0;
     for (uint32_t i = 0; i < vf.devices; ++i) {
         memcpy(devices[i].name, i == 0 ? "fake0" : "fake1", 6);
@@ -458,7 +443,7 @@ struct ibv_device **ibv_get_device_list(int *count)
 
 void ibv_free_device_list(struct ibv_device **list)
 {
-    unmade(list);
+    vf_unmade(list);
 }
 
 struct ibv_context *ibv_open_device(struct ibv_device *device)
@@ -467,9 +452,9 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
     struct fake_ctx *c;
     int fd[2];
 
-    if (fails(n, EACCES))
+    if (vf_fails(n, EACCES))
         return NULL;
-    c = made(sizeof(*c));
+    c = vf_made(sizeof(*c));
     c->base.device = device;
     c->device = n;
     if (pipe2(fd, O_CLOEXEC) != 0)
@@ -489,7 +474,7 @@ int ibv_close_device(struct ibv_context *context)
 
     close(c->base.async_fd);
     close(c->async_in);
-    unmade(c);
+    vf_unmade(c);
     return 0;
 }
 
@@ -500,7 +485,7 @@ ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *
     const uint32_t n = device_of(context);
 
     (void)flags;
-    if (fails(n, EIO) || entry_size != sizeof(*entries))
+    if (vf_fails(n, EIO) || entry_size != sizeof(*entries))
         return -errno;
     for (uint32_t i = 0; i < 4 && i < max; ++i) {
         entries[i] = (struct ibv_gid_entry){.gid_index = i,
@@ -522,7 +507,7 @@ ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
-    if (fails(device_of(context), EIO))
+    if (vf_fails(device_of(context), EIO))
         return errno;
     *attr = (struct ibv_device_attr){.max_qp = QPS, .max_qp_wr = SQ_MAX, .max_sge = 4};
     return 0;
@@ -534,7 +519,7 @@ int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv
     const uint32_t n = device_of(context);
 
     (void)port;
-    if (fails(n, EIO))
+    if (vf_fails(n, EIO))
         return errno;
     attr->state = vf.port_down[n] ? IBV_PORT_DOWN : IBV_PORT_ACTIVE;
     attr->active_mtu = vf.mtu[n];
@@ -549,16 +534,16 @@ struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 {
     struct ibv_pd *pd;
 
-    if (fails(device_of(context), ENOMEM))
+    if (vf_fails(device_of(context), ENOMEM))
         return NULL;
-    pd = made(sizeof(*pd));
+    pd = vf_made(sizeof(*pd));
     pd->context = context;
     return pd;
 }
 
 int ibv_dealloc_pd(struct ibv_pd *pd)
 {
-    unmade(pd);
+    vf_unmade(pd);
     return 0;
 }
 
@@ -567,9 +552,9 @@ struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *context)
     struct fake_channel *c;
     int fd[2];
 
-    if (fails(device_of(context), EMFILE))
+    if (vf_fails(device_of(context), EMFILE))
         return NULL;
-    c = made(sizeof(*c));
+    c = vf_made(sizeof(*c));
     if (pipe2(fd, O_CLOEXEC) != 0)
         abort();
     c->base.context = context;
@@ -582,7 +567,7 @@ int ibv_destroy_comp_channel(struct ibv_comp_channel *channel)
 {
     close(channel->fd);
     close(((struct fake_channel *)(void *)channel)->in);
-    unmade(channel);
+    vf_unmade(channel);
     return 0;
 }
 
@@ -592,9 +577,9 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *arg,
     struct fake_cq *q;
 
     (void)vector;
-    if (fails(device_of(context), ENOMEM) || cqe > CQ_MAX)
+    if (vf_fails(device_of(context), ENOMEM) || cqe > CQ_MAX)
         return NULL;
-    q = made(sizeof(*q));
+    q = vf_made(sizeof(*q));
     q->base.context = context;
     q->base.channel = channel;
     q->base.cq_context = arg;
@@ -603,7 +588,7 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *arg,
 
 int ibv_destroy_cq(struct ibv_cq *cq)
 {
-    unmade(cq);
+    vf_unmade(cq);
     return 0;
 }
 
@@ -635,9 +620,9 @@ struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *attr
 {
     struct fake_srq *s;
 
-    if (fails(device_of(pd->context), ENOMEM) || attr->attr.max_wr > SRQ_MAX)
+    if (vf_fails(device_of(pd->context), ENOMEM) || attr->attr.max_wr > SRQ_MAX)
         return NULL;
-    s = made(sizeof(*s));
+    s = vf_made(sizeof(*s));
     s->base.context = pd->context;
     s->base.pd = pd;
     return &s->base;
@@ -645,7 +630,7 @@ struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *attr
 
 int ibv_destroy_srq(struct ibv_srq *srq)
 {
-    unmade(srq);
+    vf_unmade(srq);
     return 0;
 }
 
@@ -657,7 +642,7 @@ static struct ibv_mr *make_mr(struct ibv_pd *pd, void *host, size_t length, uint
 
         if (mrs[i] != NULL)
             continue;
-        m = mrs[i] = made(sizeof(*m));
+        m = mrs[i] = vf_made(sizeof(*m));
         ++vf.mrs;
         m->base.context = pd->context;
         m->base.pd = pd;
@@ -682,7 +667,7 @@ static bool is_vram(const void *p)
 struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova,
                                 unsigned int access)
 {
-    if (fails(device_of(pd->context), ENOMEM))
+    if (vf_fails(device_of(pd->context), ENOMEM))
         return NULL;
     errno = is_vram(addr) ? vf.peermem_error : vf.register_error;
     return errno != 0 ? NULL : make_mr(pd, addr, length, iova, (int)access);
@@ -697,7 +682,7 @@ struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t leng
                                  int fd, int access)
 {
     (void)fd;
-    if (fails(device_of(pd->context), EOPNOTSUPP))
+    if (vf_fails(device_of(pd->context), EOPNOTSUPP))
         return NULL;
     errno = vf.dmabuf_error;
     return errno != 0 ? NULL : make_mr(pd, vf.vram + offset, length, iova, access);
@@ -709,7 +694,7 @@ int ibv_dereg_mr(struct ibv_mr *mr)
         if (mrs[i] != NULL && &mrs[i]->base == mr)
             mrs[i] = NULL;
     --vf.mrs;
-    unmade(mr);
+    vf_unmade(mr);
     return 0;
 }
 
@@ -717,7 +702,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 {
     const uint32_t n = device_of(pd->context);
 
-    if (fails(n, ENOMEM))
+    if (vf_fails(n, ENOMEM))
         return NULL;
     if (init->cap.max_inline_data > vf.inline_max || init->cap.max_send_wr > SQ_MAX) {
         errno = EINVAL;
@@ -729,7 +714,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 
         if (qps[i] != NULL)
             continue;
-        q = qps[i] = made(sizeof(*q));
+        q = qps[i] = vf_made(sizeof(*q));
         ++vf.qps;
         q->device = n;
         q->base.context = pd->context;
@@ -753,7 +738,7 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
         to_error(q);
         return vf.gone[q->device] ? EIO : 0;
     }
-    if (fails(q->device, ENETUNREACH))
+    if (vf_fails(q->device, ENETUNREACH))
         return errno;
     if ((mask & IBV_QP_DEST_QPN) != 0)
         q->dest = attr->dest_qp_num;
@@ -767,7 +752,7 @@ int ibv_destroy_qp(struct ibv_qp *qp)
         if (qps[i] != NULL && &qps[i]->base == qp)
             qps[i] = NULL;
     --vf.qps;
-    unmade(qp); /* its completions stay in the queue, as rxe's do */
+    vf_unmade(qp); /* its completions stay in the queue, as rxe's do */
     return 0;
 }
 
