@@ -173,8 +173,8 @@ pid_t listener(const char *local, bool answers, int wait_fd)
     open_side(local, true);
     if (me.t->ops->listen(me.t) != KVW_OK)
         die("listen");
+    me.echo = answers; /* before: the first put may come in one poll with the peer's key */
     swap_keys();
-    me.echo = answers;
     while (!me.down)
         step();
     me.t->ops->close(me.t);
