@@ -59,6 +59,8 @@ struct kvn_packet_stats {
     uint64_t dropped[KVN_DROPS];
 };
 
+/* t of both: an endpoint. A transport of several queues is none: kvn_queues_stats() (../queues.h).
+ */
 void kvn_packet_stats(const struct kvw_transport *t, struct kvn_packet_stats *stats);
 /* KVW_E_NOTFOUND: no such connection, or it is over. */
 KVW_NODISCARD kvw_err kvn_packet_conn_stats(const struct kvw_transport *t, kvw_conn_id conn,
