@@ -82,8 +82,10 @@ static uint32_t owner(const struct steer_port *p, const struct kvn_rx_packet *pa
     if (packet->len < KVN_HEADER_BYTES)
         return p->queue; /* whoever gets it drops it */
     type = b[0] & 0xfu;
-    if (type == KVN_PACKET_HELLO)
-        return p->queue;
+    if (type == KVN_PACKET_HELLO) /* by its source, as the kernel's filter does */
+        return packet->len < KVN_GREETING_BYTES + 4
+                   ? p->queue
+                   : kvn_steer_queue(kvw_load_le32(b + KVN_GREETING_BYTES), p->steer->queues);
     if (type == KVN_PACKET_RESET)
         return p->steer->queues;
     return kvn_steer_queue(kvw_load_le32(b + 4), p->steer->queues);

@@ -5,7 +5,9 @@
  * receiver of several queues chooses ids whose low byte, modulo the number of queues, is the queue
  * (kvn_steer_queue). So a look at eight bytes tells whose a packet is, whatever the kernel's or the
  * device's hash did: what isn't this queue's goes to its owner through a ring, is copied once and
- * counted. A HELLO belongs to whomever it came to. A RESET names nothing of ours: all get it.
+ * counted. A HELLO, which names nothing of ours yet, goes by the id that its sender chose: the same
+ * one twice then comes to one queue, and HELLOs that a kernel steers as one burst spread. A RESET
+ * names nothing of ours: all get it.
  *
  * threads  kvn_steer_open, _port and _close: the one that sets the queues up and takes them down.
  *          A wrapped port belongs to its queue's thread alone; between each two of them is a ring
