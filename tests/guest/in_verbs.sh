@@ -1,9 +1,35 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# in_verbs.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2) for net/verbs.
-. "$(dirname "$0")/tap.sh"
-at_hand "$build/tests/conformance/conformance_test_verbs" "$build"/tests/verbs/verbs_{bench,crash} "$build/tests/guest/xfer"
+# in_verbs.sh - what suite.py runs in a guest with rxe0 (10.77.1.1) and rxe1 (10.77.1.2) for net/verbs, in a minute: what bears
+# company runs side by side, since much of it waits and the guest has two CPUs; then, alone, what breaks or counts something.
+here=$(dirname "$0")
+. "$here/tap.sh"
+. "$here/serve.sh"
+at_hand "$build/tests/conformance/conformance_test_verbs" "$build"/tests/verbs/verbs_{bench,crash} "$build/tests/guest/xfer" \
+    "$(command -v ib_write_bw)" "$(command -v ib_write_lat)"
 bench=$hand/verbs_bench
+
+ports_are_active() {
+    [ "$(rdma link | grep -c 'state ACTIVE')" -eq 2 ]
+}
+
+perftest() { # PROGRAM ARG...: from rxe1 to rxe0
+    local program=$hand/$1
+    shift
+    "$program" -d rxe0 -x 1 -F "$@" >/dev/null 2>&1 &
+    listening 18515 && timeout 30 "$program" -d rxe1 -x 1 -F "$@" 10.77.1.1 && wait $!
+}
+
+packets() {
+    cat /sys/class/net/v0/statistics/rx_packets
+}
+
+# 100 writes of 64 KiB are 1,600 packets of 4 KiB; if they took lo, there would be a handful.
+crosses_the_veth() {
+    local before
+    before=$(packets)
+    perftest ib_write_bw -s 65536 -n 100 && [ $(($(packets) - before)) -ge 1600 ]
+}
 
 # crashes NAME PORT [OPTION...] COMMAND: verbs_crash's figures become part of the name. $cm goes after both addresses.
 crashes() {
@@ -36,29 +62,57 @@ transfer() {
 }
 
 export KVW_VERBS_A=10.77.1.1 KVW_VERBS_B=10.77.1.2
-# What goes with the link comes with it.
+# The tests' regions are shared memory; an emulated CPU takes 30 us to hand out a page of 4 KiB.
+echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+cm=
+
+# Alone on the link, since packets are counted; what one process answers doesn't use it.
+say_once=$(mktemp)
+one_process >"$say_once" &
+check "both RoCE ports are active" ports_are_active
+check "perftest's writes cross the veth from rxe1 to rxe0" crosses_the_veth
+check "perftest's latency test completes" perftest ib_write_lat -s 4096 -n 100
+wait
+serve_want=$(cat "$say_once")
+
+# Side by side. Each listener has its own port.
+carries() {
+    criterion "verbs over rxe" "$hand/conformance_test_verbs" --jobs 2 --filter '!(*vanishes)'
+}
+# rule_8 is skipped here, as there is no cable to pull: rxe's interface that went down while rdma_cm had something to say there
+# has been seen to leave a device on which it joined nothing more, until the device was made anew. Why is not known.
+carries_by_cm() {
+    KVW_VERBS_OPTIONS=,cm=1 criterion "verbs over rxe, joined by rdma_cm" "$hand/conformance_test_verbs" --jobs 2
+}
+serves() {
+    tells "kvserve over verbs: equal tokens" equal_tokens verbs 10.77.1.1:7400 10.77.1.2:0 10.77.1.1:7400
+    tells "kvserve over verbs, joined by rdma_cm: equal tokens" equal_tokens verbs 10.77.1.1:7401,cm=1 10.77.1.2:0,cm=1 10.77.1.1:7401
+}
+bad_configuration() {
+    tells "joined by rdma_cm over IPv6: every byte right" transfer '[fd00:77::1]:9306,cm=1' '[fd00:77::2],cm=1' '[fd00:77::1]:9306'
+    says "rdma_cm on one side only" "doesn't join by rdma_cm: give its address cm=1" transfer 10.77.1.1:9307 10.77.1.2,cm=1 10.77.1.1:9307
+    says "an address that rdma_cm doesn't know" "rdma_cm doesn't find rxe1 by the address 10.77.1.1" "$bench" bw rxe1,cm=10.77.1.1 10.77.1.1:9300 4096 1
+    says "no device by that address" "none of the 2 RDMA devices has the address" "$bench" bw 10.9.9.9 10.77.1.1:9300 4096 1
+    says "no such GID" "has no GID 77" "$bench" bw rxe1,gid=77 10.77.1.1:9300 4096 1
+    says "no locked memory" "raise it" setpriv --bounding-set=-all --inh-caps=-all bash -c "ulimit -l 64; exec $bench bw 10.77.1.2 10.77.1.1:9300 4096 1"
+}
+for part in carries carries_by_cm serves bad_configuration; do
+    $part &
+done
+modprobe -a cls_u32 act_gact # for below
+wait
+
+# Alone: the link goes down, and the device's objects are counted. What goes with the link comes with it.
 up="ip link set v0 up && ip route add 10.77.1.2 dev v0 src 10.77.1.1 table 100 && ip neigh replace 10.77.1.2 dev v0 \
     lladdr $(cat /sys/class/net/v1/address) nud permanent"
-export KVW_VERBS_CUT="ip link set v0 down" KVW_VERBS_MEND="$up; sleep 1"
-cm=
-# First: a pulled cable takes the interface's IPv6 addresses with it.
-tells "joined by rdma_cm over IPv6: every byte right" transfer '[fd00:77::1]:9306,cm=1' '[fd00:77::2],cm=1' '[fd00:77::1]:9306'
-criterion "verbs over rxe" "$hand/conformance_test_verbs" --jobs 1
-# Not with the cable pulled: rxe's interface goes down while rdma_cm has something to say there, and it joins nothing on that
-# device afterwards, until the device is made anew.
-criterion "verbs over rxe, joined by rdma_cm" env -u KVW_VERBS_CUT KVW_VERBS_OPTIONS=,cm=1 "$hand/conformance_test_verbs" --jobs 1
-says "rdma_cm on one side only" "doesn't join by rdma_cm: give its address cm=1" transfer 10.77.1.1:9307 10.77.1.2,cm=1 10.77.1.1:9307
-says "an address that rdma_cm doesn't know" "rdma_cm doesn't find rxe1 by the address 10.77.1.1" "$bench" bw rxe1,cm=10.77.1.1 10.77.1.1:9300 4096 1
-says "no device by that address" "none of the 2 RDMA devices has the address" "$bench" bw 10.9.9.9 10.77.1.1:9300 4096 1
-says "no such GID" "has no GID 77" "$bench" bw rxe1,gid=77 10.77.1.1:9300 4096 1
-says "no locked memory" "raise it" setpriv --bounding-set=-all --inh-caps=-all bash -c "ulimit -l 64; exec $bench bw 10.77.1.2 10.77.1.1:9300 4096 1"
+KVW_VERBS_CUT="ip link set v0 down" KVW_VERBS_MEND="$up; sleep 1" \
+    criterion "verbs over rxe" "$hand/conformance_test_verbs" --filter '*vanishes'
 crashes "kill -9 of the listener" 9301 --must error 'kill -9 $LISTENER'
 cm=,cm=1
 crashes "kill -9 of the listener, joined by rdma_cm" 9308 --must error 'kill -9 $LISTENER'
 cm=
 crashes "the interface down and up again" 9302 "ip link set v0 down; sleep 0.2; $up"
 tc qdisc add dev v0 clsact
-modprobe -a cls_u32 act_gact # which takes seconds
 tc filter add dev v0 ingress protocol ip u32 match ip dport 4791 0xffff action drop
 says "rdma_cm's requests lost" "within 2000 ms: no answer to the request" transfer 10.77.1.1:9309,cm=1 10.77.1.2,cm=1 10.77.1.1:9309
 tc filter del dev v0 ingress

@@ -34,42 +34,53 @@ ip link set lo up
 
 # rxe0 (10.77.1.1) and rxe1 (10.77.1.2), two RoCE devices on the ends of a veth pair. A port is DOWN until its peer is
 # up. Linux takes a packet between two of its own addresses through lo, and rxe then gives it to the device that sent
-# it; so packets that we send from one address to the other are routed before the table of local addresses is asked.
+# it; so packets that we send from one address to the other are routed before the table of local addresses is asked, and are
+# unreachable while an interface is down.
 setup_rxe() {
     modprobe -a ib_uverbs rdma_rxe rdma_ucm || die "no rdma_rxe"
     ip link add v0 mtu 9000 type veth peer name v1 mtu 9000 || die "no veth"
-    ip addr add 10.77.1.1/24 dev v0
-    ip addr add 10.77.1.2/24 dev v1
-    sysctl -qw net.ipv4.conf.v0.accept_local=1 net.ipv4.conf.v1.accept_local=1
-    # Known for good: a packet that waits for ARP holds its queue pair, and rxe's destroying waits for it, for seconds.
-    ip neigh add 10.77.1.2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
-    ip neigh add 10.77.1.1 dev v1 lladdr "$(cat /sys/class/net/v0/address)" nud permanent
-    ip link set v0 up
-    ip link set v1 up
-    ip route add 10.77.1.2 dev v0 src 10.77.1.1 table 100
-    ip route add 10.77.1.1 dev v1 src 10.77.1.2 table 100
-    ip route add unreachable 10.77.1.0/24 table 100 # while an interface is down, too
-    ip rule add pref 1 iif lo from 10.77.1.1 to 10.77.1.2 lookup 100
-    ip rule add pref 1 iif lo from 10.77.1.2 to 10.77.1.1 lookup 100
-    ip rule add pref 10 lookup local
-    ip rule del pref 0
+    local v0 v1
+    read -r v0 </sys/class/net/v0/address
+    read -r v1 </sys/class/net/v1/address
+    for v in v0 v1; do
+        echo 1 >/proc/sys/net/ipv4/conf/$v/accept_local
+    done
+    # Neighbours are known for good: a packet that waits for ARP holds its queue pair, and rxe's destroying waits for it, for seconds.
+    # (One program reads all of it: an emulated CPU takes 40 ms to start it.)
+    ip -batch - <<END || die "ip refused the addresses and routes"
+addr add 10.77.1.1/24 dev v0
+addr add 10.77.1.2/24 dev v1
+neigh add 10.77.1.2 dev v0 lladdr $v1 nud permanent
+neigh add 10.77.1.1 dev v1 lladdr $v0 nud permanent
+link set v0 up
+link set v1 up
+route add 10.77.1.2 dev v0 src 10.77.1.1 table 100
+route add 10.77.1.1 dev v1 src 10.77.1.2 table 100
+route add unreachable 10.77.1.0/24 table 100
+rule add pref 1 iif lo from 10.77.1.1 to 10.77.1.2 lookup 100
+rule add pref 1 iif lo from 10.77.1.2 to 10.77.1.1 lookup 100
+rule add pref 10 lookup local
+rule del pref 0
+END
     rdma link add rxe0 type rxe netdev v0 && rdma link add rxe1 type rxe netdev v1 || die "rdma link add failed"
-    # The same with IPv6, fd00:77::1 and ::2, after the devices: so their GIDs come last.
-    ip -6 addr add fd00:77::1/64 dev v0 nodad
-    ip -6 addr add fd00:77::2/64 dev v1 nodad
-    ip -6 neigh add fd00:77::2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
-    ip -6 neigh add fd00:77::1 dev v1 lladdr "$(cat /sys/class/net/v0/address)" nud permanent
-    ip -6 route add fd00:77::2 dev v0 src fd00:77::1 table 100
-    ip -6 route add fd00:77::1 dev v1 src fd00:77::2 table 100
-    ip -6 rule add pref 1 iif lo from fd00:77::1 to fd00:77::2 lookup 100
-    ip -6 rule add pref 1 iif lo from fd00:77::2 to fd00:77::1 lookup 100
-    # rdma_cm asks which way a request's sender is from the interface that it came by.
-    ip -6 route add fd00:77::2 dev v0 table 101
-    ip -6 route add fd00:77::1 dev v1 table 101
-    ip -6 rule add pref 2 oif v0 lookup 101
-    ip -6 rule add pref 2 oif v1 lookup 101
-    ip -6 rule add pref 10 lookup local
-    ip -6 rule del pref 0
+    # The same with IPv6, fd00:77::1 and ::2, after the devices: so their GIDs come last. Table 101, since rdma_cm asks which way a
+    # request's sender is from the interface that it came by.
+    ip -6 -batch - <<END || die "ip refused the IPv6 addresses and routes"
+addr add fd00:77::1/64 dev v0 nodad
+addr add fd00:77::2/64 dev v1 nodad
+neigh add fd00:77::2 dev v0 lladdr $v1 nud permanent
+neigh add fd00:77::1 dev v1 lladdr $v0 nud permanent
+route add fd00:77::2 dev v0 src fd00:77::1 table 100
+route add fd00:77::1 dev v1 src fd00:77::2 table 100
+rule add pref 1 iif lo from fd00:77::1 to fd00:77::2 lookup 100
+rule add pref 1 iif lo from fd00:77::2 to fd00:77::1 lookup 100
+route add fd00:77::2 dev v0 table 101
+route add fd00:77::1 dev v1 table 101
+rule add pref 2 oif v0 lookup 101
+rule add pref 2 oif v1 lookup 101
+rule add pref 10 lookup local
+rule del pref 0
+END
 }
 
 # The NIC that leads to the other guest: eth0, rxe0 on it, netem on what leaves. /run/both is shared with the other.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends rxe verbs pci two ratio (default: all).
+"""suite.py [PART...]: everything that is tested in guests, as TAP. Parts: ends verbs pci two ratio (default: all).
 
 Parts run side by side, two at a time, and ratio alone at last; what a part's script prints as "ok - ..." is a test here."""
 import concurrent.futures
@@ -88,16 +88,12 @@ def run_script(name, **kw):
         g.close()
 
 
-def part_rxe():
-    run_script("rxe", setup=["rxe"])
-
-
 def part_pci():
     run_script("pci", memory=1792, seconds=240, qemu=guest.hub_nics(), append="hugepages=256")
 
 
 def part_verbs():
-    run_script("verbs", setup=["rxe"], seconds=480)
+    run_script("verbs", memory=1536, setup=["rxe"], seconds=480)
 
 
 def part_ratio():
@@ -114,7 +110,7 @@ def part_two():
         result(False, "two hosts: the script on %s ended with %d" % (bad[0], got[bad[0]][0]), got[bad[0]][2][-500:].replace("\n", " "))
 
 
-PARTS = {"pci": part_pci, "two": part_two, "verbs": part_verbs, "rxe": part_rxe, "ends": part_ends, "ratio": part_ratio}
+PARTS = {"pci": part_pci, "two": part_two, "verbs": part_verbs, "ends": part_ends, "ratio": part_ratio}
 ALONE = {"ratio"}  # it compares speeds
 
 
