@@ -54,6 +54,7 @@ static void lose_peer(struct kvw_session *s, kvw_err err, const char *text)
     if (s->now_ns - s->ready->ready_ns >= KVW_SETTLED_NS)
         s->dial_delay_ns = 0;
     s->ready = NULL;
+    s->lent = false; /* to the next one the region is shut */
     if (s->role == KVW_ROLE_RECEIVER)
         kvw_window_reset(&s->window);
     else

@@ -123,6 +123,25 @@ void kvw_offer_timers(struct kvw_session *s)
     }
 }
 
+void kvw_offer_lend(struct kvw_session *s)
+{
+    const struct kvw_transport_ops *ops = s->transport->ops;
+    bool open = false;
+
+    if (ops->region_open == NULL)
+        return;
+    for (uint32_t i = 0; i < s->xfers_max; ++i)
+        open |= s->xfers[i].state == KVW_XFER_OPEN;
+    if (open && !s->lent)
+        s->lent = ops->region_open(s->transport, s->ready->id, &s->hello.region) == KVW_OK;
+    else if (!open && s->lent)
+        ops->region_shut(s->transport, s->ready->id, &s->hello.region);
+    else
+        return;
+    s->lent = open && s->lent;
+    s->sent = true;
+}
+
 static kvw_err send_offer(struct kvw_session *s, struct kvw_xfer *x)
 {
     const struct kvw_offer_msg m = {

@@ -482,7 +482,11 @@ static bool take_input(struct kvw_session *s)
 static void flush(struct kvw_session *s)
 {
     kvw_handshake_flush(s);
-    if (s->ready == NULL || !kvw_xfer_flush_replies(s))
+    if (s->ready == NULL)
+        return;
+    if (s->role == KVW_ROLE_RECEIVER)
+        kvw_offer_lend(s);
+    if (!kvw_xfer_flush_replies(s))
         return;
     if (s->role == KVW_ROLE_RECEIVER)
         kvw_offer_flush(s);

@@ -155,6 +155,7 @@ struct kvw_session {
     struct kvw_span_pool span_pool;
     uint32_t next_epoch;
     uint32_t told_codec; /* index: whose cost the last GRANT carried */
+    bool lent;           /* the landing slots are open to the peer (region_open) */
 
     /* sender */
     struct kvw_stage *stages;
@@ -217,6 +218,8 @@ void kvw_offer_heard(struct kvw_session *s, struct kvw_xfer *x);
 /* End it with KVW_OK if everything is there, with KVW_E_PROTOCOL if it never can be. */
 void kvw_offer_settle(struct kvw_session *s, struct kvw_xfer *x);
 void kvw_offer_timers(struct kvw_session *s);
+/* The landing slots are open to the peer while a transfer is, and not before or after. */
+void kvw_offer_lend(struct kvw_session *s);
 void kvw_offer_flush(struct kvw_session *s);
 
 /* The transport's gate; arg is the session. */

@@ -161,6 +161,25 @@ struct kvw_transport_ops {
                                            const struct kvw_region_key *key);
 
     /*
+     * The peer of conn may put into a region of this side's from now on; or no longer, until it is
+     * opened again. Both or neither: NULL where a gate is asked before each put, which is the same
+     * and closer. Where they exist regions start shut, for each connection, and end with it.
+     *
+     * A put into a region that is shut is no error: it waits where it was posted, as if its
+     * connection had no credit, and goes on when the region is opened, without being asked for
+     * again. The call returns at once; region_shut() lets puts that are on their way land, for
+     * KVW_PEER_DEAD_NS twice at most. A peer that writes still later breaks rule 5. Opening what is
+     * open, or shutting what is shut, does nothing; opening what isn't shut entirely yet opens it
+     * when it is. A region that is left open by mistake is as it would be without them.
+     *   KVW_E_NOTFOUND  no such region, or no such connection
+     *   KVW_E_AGAIN     too many regions are open to it
+     */
+    KVW_NODISCARD kvw_err (*region_open)(struct kvw_transport *t, kvw_conn_id conn,
+                                         const struct kvw_region_key *key);
+    void (*region_shut)(struct kvw_transport *t, kvw_conn_id conn,
+                        const struct kvw_region_key *key);
+
+    /*
      * Puts will come from mem until source_remove(), so a device that must know its memory learns
      * it now, once. A hint: puts from anywhere else work too, copied. NULL where nothing is gained.
      * Adding the same range again counts. When source_remove() is called no put from mem may be in

@@ -500,6 +500,7 @@ const struct kvw_transport_ops kvn_queues_ops = {
     .disconnect = mq_disconnect,
     .region_add = mq_region_add,
     .region_remove = mq_region_remove,
+    /* No region_open: the packet protocol's gate is asked before each put. */
     .send = mq_send,
     .put = mq_put,
     .poll = mq_poll,

@@ -92,6 +92,10 @@ static bool option(struct verbs_config *out, struct rail_choice *r, const char *
         out->cm = true;
         return true;
     }
+    if (strcmp(key, "mw") == 0 && strcmp(value, "0") == 0) {
+        out->no_mw = true;
+        return true;
+    }
     if (strcmp(key, "tcp") == 0 && kvn_addr_parse(&out->side, value) == KVW_OK) {
         out->side_port = out->side.port;
         return true;
@@ -146,7 +150,8 @@ kvw_err kvn_verbs_config(struct verbs_config *out, const char *local, char why[K
         if (!rail(&c, part, &bad)) {
             snprintf(why, KVN_WHY_BYTES,
                      "verbs: can't read '%.60s' in '%.80s'; it is ADDR[:PORT] or DEVICE[/PORT]"
-                     "[:TCPPORT], then ,gid=N ,qps=1..%u ,mtu=256..4096 ,tcp=ADDR:PORT ,cm=1",
+                     "[:TCPPORT], then ,gid=N ,qps=1..%u ,mtu=256..4096 ,tcp=ADDR:PORT ,cm=1 "
+                     ",mw=0",
                      bad, local, VERBS_QPS_MAX);
             return KVW_E_ADDRESS;
         }

@@ -83,6 +83,8 @@ void kvn_verbs_put_done(struct end *e, struct conn *c, uint16_t put, kvw_err err
     struct put *p = &c->puts[put];
 
     kvn_verbs_put_copy_release(e, p);
+    if (p->region != VERBS_PLAIN)
+        --c->keys[p->region].users;
     p->state = PUT_DONE;
     p->err = err;
     kvn_verbs_list_push(c, &c->done, put);
@@ -91,7 +93,7 @@ void kvn_verbs_put_done(struct end *e, struct conn *c, uint16_t put, kvw_err err
 /* No device reads for this connection any more: all that is unfinished has failed. */
 static void fail_puts(struct end *e, struct conn *c)
 {
-    c->waiting.count = 0;
+    c->waiting.count = c->parked.count = 0;
     for (uint16_t i = 0; i < VERBS_PUTS; ++i)
         if (c->puts[i].state == PUT_WAITING || c->puts[i].state == PUT_POSTED)
             kvn_verbs_put_done(e, c, i, KVW_E_PEER_LOST);
@@ -101,6 +103,7 @@ static void tear_down(struct end *e, struct conn *c)
 {
     for (uint32_t i = 0; i < c->path_count; ++i)
         kvn_verbs_path_destroy(e, &c->paths[i]);
+    kvn_verbs_window_end(c);
     kvn_verbs_side_close(e, c);
     fail_puts(e, c);
 }
@@ -184,6 +187,7 @@ void kvn_verbs_conn_tick(struct end *e, struct conn *c)
     kvn_verbs_cm_tick(e, c);
     for (uint32_t i = 0; i < c->path_count && c->state < CONN_ENDING; ++i)
         kvn_verbs_path_tick(e, &c->paths[i]);
+    kvn_verbs_window_tick(e, c);
 }
 
 uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c)
@@ -201,6 +205,8 @@ uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c)
         at = c->ping_ns;
     if (kvn_verbs_cm_deadline(c) < at)
         at = kvn_verbs_cm_deadline(c);
+    if (kvn_verbs_window_deadline(c) < at)
+        at = kvn_verbs_window_deadline(c);
     for (uint32_t i = 0; i < c->path_count; ++i)
         if ((c->paths[i].state == PATH_FAILED) && c->paths[i].settle_ns < at)
             at = c->paths[i].settle_ns;

@@ -108,11 +108,17 @@ static void presence(struct end *e)
             kvn_verbs_rail_dead(e, &e->rails[i], DIED);
 }
 
-static bool joining(const struct end *e)
+/* Whether somebody waits for what the side channel brings: to be joined, or for a key or its end.
+ */
+static bool listens(const struct end *e)
 {
-    for (uint32_t i = 0; i < VERBS_CONNS; ++i)
-        if (e->conns[i].state != CONN_FREE && e->conns[i].state < CONN_LIVE)
+    for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
+        const struct conn *c = &e->conns[i];
+
+        if (c->state != CONN_FREE && c->state < CONN_ENDING &&
+            (c->state < CONN_LIVE || c->parked.count > 0 || c->shutting > 0))
             return true;
+    }
     return false;
 }
 
@@ -151,7 +157,7 @@ static uint32_t verbs_poll(struct kvw_transport *t, uint64_t now_ns,
         for (uint32_t k = 0; k < POLLS_MAX && e->rails[i].alive; ++k)
             if (!kvn_verbs_rx_poll(e, &e->rails[i]))
                 break;
-    if (e->look || now_ns - e->looked_ns >= VERBS_LOOK_NS || joining(e))
+    if (e->look || now_ns - e->looked_ns >= VERBS_LOOK_NS || listens(e))
         look(e);
     if (now_ns - e->present_ns >= VERBS_PRESENT_NS)
         presence(e);
@@ -264,6 +270,8 @@ static const struct kvw_transport_ops verbs_ops = {
     .disconnect = verbs_disconnect,
     .region_add = kvn_verbs_region_add,
     .region_remove = kvn_verbs_region_remove,
+    .region_open = kvn_verbs_region_open,
+    .region_shut = kvn_verbs_region_shut,
     .source_add = kvn_verbs_source_add,
     .source_remove = kvn_verbs_source_remove,
     .send = kvn_verbs_send,
@@ -319,6 +327,25 @@ static kvw_err lay_out(struct end *e, char why[KVN_WHY_BYTES])
     return KVW_OK;
 }
 
+/* Whether keys can be scoped to an offer, and the sentence about it. */
+static void keys_about(struct end *e)
+{
+    const size_t n = strlen(e->about);
+    const char *without = NULL;
+
+    for (uint32_t i = 0; i < e->rail_count; ++i)
+        if ((e->rails[i].attr.device_cap_flags & IBV_DEVICE_MEM_WINDOW) == 0)
+            without = e->rails[i].ctx->device->name;
+    e->windows = without == NULL && !e->cfg.no_mw;
+    if (e->windows)
+        snprintf(e->about + n, sizeof(e->about) - n, ". Keys live with the offer (memory windows)");
+    else if (e->cfg.no_mw)
+        snprintf(e->about + n, sizeof(e->about) - n, ". Keys live with the region: mw=0");
+    else
+        snprintf(e->about + n, sizeof(e->about) - n,
+                 ". Keys live with the region: %s has no memory windows", without);
+}
+
 static kvw_err open_rails(struct end *e, char why[KVN_WHY_BYTES])
 {
     kvw_err err;
@@ -340,6 +367,7 @@ static kvw_err open_rails(struct end *e, char why[KVN_WHY_BYTES])
         while (e->cfg.mtu != 0 && 128u << r->mtu > e->cfg.mtu)
             --r->mtu;
     }
+    keys_about(e);
     e->about_fixed = strlen(e->about);
     if ((err = lay_out(e, why)) != KVW_OK)
         return err;

@@ -81,6 +81,7 @@ static void resend(struct end *e, struct path *p)
             continue;
         }
         c->puts[w->put].state = PUT_WAITING;
+        kvn_verbs_key_unposted(c, &c->puts[w->put]);
         kvn_verbs_list_push(c, &c->waiting, w->put);
     }
     p->state = PATH_DEAD;

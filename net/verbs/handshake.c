@@ -357,6 +357,16 @@ static void on_end(struct end *e, struct conn *c, const uint8_t *body, uint32_t 
     kvn_verbs_conn_end(e, c, false, err, "the peer says: %s", text);
 }
 
+static void on_key_frame(struct end *e, struct conn *c, enum verbs_frame_type type,
+                         const uint8_t *body, uint32_t bytes)
+{
+    const bool owner = type == VERBS_F_SHUT_OK || type == VERBS_F_ASK;
+
+    if (!(owner ? kvn_verbs_window_frame(e, c, type, body, bytes)
+                : kvn_verbs_key_frame(e, c, type, body, bytes)))
+        (void)broken(e, c, "frame about a region's keys");
+}
+
 void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_type type,
                                const uint8_t *body, uint32_t bytes)
 {
@@ -374,6 +384,8 @@ void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_t
         on_end(e, c, body, bytes);
     else if (type == VERBS_F_PATH && c->state >= CONN_GO && bytes == 8)
         kvn_verbs_path_peer(e, c, kvw_load_le32(body), kvw_load_le32(body + 4));
+    else if (type >= VERBS_F_KEY && type <= VERBS_F_GONE && c->state >= CONN_GO)
+        on_key_frame(e, c, type, body, bytes);
     else if (type != VERBS_F_PING)
         (void)broken(e, c, "frame");
 }

@@ -7,6 +7,7 @@
  *   mem        a registered range                    memory.c
  *   conn       one peer: side channel, paths, queues conn.c, handshake.c, side.c
  *   path       one queue pair of a connection        path.c; fed by tx.c, emptied by rx.c
+ *   put, lease a put and its key                     key.c, window.c; key.h
  *   failover   what happens to a dead path's work    failover.c
  *
  * threads  the transport's one
@@ -17,6 +18,7 @@
 #define KVN_VERBS_IMPL_H
 
 #include "cm.h"
+#include "key.h"
 #include "rail.h"
 
 /* --- a queue pair of a connection: path.c ----------------------------------------------------- */
@@ -52,7 +54,9 @@ struct path {
     bool errored;             /* its first failed completion was seen */
     bool marked;              /* the marker of the end is posted */
     bool marker_seen;         /* and came back */
-    bool peer_settled;        /* the peer's VERBS_F_PATH came */
+    bool binding;             /* it carries the bind of this lease's window */
+    uint8_t lease;
+    bool peer_settled; /* the peer's VERBS_F_PATH came */
     uint32_t peer_received;
     uint64_t settle_ns; /* not later than this */
     /* Work posted, by count; ring[n % VERBS_SQ]. Each uses up one receive of the peer. */
@@ -100,26 +104,6 @@ enum conn_state {
     CONN_SPENT,  /* over; free at the next poll, as events may point into it */
 };
 
-enum put_state { PUT_FREE = 0, PUT_WAITING, PUT_POSTED, PUT_DONE };
-
-struct put {
-    enum put_state state;
-    uint8_t iov_count;
-    uint16_t next; /* in the list it is in */
-    kvw_err err;
-    uint32_t bytes, imm;
-    uint64_t cookie, offset, address;
-    uint32_t rkey[VERBS_RAILS];
-    struct kvw_iov iov[KVW_PUT_IOV_MAX];
-    struct verbs_mem *mem[KVW_PUT_IOV_MAX]; /* NULL: in end->map */
-    uint16_t copy_at, copy_blocks;
-};
-
-#define VERBS_NIL 0xffffu
-struct put_list {
-    uint16_t head, tail, count;
-};
-
 /* A receive buffer that a completion gave us, and whom to credit when it is posted again. */
 struct held {
     uint8_t rail, conn, path;
@@ -154,8 +138,8 @@ struct conn {
     uint32_t index; /* in end->conns */
     kvw_conn_id id;
     bool incoming, up_due;
-    bool announced; /* CONN_UP was handed out */
-    bool breaching; /* breach_put lies outside of the peer's region */
+    bool announced;     /* CONN_UP was handed out */
+    const char *breach; /* what is wrong with breach_put; NULL: nothing */
     uint16_t breach_put;
     const char *lost_text; /* why a path failed, last */
     kvw_err down_err;
@@ -188,6 +172,14 @@ struct conn {
     /* Puts. */
     struct put puts[VERBS_PUTS];
     struct put_list free, waiting, done;
+    struct put_list parked; /* they wait for a key */
+    struct peer_region keys[VERBS_KEYS];
+    bool let_go_due; /* one has no put posted any more, and its owner waits to hear so */
+    struct lease leases[VERBS_LEASES];
+    uint32_t shutting; /* of those */
+    bool bind_due;
+    uint64_t bind_from_ns;
+    uint32_t next_generation;
     /* What came. */
     struct arrival arrivals[VERBS_ARRIVALS];
     uint32_t arrival_head, arrival_count;
@@ -263,7 +255,8 @@ struct end {
     char peer[KVN_ADDR_TEXT_BYTES];
     bool may_listen, listening, has_peer;
     uint64_t now_ns, looked_ns, present_ns, polled_ns;
-    bool look; /* wait() saw input */
+    bool look;    /* wait() saw input */
+    bool windows; /* every rail has memory windows */
     struct rail rails[VERBS_RAILS];
     uint32_t rail_count;
     int epoll_fd, listen_fd;

@@ -89,8 +89,9 @@ static void populate(const struct kvw_mem *mem)
 /* --- one range on every rail --------------------------------------------------------------------
  */
 
-static void deregister(struct verbs_mem *m)
+static void deregister(struct end *e, struct verbs_mem *m)
 {
+    kvn_verbs_window_remove(e, m); /* a device keeps what windows are bound to */
     for (uint32_t i = 0; i < VERBS_RAILS; ++i)
         if (m->mr[i] != NULL)
             (void)ibv_dereg_mr(m->mr[i]);
@@ -100,18 +101,25 @@ static void deregister(struct verbs_mem *m)
     m->shadow = NULL;
 }
 
-static uint64_t address_of(const struct verbs_mem *m)
+uint64_t kvn_verbs_mem_address(const struct verbs_mem *m)
 {
     return (uint64_t)m->serial << SERIAL_SHIFT | ((uintptr_t)m->mem.base & LOW_MASK);
 }
 
 enum rung { RUNG_PLAIN, RUNG_DMABUF, RUNG_SHADOW };
 
-/* 0, or errno with nothing registered. */
-static int try_rung(struct end *e, struct verbs_mem *m, enum rung rung)
+static int access_of(const struct verbs_mem *m)
 {
-    const int access = m->region ? REGION_ACCESS : IBV_ACCESS_LOCAL_WRITE;
-    const uint64_t iova = m->region ? address_of(m) : (uintptr_t)m->mem.base;
+    if (m->windowed)
+        return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND | IBV_ACCESS_RELAXED_ORDERING;
+    return m->region ? REGION_ACCESS : IBV_ACCESS_LOCAL_WRITE;
+}
+
+/* 0, or errno with nothing registered. */
+static int register_on_rails(struct end *e, struct verbs_mem *m, enum rung rung)
+{
+    const int access = access_of(m);
+    const uint64_t iova = m->region ? kvn_verbs_mem_address(m) : (uintptr_t)m->mem.base;
     void *const base = rung == RUNG_SHADOW ? m->shadow : m->mem.base;
 
     for (uint32_t i = 0; i < e->rail_count; ++i) {
@@ -138,6 +146,16 @@ static int try_rung(struct end *e, struct verbs_mem *m, enum rung rung)
         ++e->counters.registrations;
     }
     return 0;
+}
+
+/* With windows, if it is a region and the device takes them for such memory. */
+static int try_rung(struct end *e, struct verbs_mem *m, enum rung rung)
+{
+    m->windowed = m->region && e->windows;
+    if (m->windowed && register_on_rails(e, m, rung) == 0)
+        return 0;
+    m->windowed = false;
+    return register_on_rails(e, m, rung);
 }
 
 /* The last rung. Puts from such memory are copied where they stand (tx.c); only regions need it. */
@@ -242,14 +260,15 @@ kvw_err kvn_verbs_region_add(struct kvw_transport *t, const struct kvw_mem *mem,
         return err;
     m->used = true;
     memset(key, 0, sizeof(*key));
-    kvw_store_le64(key->bytes, address_of(m));
+    kvw_store_le64(key->bytes, kvn_verbs_mem_address(m));
     kvw_store_le64(key->bytes + 8, m->mem.bytes);
     for (uint32_t i = 0; i < VERBS_RAILS; ++i)
-        kvw_store_le32(key->bytes + 16 + 4 * i, m->mr[i] != NULL ? m->mr[i]->rkey : 0);
+        kvw_store_le32(key->bytes + 16 + 4 * i,
+                       m->mr[i] != NULL && !m->windowed ? m->mr[i]->rkey : 0);
     return KVW_OK;
 }
 
-static struct verbs_mem *region_at(struct end *e, uint64_t address)
+struct verbs_mem *kvn_verbs_mem_region(struct end *e, uint64_t address)
 {
     for (uint32_t i = 0; i < KVW_REGIONS_MAX; ++i)
         if (e->mems[i].used && e->mems[i].serial == address >> SERIAL_SHIFT)
@@ -260,11 +279,11 @@ static struct verbs_mem *region_at(struct end *e, uint64_t address)
 kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key)
 {
     struct end *e = kvn_verbs_end(t);
-    struct verbs_mem *m = region_at(e, kvw_load_le64(key->bytes));
+    struct verbs_mem *m = kvn_verbs_mem_region(e, kvw_load_le64(key->bytes));
 
-    if (m == NULL || kvw_load_le64(key->bytes) != address_of(m))
+    if (m == NULL || kvw_load_le64(key->bytes) != kvn_verbs_mem_address(m))
         return KVW_E_NOTFOUND;
-    deregister(m); /* returns when the device has forgotten the rkey: rule 6 */
+    deregister(e, m); /* returns when the device has forgotten the rkey: rule 6 */
     m->used = false;
     return KVW_OK;
 }
@@ -303,7 +322,7 @@ void kvn_verbs_source_remove(struct kvw_transport *t, const struct kvw_mem *mem)
         if (!m->used || m->mem.base != mem->base || m->mem.bytes != mem->bytes)
             continue;
         if (--m->users == 0) {
-            deregister(m);
+            deregister(e, m);
             m->used = false;
             e->last_source = NULL;
         }
@@ -331,12 +350,12 @@ struct verbs_mem *kvn_verbs_mem_find(struct end *e, const void *base, uint64_t b
 
 bool kvn_verbs_mem_landed(struct end *e, uint64_t address, uint32_t bytes, uint64_t *offset)
 {
-    struct verbs_mem *m = region_at(e, address);
+    struct verbs_mem *m = kvn_verbs_mem_region(e, address);
     const struct kvw_mem_device *d;
 
     if (m == NULL)
         return false;
-    *offset = address - address_of(m);
+    *offset = address - kvn_verbs_mem_address(m);
     if (*offset > m->mem.bytes || bytes > m->mem.bytes - *offset)
         return false;
     d = m->mem.device;
@@ -350,7 +369,7 @@ void kvn_verbs_mem_close(struct end *e)
 {
     for (uint32_t i = 0; i < KVW_REGIONS_MAX + VERBS_SOURCES; ++i) {
         if (e->mems[i].used)
-            deregister(&e->mems[i]);
+            deregister(e, &e->mems[i]);
         e->mems[i].used = false;
     }
 }

@@ -137,6 +137,7 @@ void kvn_verbs_path_destroy(struct end *e, struct path *p)
         (void)ibv_destroy_qp(p->qp);
         p->qp = NULL;
     }
+    kvn_verbs_window_path_gone(e, p);
     kvn_verbs_cm_drop(p);
     if (p->state != PATH_NONE)
         p->state = PATH_DEAD;

@@ -61,6 +61,7 @@ struct verbs_config {
     uint32_t qps;
     uint32_t mtu; /* bytes; 0: the port's */
     bool cm;      /* queue pairs are joined by rdma_cm */
+    bool no_mw;   /* no memory windows, whatever the devices have */
 };
 
 /* "RAIL[+RAIL...]", a RAIL "ADDR[:PORT]" or "DEVICE[/PORT][:TCPPORT]", each followed by
@@ -129,8 +130,9 @@ void kvn_verbs_rail_dead(struct end *e, struct rail *r, const char *text);
 
 struct verbs_mem {
     bool used;
-    bool copied; /* no device knows it: puts from it are copied by its owner's function */
-    bool region; /* peers write there; else puts come from there */
+    bool copied;   /* no device knows it: puts from it are copied by its owner's function */
+    bool region;   /* peers write there; else puts come from there */
+    bool windowed; /* and that through memory windows alone: its own rkeys are for nothing */
     uint32_t users;
     uint32_t serial;
     struct kvw_mem mem;
@@ -145,6 +147,9 @@ kvw_err kvn_verbs_source_add(struct kvw_transport *t, const struct kvw_mem *mem)
 void kvn_verbs_source_remove(struct kvw_transport *t, const struct kvw_mem *mem);
 /* The announced memory that holds all of [base, base + bytes), or NULL. */
 struct verbs_mem *kvn_verbs_mem_find(struct end *e, const void *base, uint64_t bytes);
+/* The region that an address lies in, by its serial; or NULL. */
+struct verbs_mem *kvn_verbs_mem_region(struct end *e, uint64_t address);
+uint64_t kvn_verbs_mem_address(const struct verbs_mem *m);
 /* Bytes landed at that address of a region: bring them to where they are seen, if the device alone
  * doesn't, and say where in the region. False: no region has it any more, or its owner failed. */
 bool kvn_verbs_mem_landed(struct end *e, uint64_t address, uint32_t bytes, uint64_t *offset);

@@ -197,6 +197,8 @@ static void on_completion(struct end *e, struct rail *r, const struct ibv_wc *wc
         return; /* of a queue pair that is gone */
     if ((uint32_t)wc->wr_id == VERBS_MARKER && p->marked)
         p->marker_seen = true;
+    else if ((uint32_t)wc->wr_id == VERBS_BIND && p->binding)
+        kvn_verbs_window_bound(e, p, wc->status == IBV_WC_SUCCESS);
     else if (wc->status == IBV_WC_SUCCESS)
         kvn_verbs_tx_complete(e, p, (uint32_t)wc->wr_id);
     else

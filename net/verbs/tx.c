@@ -157,6 +157,13 @@ static void post_place(struct end *e, struct path *p, uint64_t address, uint32_t
     ++e->counters.places;
 }
 
+/* The put's key on this path; 0: none, or none yet (a plain one may be anything). */
+static uint32_t rkey_of(const struct path *p, const struct put *put)
+{
+    return put->region == VERBS_PLAIN ? put->rkey[p->peer_rail]
+                                      : p->conn->keys[put->region].rkey[p->peer_rail];
+}
+
 static void post_put(struct end *e, struct path *p, uint16_t at)
 {
     struct put *put = &p->conn->puts[at];
@@ -172,7 +179,7 @@ static void post_put(struct end *e, struct path *p, uint16_t at)
     wr->opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
     wr->imm_data = htonl(index << VERBS_IMM_BITS | (put->imm & IMM_MASK));
     wr->wr.rdma.remote_addr = put->address;
-    wr->wr.rdma.rkey = put->rkey[p->peer_rail];
+    wr->wr.rdma.rkey = rkey_of(p, put);
     wr->num_sge = put->iov_count;
     for (uint32_t i = 0; i < put->iov_count; ++i) {
         const struct verbs_mem *m = put->mem[i];
@@ -183,6 +190,8 @@ static void post_put(struct end *e, struct path *p, uint16_t at)
                              .lkey = m != NULL ? m->mr[p->rail]->lkey : e->rails[p->rail].mr->lkey};
     }
     put->state = PUT_POSTED;
+    if (put->region != VERBS_PLAIN)
+        ++p->conn->keys[put->region].posted;
     p->bytes_in_flight += put->bytes;
     p->draining = p->bytes_in_flight >= VERBS_FLIGHT;
     p->bytes_since_signal += put->bytes;
@@ -191,9 +200,11 @@ static void post_put(struct end *e, struct path *p, uint16_t at)
     ++e->counters.writes;
 }
 
-/* Whether a path's device knows all memory that the put comes from. */
+/* Whether a path's device knows all memory that the put comes from, and the peer's lets it in. */
 static bool reaches(const struct path *p, const struct put *put)
 {
+    if (put->region != VERBS_PLAIN && rkey_of(p, put) == 0)
+        return false;
     for (uint32_t i = 0; i < put->iov_count; ++i)
         if (put->mem[i] != NULL && put->mem[i]->mr[p->rail] == NULL)
             return false;
@@ -201,20 +212,28 @@ static bool reaches(const struct path *p, const struct put *put)
 }
 
 /* The queue pair with the least on its way; NULL: none has room. */
-static struct path *choose_path(struct conn *c, const struct put *put)
+static const struct path *best_path(const struct conn *c, const struct put *put)
 {
-    struct path *best = NULL;
+    const struct path *best = NULL;
 
     for (uint32_t i = 0; i < c->path_count; ++i) {
-        struct path *p = &c->paths[(c->turn + i) % c->path_count];
+        const struct path *p = &c->paths[(c->turn + i) % c->path_count];
 
         if (room(p, 2) && !p->draining && reaches(p, put) &&
             (best == NULL || p->bytes_in_flight < best->bytes_in_flight))
             best = p;
     }
-    if (best != NULL)
-        c->turn = (best->index + 1u) % c->path_count;
     return best;
+}
+
+static struct path *choose_path(struct conn *c, const struct put *put)
+{
+    const struct path *best = best_path(c, put);
+
+    if (best == NULL)
+        return NULL;
+    c->turn = (best->index + 1u) % c->path_count;
+    return &c->paths[best->index];
 }
 
 /* --- a connection -------------------------------------------------------------------------------
@@ -229,15 +248,14 @@ bool kvn_verbs_tx_due(const struct conn *c)
 {
     if (c->state != CONN_LIVE)
         return false;
-    if (c->breaching)
+    if (c->breach != NULL || c->let_go_due)
         return true;
     if (c->cells_sent != c->cells_queued && room(&c->paths[c->msg_path], 1))
         return true;
     for (uint32_t i = 0; i < c->path_count; ++i)
-        if ((c->waiting.count > 0 && room(&c->paths[i], 2) && !c->paths[i].draining) ||
-            (credit_due(&c->paths[i]) && c->paths[i].limit != c->paths[i].posted))
+        if (credit_due(&c->paths[i]) && c->paths[i].limit != c->paths[i].posted)
             return true;
-    return false;
+    return c->waiting.count > 0 && best_path(c, &c->puts[c->waiting.head]) != NULL;
 }
 
 void kvn_verbs_tx_pump(struct end *e, struct conn *c)
@@ -246,21 +264,27 @@ void kvn_verbs_tx_pump(struct end *e, struct conn *c)
 
     if (c->state != CONN_LIVE)
         return;
-    if (c->breaching) { /* the list it waits in ends with the connection */
+    if (c->breach != NULL) { /* the list it waits in ends with the connection */
         kvn_verbs_put_done(e, c, c->breach_put, KVW_E_PROTOCOL);
-        kvn_verbs_conn_end(e, c, true, KVW_E_PROTOCOL, "a put lies outside of the peer's region");
+        kvn_verbs_conn_end(e, c, true, KVW_E_PROTOCOL, "%s", c->breach);
         return;
     }
-    while (c->cells_sent != c->cells_queued && room(&c->paths[c->msg_path], 1)) {
+    if (c->let_go_due)
+        kvn_verbs_key_let_go(e, c);
+    while (c->state == CONN_LIVE && c->cells_sent != c->cells_queued &&
+           room(&c->paths[c->msg_path], 1)) {
         const struct cell *cell = &c->cells[c->cells_sent % VERBS_MSG_CELLS];
 
         post_send(e, &c->paths[c->msg_path], WORK_MSG, msg_cell(e, c, c->cells_sent), VERBS_S_MSG,
                   cell->flags, c->cells_sent, cell->bytes);
         ++c->cells_sent;
     }
-    while (c->state == CONN_LIVE && c->waiting.count > 0 &&
-           (p = choose_path(c, &c->puts[c->waiting.head])) != NULL)
-        post_put(e, p, kvn_verbs_list_pop(c, &c->waiting));
+    while (c->state == CONN_LIVE && c->waiting.count > 0) {
+        if ((p = choose_path(c, &c->puts[c->waiting.head])) != NULL)
+            post_put(e, p, kvn_verbs_list_pop(c, &c->waiting));
+        else if (!kvn_verbs_key_park(e, c))
+            break;
+    }
     for (uint32_t i = 0; i < c->path_count && c->state == CONN_LIVE; ++i) {
         send_credit(e, &c->paths[i]);
         flush(e, &c->paths[i]);
@@ -281,6 +305,7 @@ void kvn_verbs_tx_complete(struct end *e, struct path *p, uint32_t n)
         } else if (w->kind == WORK_PUT) {
             p->bytes_in_flight -= c->puts[w->put].bytes;
             e->stats.put_bytes_sent += c->puts[w->put].bytes;
+            kvn_verbs_key_unposted(c, &c->puts[w->put]);
             kvn_verbs_put_done(e, c, w->put, KVW_OK);
         }
     }
@@ -375,6 +400,24 @@ static kvw_err find_source(struct end *e, struct put *p)
     return KVW_OK;
 }
 
+/* What the put may be written with: what the key says, or what it says by and by. */
+static bool find_key(struct conn *c, struct put *p, const struct kvw_put *put)
+{
+    const uint64_t address = kvw_load_le64(put->key.bytes);
+    uint32_t any = 0;
+
+    p->address = address + put->offset;
+    p->region = VERBS_PLAIN;
+    for (uint32_t i = 0; i < VERBS_RAILS; ++i)
+        any |= p->rkey[i] = kvw_load_le32(put->key.bytes + 16 + 4 * i);
+    if (any != 0)
+        return true;
+    if (!kvn_verbs_key_find(c, address, &p->region))
+        return false;
+    ++c->keys[p->region].users;
+    return true;
+}
+
 kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put)
 {
     struct end *e = kvn_verbs_end(t);
@@ -404,17 +447,18 @@ kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_
         kvn_verbs_put_copy_release(e, p);
         return err;
     }
+    if (!find_key(c, p, put)) {
+        kvn_verbs_put_copy_release(e, p);
+        return KVW_E_AGAIN;
+    }
     at = kvn_verbs_list_pop(c, &c->free);
     p->imm = put->imm;
     p->cookie = put->cookie;
-    p->address = kvw_load_le64(put->key.bytes) + put->offset;
-    for (uint32_t i = 0; i < VERBS_RAILS; ++i)
-        p->rkey[i] = kvw_load_le32(put->key.bytes + 16 + 4 * i);
     p->state = PUT_WAITING;
     kvn_verbs_list_push(c, &c->waiting, at);
     /* The device checks this as well; here it costs nothing, and the sentence is better. */
-    if (!c->breaching && (put->offset > region_bytes || sum > region_bytes - put->offset)) {
-        c->breaching = true;
+    if (c->breach == NULL && (put->offset > region_bytes || sum > region_bytes - put->offset)) {
+        c->breach = "a put lies outside of the peer's region";
         c->breach_put = at;
     }
     return KVW_OK;

@@ -13,7 +13,7 @@
 #include "../../kvwire/transport.h"
 
 /* Which devices, ports and GIDs were chosen and by which rule, and what the last registration took
- * of the ladder dma-buf, peer memory, host copy: a sentence each. */
+ * of the ladder dma-buf, peer memory, host copy; and what keys live with: a sentence each. */
 const char *kvn_verbs_about(const struct kvw_transport *t);
 
 /* The side channel's TCP port; 0 for a transport that doesn't listen. */
@@ -29,6 +29,9 @@ struct kvn_verbs_counters {
     uint64_t paths_lost;    /* queue pairs that failed */
     uint64_t resent;        /* puts and message pieces sent again on another */
     uint64_t registrations; /* memory regions made */
+    uint64_t binds;         /* of memory windows, posted */
+    uint64_t parked;        /* puts that waited for a key */
+    uint64_t keys_taken;    /* windows that went before the peer had let go of their key */
 };
 void kvn_verbs_counters(const struct kvw_transport *t, struct kvn_verbs_counters *c);
 

@@ -10,19 +10,24 @@
 
 /* SPEC.md 2: frames on the side channel (TCP): magic, version, type, body bytes; then the body. */
 #define VERBS_MAGIC          0x5657564bu /* "KVWV", little-endian */
-#define VERBS_VERSION        2u
+#define VERBS_VERSION        3u
 #define VERBS_FRAME_HDR      12u
 #define VERBS_FRAME_BODY_MAX 512u
 
 enum verbs_frame_type {
-    VERBS_F_HELLO = 1,   /* connector: its rails */
-    VERBS_F_WELCOME = 2, /* listener: its rails, lanes, its queue pairs */
-    VERBS_F_READY = 3,   /* connector: its queue pairs; they can receive */
-    VERBS_F_GO = 4,      /* listener: its queue pairs can receive too */
-    VERBS_F_PING = 5,    /* both ways: I live */
-    VERBS_F_BYE = 6,     /* both ways, last: disconnect */
-    VERBS_F_END = 7,     /* both ways, last: an error code and a sentence */
-    VERBS_F_PATH = 8,    /* both ways: this queue pair is over, and so many I had received on it */
+    VERBS_F_HELLO = 1,    /* connector: its rails */
+    VERBS_F_WELCOME = 2,  /* listener: its rails, lanes, its queue pairs */
+    VERBS_F_READY = 3,    /* connector: its queue pairs; they can receive */
+    VERBS_F_GO = 4,       /* listener: its queue pairs can receive too */
+    VERBS_F_PING = 5,     /* both ways: I live */
+    VERBS_F_BYE = 6,      /* both ways, last: disconnect */
+    VERBS_F_END = 7,      /* both ways, last: an error code and a sentence */
+    VERBS_F_PATH = 8,     /* both ways: this queue pair is over, and so many I had received on it */
+    VERBS_F_KEY = 9,      /* owner: a rail's key to a region */
+    VERBS_F_SHUT = 10,    /* owner: let go of the region's keys */
+    VERBS_F_SHUT_OK = 11, /* writer: nothing of mine is on its way there */
+    VERBS_F_ASK = 12,     /* writer: a put waits for the region's keys */
+    VERBS_F_GONE = 13,    /* owner: there is no such region (any more) */
 };
 
 /* SPEC.md 3: what a SEND carries in front: type, flags, granted, sequence. */

@@ -213,6 +213,13 @@ static void add_region(struct end *e)
     cr_assert_eq(e->t->ops->region_add(e->t, &mem, gate, NULL, &e->key), KVW_OK);
 }
 
+/* Where regions start shut. */
+static void open_region(struct end *e)
+{
+    if (e->t->ops->region_open != NULL)
+        cr_assert_eq(e->t->ops->region_open(e->t, e->conn, &e->key), KVW_OK);
+}
+
 /* Joined, each with a region of REGION bytes. */
 static void setup(void)
 {
@@ -223,6 +230,8 @@ static void setup(void)
     cr_assert_eq(a.t->ops->connect(a.t, world.peer, now(), &a.conn), KVW_OK);
     cr_assert_neq(a.conn.value, 0);
     UNTIL(a.ups == 1 && b.ups == 1);
+    open_region(&a);
+    open_region(&b);
 }
 
 static void teardown(void)

@@ -177,6 +177,9 @@ static void receive(const struct xfer *x)
         for (uint32_t i = 0; i < n; ++i) {
             if (ev[i].kind == KVW_TEV_CONN_UP) {
                 conn = ev[i].conn;
+                if (r.t->ops->region_open != NULL &&
+                    r.t->ops->region_open(r.t, conn, &key) != KVW_OK)
+                    xfer_die(x->net, "can't open the slots to the sender");
                 if (r.t->ops->send(r.t, conn, &key, sizeof(key)) != KVW_OK)
                     xfer_die(x->net, "can't send the key");
             }

@@ -148,6 +148,9 @@ static void receive(const struct kvn_config *cfg, const struct options *o, uint8
             if (ev[i].kind == KVW_TEV_CONN_UP) {
                 cpu = cpu_s();
                 begin = now_ns();
+                if (t->ops->region_open != NULL &&
+                    t->ops->region_open(t, ev[i].conn, &key) != KVW_OK)
+                    die(o->net, "region_open");
                 if (t->ops->send(t, ev[i].conn, &key, sizeof(key)) != KVW_OK)
                     die(o->net, "send");
             }

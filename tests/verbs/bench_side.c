@@ -51,6 +51,8 @@ static void on_event(const struct kvw_transport_event *ev)
     if (ev->kind == KVW_TEV_CONN_UP) {
         me.up = true;
         me.conn = ev->conn;
+        if (me.t->ops->region_open(me.t, me.conn, &me.mine) != KVW_OK)
+            die("the region can't be opened");
     } else if (ev->kind == KVW_TEV_CONN_DOWN) {
         snprintf(me.why, sizeof(me.why), "%s", ev->text);
         if (ev->err != KVW_E_PEER_LOST)

@@ -23,6 +23,8 @@ static void on_event(struct duo_end *e, const struct kvw_transport_event *ev)
     case KVW_TEV_CONN_UP:
         ++e->ups;
         e->conn = ev->conn;
+        if (e->t->ops->region_open(e->t, e->conn, &e->key) != KVW_OK)
+            ++e->not_opened;
         break;
     case KVW_TEV_CONN_DOWN:
         ++e->downs;
@@ -142,6 +144,7 @@ bool duo_join(void)
         duo_step();
     for (uint32_t i = 0; i < 200 && duo_a.ups > ups && duo_b.ups == 0 && duo_b.downs == 0; ++i)
         duo_step();
+    duo_run(20); /* and each end has the other's keys */
     return duo_a.ups > ups && duo_b.ups > 0;
 }
 

@@ -17,6 +17,7 @@ struct duo_end {
     struct kvw_transport *t;
     kvw_conn_id conn;
     uint32_t ups, downs, msgs, messages_wrong;
+    uint32_t not_opened; /* the region, when it came up */
     kvw_err down_err;
     char down_text[256];
     uint32_t accepted, ok, failed, after_down;

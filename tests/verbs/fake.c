@@ -79,19 +79,20 @@ uint32_t vf_random(void)
 
 void vf_reset(uint64_t seed)
 {
-    const int live = vf.live, live_qps = vf.qps, live_mrs = vf.mrs;
+    const int live = vf.live, live_qps = vf.qps, live_mrs = vf.mrs, live_mws = vf.mws;
 
     memset(&vf, 0, sizeof(vf));
     vf.live = live;
     vf.qps = live_qps;
     vf.mrs = live_mrs;
+    vf.mws = live_mws;
     vf.devices = VF_DEVICES;
     vf.random = seed * 2654435761u + 1;
     vf.mtu[0] = vf.mtu[1] = IBV_MTU_4096;
     vf.inline_max = 64;
 }
 
-static uint32_t device_of(const struct ibv_context *c)
+uint32_t vf_device_of(const struct ibv_context *c)
 {
     return ((const struct fake_ctx *)(const void *)c)->device;
 }
@@ -166,30 +167,43 @@ static struct fake_qp *qp_numbered(uint32_t qpn)
     return NULL;
 }
 
+/* Where [address, address + bytes) of m lies; NULL: not in it. */
+static uint8_t *inside(const struct fake_mr *m, uint64_t address, uint64_t bytes)
+{
+    return address >= m->iova && address - m->iova <= m->base.length &&
+                   bytes <= m->base.length - (address - m->iova)
+               ? m->host + (address - m->iova)
+               : NULL;
+}
+
 static uint8_t *local(struct ibv_pd *pd, const struct ibv_sge *s)
 {
-    for (uint32_t i = 0; i < MRS; ++i) {
-        const struct fake_mr *m = mrs[i];
-
-        if (m != NULL && m->base.lkey == s->lkey && m->base.pd == pd && s->addr >= m->iova &&
-            s->addr - m->iova <= m->base.length &&
-            s->length <= m->base.length - (s->addr - m->iova))
-            return m->host + (s->addr - m->iova);
-    }
+    for (uint32_t i = 0; i < MRS; ++i)
+        if (mrs[i] != NULL && mrs[i]->base.lkey == s->lkey && mrs[i]->base.pd == pd)
+            return inside(mrs[i], s->addr, s->length);
     return NULL;
 }
 
 static uint8_t *remote(struct ibv_pd *pd, uint64_t address, uint32_t rkey, uint64_t bytes)
 {
-    for (uint32_t i = 0; i < MRS; ++i) {
-        const struct fake_mr *m = mrs[i];
+    for (uint32_t i = 0; i < MRS; ++i)
+        if (mrs[i] != NULL && mrs[i]->base.rkey == rkey && mrs[i]->base.pd == pd &&
+            (mrs[i]->access & IBV_ACCESS_REMOTE_WRITE) != 0)
+            return inside(mrs[i], address, bytes);
+    return vf_window(pd, address, rkey, bytes);
+}
 
-        if (m != NULL && m->base.rkey == rkey && m->base.pd == pd &&
-            (m->access & IBV_ACCESS_REMOTE_WRITE) != 0 && address >= m->iova &&
-            address - m->iova <= m->base.length && bytes <= m->base.length - (address - m->iova))
-            return m->host + (address - m->iova);
-    }
-    return NULL;
+uint8_t *vf_bindable(const struct ibv_mr *mr, uint64_t address, uint64_t length)
+{
+    const struct fake_mr *m = (const struct fake_mr *)(const void *)mr;
+    const int access = IBV_ACCESS_MW_BIND | IBV_ACCESS_LOCAL_WRITE;
+
+    return (m->access & access) == access ? inside(m, address, length) : NULL;
+}
+
+uint32_t vf_key(void)
+{
+    return next_key += 0x101;
 }
 
 static uint32_t bytes_of(const struct fake_wr *w)
@@ -299,6 +313,8 @@ static void move_one(struct fake_qp *q)
 
     if (q->base.state == IBV_QPS_ERR) {
         status = IBV_WC_WR_FLUSH_ERR;
+    } else if (w.wr.opcode == IBV_WR_BIND_MW) {
+        status = vf_bind(&w.wr);
     } else if (d == NULL || (d->base.state != IBV_QPS_RTR && d->base.state != IBV_QPS_RTS) ||
                vf.cut[q->device] || vf.cut[d->device] || vf.gone[d->device]) {
         status = IBV_WC_RETRY_EXC_ERR;
@@ -401,23 +417,16 @@ static int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 
 enum ibv_wc_status vf_write_raw(uint32_t device, uint64_t address, uint32_t rkey, uint32_t bytes)
 {
-    static uint8_t junk[65536];
+    enum ibv_wc_status status = IBV_WC_GENERAL_ERR;
 
     for (uint32_t i = 0; i < QPS; ++i) {
-        struct fake_qp *q = qps[i];
-
-        if (q == NULL || q->device != device || q->base.state != IBV_QPS_RTS)
+        if (qps[i] == NULL || qps[i]->device != device || qps[i]->base.state != IBV_QPS_RTS)
             continue;
-        const struct fake_wr w = {.wr = {.opcode = IBV_WR_RDMA_WRITE_WITH_IMM,
-                                         .send_flags = IBV_SEND_INLINE,
-                                         .wr = {.rdma = {address, rkey}}}};
-
-        (void)junk;
-        if (remote(qp_numbered(q->dest)->base.pd, address, rkey, bytes) == NULL)
-            return IBV_WC_REM_ACCESS_ERR;
-        return carry(q, qp_numbered(q->dest), &w);
+        if (remote(qps[i]->base.pd, address, rkey, bytes) != NULL)
+            return IBV_WC_SUCCESS;
+        status = IBV_WC_REM_ACCESS_ERR;
     }
-    return IBV_WC_GENERAL_ERR;
+    return status;
 }
 
 /* --- devices ------------------------------------------------------------------------------------
@@ -465,6 +474,7 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
     c->base.ops.req_notify_cq = fake_req_notify;
     c->base.ops.post_srq_recv = fake_post_srq;
     c->base.ops.post_send = fake_post_send;
+    vf_window_ops(&c->base);
     return &c->base;
 }
 
@@ -482,7 +492,7 @@ int ibv_close_device(struct ibv_context *context)
 ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max,
                              uint32_t flags, size_t entry_size)
 {
-    const uint32_t n = device_of(context);
+    const uint32_t n = vf_device_of(context);
 
     (void)flags;
     if (vf_fails(n, EIO) || entry_size != sizeof(*entries))
@@ -507,16 +517,19 @@ ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
-    if (vf_fails(device_of(context), EIO))
+    if (vf_fails(vf_device_of(context), EIO))
         return errno;
-    *attr = (struct ibv_device_attr){.max_qp = QPS, .max_qp_wr = SQ_MAX, .max_sge = 4};
+    *attr = (struct ibv_device_attr){.max_qp = QPS,
+                                     .max_qp_wr = SQ_MAX,
+                                     .max_sge = 4,
+                                     .device_cap_flags = vf.no_windows ? 0 : IBV_DEVICE_MEM_WINDOW};
     return 0;
 }
 
 int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv_port_attr *compat)
 {
     struct ibv_port_attr *attr = (struct ibv_port_attr *)(void *)compat;
-    const uint32_t n = device_of(context);
+    const uint32_t n = vf_device_of(context);
 
     (void)port;
     if (vf_fails(n, EIO))
@@ -534,7 +547,7 @@ struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 {
     struct ibv_pd *pd;
 
-    if (vf_fails(device_of(context), ENOMEM))
+    if (vf_fails(vf_device_of(context), ENOMEM))
         return NULL;
     pd = vf_made(sizeof(*pd));
     pd->context = context;
@@ -552,7 +565,7 @@ struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *context)
     struct fake_channel *c;
     int fd[2];
 
-    if (vf_fails(device_of(context), EMFILE))
+    if (vf_fails(vf_device_of(context), EMFILE))
         return NULL;
     c = vf_made(sizeof(*c));
     if (pipe2(fd, O_CLOEXEC) != 0)
@@ -577,12 +590,10 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *arg,
     struct fake_cq *q;
 
     (void)vector;
-    if (vf_fails(device_of(context), ENOMEM) || cqe > CQ_MAX)
+    if (vf_fails(vf_device_of(context), ENOMEM) || cqe > CQ_MAX)
         return NULL;
     q = vf_made(sizeof(*q));
-    q->base.context = context;
-    q->base.channel = channel;
-    q->base.cq_context = arg;
+    q->base = (struct ibv_cq){.context = context, .channel = channel, .cq_context = arg};
     return &q->base;
 }
 
@@ -620,11 +631,10 @@ struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *attr
 {
     struct fake_srq *s;
 
-    if (vf_fails(device_of(pd->context), ENOMEM) || attr->attr.max_wr > SRQ_MAX)
+    if (vf_fails(vf_device_of(pd->context), ENOMEM) || attr->attr.max_wr > SRQ_MAX)
         return NULL;
     s = vf_made(sizeof(*s));
-    s->base.context = pd->context;
-    s->base.pd = pd;
+    s->base = (struct ibv_srq){.context = pd->context, .pd = pd};
     return &s->base;
 }
 
@@ -644,11 +654,9 @@ static struct ibv_mr *make_mr(struct ibv_pd *pd, void *host, size_t length, uint
             continue;
         m = mrs[i] = vf_made(sizeof(*m));
         ++vf.mrs;
-        m->base.context = pd->context;
-        m->base.pd = pd;
-        m->base.addr = host;
-        m->base.length = length;
-        m->base.lkey = m->base.rkey = next_key += 0x101;
+        m->base = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = host, .length = length};
+        m->base.lkey = vf_key();
+        m->base.rkey = (access & IBV_ACCESS_REMOTE_WRITE) != 0 ? m->base.lkey : 0;
         m->host = host;
         m->iova = iova;
         m->access = access;
@@ -667,7 +675,7 @@ static bool is_vram(const void *p)
 struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova,
                                 unsigned int access)
 {
-    if (vf_fails(device_of(pd->context), ENOMEM))
+    if (vf_fails(vf_device_of(pd->context), ENOMEM))
         return NULL;
     errno = is_vram(addr) ? vf.peermem_error : vf.register_error;
     return errno != 0 ? NULL : make_mr(pd, addr, length, iova, (int)access);
@@ -682,7 +690,7 @@ struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t leng
                                  int fd, int access)
 {
     (void)fd;
-    if (vf_fails(device_of(pd->context), EOPNOTSUPP))
+    if (vf_fails(vf_device_of(pd->context), EOPNOTSUPP))
         return NULL;
     errno = vf.dmabuf_error;
     return errno != 0 ? NULL : make_mr(pd, vf.vram + offset, length, iova, access);
@@ -690,6 +698,8 @@ struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t leng
 
 int ibv_dereg_mr(struct ibv_mr *mr)
 {
+    if (vf_windows_of(mr) > 0)
+        return EINVAL;
     for (uint32_t i = 0; i < MRS; ++i)
         if (mrs[i] != NULL && &mrs[i]->base == mr)
             mrs[i] = NULL;
@@ -700,7 +710,7 @@ int ibv_dereg_mr(struct ibv_mr *mr)
 
 struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 {
-    const uint32_t n = device_of(pd->context);
+    const uint32_t n = vf_device_of(pd->context);
 
     if (vf_fails(n, ENOMEM))
         return NULL;

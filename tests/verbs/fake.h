@@ -37,7 +37,10 @@ enum vf_cm {
 struct vf {
     /* Objects that exist, and calls that may fail: the fail_at-th does (0: none). */
     int live, steps, fail_at;
-    int qps, mrs; /* of live */
+    int qps, mrs, mws;   /* of live */
+    bool no_windows;     /* the devices have no memory windows */
+    uint32_t bind_65536; /* of 65536: a bind is not carried out and ends its queue pair */
+    uint64_t binds;
     uint64_t random;
     uint32_t devices; /* that ibv_get_device_list() knows */
     bool port_down[VF_DEVICES];
@@ -74,11 +77,21 @@ bool vf_fails(uint32_t device, int error);
 void *vf_made(size_t bytes);
 void vf_unmade(void *p);
 struct ibv_device *vf_device(uint32_t n);
+uint32_t vf_device_of(const struct ibv_context *c);
+/* Memory windows (fake_mw.c): what fake.c asks of them, and they of it. */
+void vf_window_ops(struct ibv_context *c);
+enum ibv_wc_status vf_bind(const struct ibv_send_wr *wr);
+uint8_t *vf_window(struct ibv_pd *pd, uint64_t address, uint32_t rkey, uint64_t bytes);
+int vf_windows_of(const struct ibv_mr *mr);
+uint8_t *vf_bindable(const struct ibv_mr *mr, uint64_t address, uint64_t length);
+uint32_t vf_key(void);
 /* The device leaves: an event, then silence. */
 void vf_remove(uint32_t device);
 uint32_t vf_random(void);
-/* A queue pair as a wicked peer would use it: write bytes to address with rkey from the first live
- * queue pair of the device; the status of its completion. */
+/* What would become of a wicked peer's write: bytes to address with rkey, to whichever end's queue
+ * pair of the device lets it in. */
 enum ibv_wc_status vf_write_raw(uint32_t device, uint64_t address, uint32_t rkey, uint32_t bytes);
+/* The key of the device's window that is bound at address; 0: none is. */
+uint32_t vf_window_key(uint32_t device, uint64_t address);
 
 #endif

@@ -88,7 +88,7 @@ Test(verbs_faults, an_invalid_request_costs_a_queue_pair)
     cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
     load(0, 50);
     vf.status = IBV_WC_REM_INV_REQ_ERR;
-    vf.fail_65536 = 65536 / 8;
+    vf.fail_65536 = 65536 / 32;
     for (uint32_t i = 0; i < 100 && vf.faults == 0; ++i)
         duo_step();
     vf.fail_65536 = 0;
@@ -162,6 +162,7 @@ Test(verbs_faults, a_device_leaves)
     vf.burst = 3;
     cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
     load(0, 100);
+    duo_step();
     vf_remove(1);
     load(100, 400);
     duo_run(3000);
@@ -221,7 +222,8 @@ Test(verbs_faults, an_old_key_opens_nothing)
     duo_run(100);
     cr_assert_eq(duo_b.landed[0], 1);
     memcpy(&address, duo_b.key.bytes, 8);
-    memcpy(&rkey, duo_b.key.bytes + 16, 4);
+    rkey = vf_window_key(0, address);
+    cr_assert_eq(vf_write_raw(0, address + 8, rkey, 1), IBV_WC_SUCCESS);
     cr_assert_eq(vf_write_raw(0, address + DUO_REGION, rkey, 1), IBV_WC_REM_ACCESS_ERR);
     cr_assert_eq(duo_b.t->ops->region_remove(duo_b.t, &duo_b.key), KVW_OK);
     cr_assert_eq(vf_write_raw(0, address, rkey, 1), IBV_WC_REM_ACCESS_ERR);
@@ -232,6 +234,271 @@ Test(verbs_faults, an_old_key_opens_nothing)
                   strstr(duo_a.down_text, "registered") != NULL,
               "%s", duo_a.down_text);
     expect_nothing_left("old key", 0);
+}
+
+/* --- memory windows -----------------------------------------------------------------------------
+ */
+
+static void open_a(void)
+{
+    cr_assert_eq(duo_a.t->ops->region_open(duo_a.t, duo_a.conn, &duo_a.key), KVW_OK);
+}
+
+static void open_b(void)
+{
+    cr_assert_eq(duo_b.t->ops->region_open(duo_b.t, duo_b.conn, &duo_b.key), KVW_OK);
+}
+
+static void shut_b(void)
+{
+    duo_b.t->ops->region_shut(duo_b.t, duo_b.conn, &duo_b.key);
+}
+
+static uint64_t address_b(void)
+{
+    uint64_t address;
+
+    memcpy(&address, duo_b.key.bytes, 8);
+    return address;
+}
+
+/* What HELLO carries has no rkey, whoever reads it; and what each opening tells is another. */
+Test(verbs_faults, a_key_lives_with_the_offer)
+{
+    static const uint8_t none[16];
+    uint32_t first, second;
+
+    vf_reset(21);
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    cr_expect(strstr(kvn_verbs_about(duo_b.t), "Keys live with the offer (memory windows)") != NULL,
+              "%s", kvn_verbs_about(duo_b.t));
+    cr_expect_eq(memcmp(duo_b.key.bytes + 16, none, 16), 0, "an rkey is in the region's key");
+    load(0, 50);
+    duo_run(100);
+    cr_expect_eq(duo_a.ok, 50);
+    first = vf_window_key(0, address_b());
+    cr_assert_neq(first, 0);
+    cr_expect_eq(vf_write_raw(0, address_b(), first, 100), IBV_WC_SUCCESS);
+    shut_b();
+    duo_run(100);
+    cr_expect_eq(vf_write_raw(0, address_b(), first, 100), IBV_WC_REM_ACCESS_ERR,
+                 "the key of an offer that is over");
+    cr_expect_eq(vf_window_key(0, address_b()), 0);
+    open_b();
+    duo_run(100);
+    second = vf_window_key(0, address_b());
+    cr_expect(second != 0 && second != first);
+    cr_expect_eq(vf_write_raw(0, address_b(), first, 100), IBV_WC_REM_ACCESS_ERR);
+    load(50, 100);
+    duo_run(100);
+    cr_expect_eq(duo_a.ok, 100);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s", duo_a.down_text);
+    expect_nothing_left("windows", 0);
+}
+
+/* A put after the end of an offer waits, costs nobody the connection, and goes on with the next. */
+Test(verbs_faults, a_late_put_waits)
+{
+    struct kvn_verbs_counters c;
+
+    vf_reset(22);
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    shut_b();
+    duo_run(100);
+    load(0, 100);
+    duo_run(3000); /* seconds */
+    for (uint32_t i = 0; i < 100; ++i)
+        cr_assert(duo_a.done[i] == 0 && duo_b.landed[i] == 0, "put %u", i);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s", duo_a.down_text);
+    cr_assert_eq(duo_put(&duo_b, 0, 0, 100), KVW_OK); /* the other way it is open */
+    duo_run(100);
+    cr_expect_eq(duo_a.landed[0], 1);
+    open_b();
+    duo_run(300);
+    for (uint32_t i = 0; i < 100; ++i)
+        cr_assert(duo_a.done[i] == 1 && duo_a.err[i] == KVW_OK && duo_b.landed[i] == 1,
+                  "put %u: done %d, landed %d", i, duo_a.done[i], duo_b.landed[i]);
+    kvn_verbs_counters(duo_a.t, &c);
+    cr_expect_geq(c.parked, 100);
+    expect_nothing_left("late", 0);
+}
+
+/* A region that is shut under load loses nothing of what is on its way, however often. */
+Test(verbs_faults, shut_and_opened_under_load)
+{
+    struct kvn_verbs_counters c;
+
+    vf_reset(23);
+    vf.burst = 2;
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    for (uint32_t n = 0; n < 400; n += 10) {
+        load(n, n + 10);
+        shut_b();
+        if (n % 30 == 0)
+            duo_run(1 + n % 7);
+        open_b();
+        if (n % 40 == 0)
+            open_b(); /* again is nothing */
+    }
+    duo_run(3000);
+    for (uint32_t i = 0; i < 400; ++i)
+        cr_assert(duo_a.done[i] == 1 && duo_a.err[i] == KVW_OK && duo_b.landed[i] == 1,
+                  "put %u: done %d, landed %d", i, duo_a.done[i], duo_b.landed[i]);
+    cr_expect_eq(duo_a.downs + duo_b.downs, 0, "%s / %s", duo_a.down_text, duo_b.down_text);
+    kvn_verbs_counters(duo_b.t, &c);
+    cr_expect_gt(c.binds, 10);
+    cr_expect_eq(c.keys_taken, 0);
+    expect_nothing_left("under load", 0);
+}
+
+/* A peer that doesn't let go loses the key all the same, in time; what it still writes is its own
+ * fault. */
+Test(verbs_faults, a_key_is_taken_in_time)
+{
+    struct kvn_verbs_counters c;
+    uint64_t begun;
+    uint32_t rkey;
+
+    vf_reset(24);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why) && duo_join(), "%s", why);
+    rkey = vf_window_key(0, address_b());
+    vf.stuck = true;
+    load(0, 10);
+    duo_run(3); /* they are posted, and don't move */
+    shut_b();
+    begun = duo_now;
+    while (duo_now - begun < 1900000000)
+        duo_run(1);
+    cr_expect_eq(vf_write_raw(0, address_b(), rkey, 1), IBV_WC_SUCCESS, "taken too early");
+    while (duo_now - begun < 2200000000)
+        duo_run(1);
+    cr_expect_eq(vf_write_raw(0, address_b(), rkey, 1), IBV_WC_REM_ACCESS_ERR, "still good");
+    kvn_verbs_counters(duo_b.t, &c);
+    cr_expect_eq(c.keys_taken, 1);
+    vf.stuck = false;
+    duo_run(1000);
+    cr_expect_eq(duo_a.down_err, KVW_E_PROTOCOL);
+    cr_expect_eq(duo_a.failed, 10);
+    for (uint32_t i = 0; i < 10; ++i)
+        cr_expect(duo_a.done[i] == 1 && duo_b.landed[i] == 0);
+    expect_nothing_left("taken", 0);
+}
+
+/* Puts to a region that goes while they wait, or went before: rule 5, with a sentence. */
+Test(verbs_faults, a_region_that_goes_while_it_is_shut)
+{
+    for (int later = 0; later < 2; ++later) {
+        vf_reset(25);
+        cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+        shut_b();
+        duo_run(100);
+        if (later == 0) {
+            load(0, 3);
+            duo_run(100);
+        }
+        cr_assert_eq(duo_b.t->ops->region_remove(duo_b.t, &duo_b.key), KVW_OK);
+        if (later == 1)
+            load(0, 3);
+        duo_run(100);
+        if (later == 0) /* nobody tells whose region was shut: the next put asks */
+            load(3, 4);
+        duo_run(300);
+        if (later == 1) {
+            cr_expect_eq(duo_a.down_err, KVW_E_PROTOCOL);
+            cr_expect(strstr(duo_a.down_text, "not registered") != NULL, "%s", duo_a.down_text);
+        }
+        expect_nothing_left("gone", later);
+    }
+}
+
+/* A bind that fails costs a queue pair and is done again on another; each call that it makes may
+ * fail, and devices without windows have the region's own keys. */
+Test(verbs_faults, binds_that_fail)
+{
+    vf_reset(26);
+    cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+    shut_b();
+    duo_run(100);
+    vf.bind_65536 = 65536 / 3;
+    open_b();
+    duo_run(50);
+    vf.bind_65536 = 0;
+    load(0, 100);
+    duo_run(1000);
+    cr_expect_eq(duo_a.ok, 100, "%u: %s / %s", duo_a.ok, duo_a.down_text, duo_b.down_text);
+    expect_nothing_left("binds", 0);
+
+    for (int n = 1; n <= 4; ++n) { /* two rails: alloc, bind; alloc, bind */
+        vf_reset(27);
+        cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+        shut_b();
+        duo_run(100);
+        vf.fail_at = vf.steps + n;
+        open_b();
+        load(0, 100);
+        duo_run(1000);
+        cr_expect_eq(duo_a.ok, 100, "step %d: %s / %s", n, duo_a.down_text, duo_b.down_text);
+        expect_nothing_left("step of a bind", n);
+    }
+    vf_reset(28);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why) && duo_join(), "%s", why);
+    shut_b();
+    duo_run(100);
+    vf.fail_at = vf.steps + 1;
+    open_b();
+    duo_run(100);
+    cr_expect_eq(duo_b.down_err, KVW_E_DEVICE);
+    cr_expect(strstr(duo_b.down_text, "mw=0") != NULL, "%s", duo_b.down_text);
+    expect_nothing_left("no window", 0);
+}
+
+/* The old way: the rkeys are in the key, opening is nothing, and about() says so. */
+Test(verbs_faults, without_windows)
+{
+    static const char *const local[] = {"127.0.0.1:0", "127.0.0.1:0,mw=0"};
+
+    for (int off = 0; off < 2; ++off) {
+        uint32_t rkey;
+
+        vf_reset(29);
+        vf.no_windows = off == 0;
+        cr_assert(duo_open("fake0", local[off], why) && duo_join(), "%s", why);
+        cr_expect(strstr(kvn_verbs_about(duo_b.t),
+                         off == 0 ? "Keys live with the region: fake0 has no memory windows"
+                                  : "Keys live with the region: mw=0") != NULL,
+                  "%s", kvn_verbs_about(duo_b.t));
+        memcpy(&rkey, duo_b.key.bytes + 16, 4);
+        cr_expect_neq(rkey, 0);
+        cr_expect_eq(vf_window_key(0, address_b()), 0);
+        shut_b();
+        load(0, 100);
+        duo_run(300);
+        cr_expect_eq(duo_a.ok, 100, "%s", duo_a.down_text);
+        expect_nothing_left("no windows", off);
+    }
+}
+
+/* A device leaves while a region is opened, or shut: the other rail's key does. */
+Test(verbs_faults, a_rail_goes_with_its_key)
+{
+    for (uint32_t when = 0; when < 6; ++when) {
+        vf_reset(30);
+        vf.burst = 2;
+        cr_assert(duo_open(NULL, NULL, why) && duo_join(), "%s", why);
+        shut_b();
+        duo_run(100);
+        open_b();
+        load(0, 50);
+        duo_run(when);
+        vf_remove(when & 1);
+        load(50, 60);
+        shut_b();
+        open_b();
+        open_a();
+        duo_run(3000);
+        cr_expect_eq(duo_a.ok, 60, "when %u: %s / %s", when, duo_a.down_text, duo_b.down_text);
+        expect_nothing_left("rail", (int)when);
+    }
 }
 
 /* --- memory of a GPU ----------------------------------------------------------------------------
@@ -273,6 +540,7 @@ static void expect_rung(int dmabuf_error, int peermem_error, const char *words, 
     vf.dmabuf_error = dmabuf_error;
     vf.peermem_error = peermem_error;
     cr_assert_eq(duo_b.t->ops->region_add(duo_b.t, &mem, NULL, NULL, &duo_b.key), KVW_OK);
+    cr_assert_eq(duo_b.t->ops->region_open(duo_b.t, duo_b.conn, &duo_b.key), KVW_OK);
     cr_expect(strstr(kvn_verbs_about(duo_b.t), words) != NULL, "%s", kvn_verbs_about(duo_b.t));
     cr_assert_eq(duo_put(&duo_a, 0, 4096, 9000), KVW_OK);
     duo_run(300);

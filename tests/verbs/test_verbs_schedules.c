@@ -13,7 +13,7 @@
 #define LIVES 10000
 #define PARTS 4
 
-static uint32_t joined, lost, failovers, resent;
+static uint32_t joined, lost, failovers, resent, opened, parked, taken;
 
 static uint32_t below(uint32_t n)
 {
@@ -22,7 +22,7 @@ static uint32_t below(uint32_t n)
 
 static void fault(uint64_t seed, bool *removed)
 {
-    switch (below(8)) {
+    switch (below(9)) {
     case 0:
         if (!*removed && seed % 3 == 0) {
             vf_remove(below(2));
@@ -50,7 +50,18 @@ static void fault(uint64_t seed, bool *removed)
     case 7:
         vf.burst = 1 + below(8);
         break;
+    case 8:
+        vf.bind_65536 = below(2) * below(20000);
+        break;
     }
+}
+
+static void open_or_shut(struct duo_end *e, bool open)
+{
+    if (!open)
+        e->t->ops->region_shut(e->t, e->conn, &e->key);
+    else if (e->t->ops->region_open(e->t, e->conn, &e->key) == KVW_OK)
+        ++opened;
 }
 
 static void check(uint64_t seed, const struct duo_end *e, const struct duo_end *peer, uint32_t puts,
@@ -99,6 +110,8 @@ static void life(uint64_t seed)
                 msgs[who] += duo_send(e, msgs[who]) == KVW_OK;
             else if (what < 12)
                 fault(seed, &removed);
+            else if (what == 12 && e->downs == 0 && !(left && who == 0))
+                open_or_shut(e, below(2) == 0);
             else
                 duo_run(1 + below(8));
             if (n == 5 && seed % 11 == 0 && !left && duo_a.downs == 0) {
@@ -106,8 +119,11 @@ static void life(uint64_t seed)
                 duo_a.t->ops->disconnect(duo_a.t, duo_a.conn, duo_now);
             }
         }
-        vf.fail_65536 = vf.ack_lost_65536 = 0;
+        vf.fail_65536 = vf.ack_lost_65536 = vf.bind_65536 = 0;
         vf.stuck = false;
+        for (uint32_t i = 0; i < 2; ++i) /* else puts wait */
+            if (end[i]->downs == 0 && !(left && i == 0))
+                open_or_shut(end[i], true);
         for (uint32_t i = 0; i < 4000 && (duo_a.ok + duo_a.failed < puts[0] ||
                                           duo_b.ok + duo_b.failed < puts[1] || i < 20);
              ++i)
@@ -118,6 +134,8 @@ static void life(uint64_t seed)
         kvn_verbs_counters(duo_a.t, &c);
         failovers += c.paths_lost > 0 && duo_a.downs == 0;
         resent += c.resent > 0;
+        parked += c.parked > 0;
+        taken += c.keys_taken > 0;
     }
     duo_close();
     cr_assert_eq(vf.live, 0, "seed %llu: %d objects are left", (unsigned long long)seed, vf.live);
@@ -140,12 +158,15 @@ ParameterizedTest(int *part, verbs_schedules, lives, .timeout = 280)
     }
     for (uint64_t seed = 1 + (uint64_t)*part; seed <= LIVES; seed += PARTS)
         life(seed);
-    fprintf(stderr,
-            "verbs lives: seeds %d, %d ... %d: %u joined, %u lost, %u went on over another "
-            "queue pair, %u sent again\n",
-            1 + *part, 1 + *part + PARTS, LIVES, joined, lost, failovers, resent);
+    fprintf(
+        stderr,
+        "verbs lives: seeds %d, %d ... %d: %u joined, %u lost, %u went on over another "
+        "queue pair, %u sent again; %u openings, puts of %u waited for a key, %u took one back\n",
+        1 + *part, 1 + *part + PARTS, LIVES, joined, lost, failovers, resent, opened, parked,
+        taken);
     cr_expect_gt(joined, LIVES / PARTS / 2);
     cr_expect_gt(lost, 100);
     cr_expect_gt(failovers, 100);
     cr_expect_gt(resent, 100);
+    cr_expect_gt(parked, 100);
 }
