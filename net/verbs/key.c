@@ -116,6 +116,20 @@ static void unpark(struct conn *c)
         kvn_verbs_list_push(c, &c->waiting, kvn_verbs_list_pop(c, &c->parked));
 }
 
+bool kvn_verbs_key_told(const struct kvw_transport *t, kvw_conn_id conn,
+                        const struct kvw_region_key *key, struct kvw_region_key *with)
+{
+    struct conn *c = kvn_verbs_conn_find(kvn_verbs_end(t), conn);
+    const struct peer_region *r = c != NULL ? known(c, kvw_load_le64(key->bytes)) : NULL;
+
+    if (r == NULL || !has_keys(r))
+        return false;
+    *with = *key;
+    for (uint32_t i = 0; i < VERBS_RAILS; ++i)
+        kvw_store_le32(with->bytes + 16 + 4 * i, r->rkey[i]);
+    return true;
+}
+
 static bool on_key(struct conn *c, uint64_t address, const uint8_t *body)
 {
     const uint32_t generation = kvw_load_le32(body), rail = kvw_load_le32(body + 4);

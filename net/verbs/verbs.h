@@ -19,6 +19,11 @@ const char *kvn_verbs_about(const struct kvw_transport *t);
 /* The side channel's TCP port; 0 for a transport that doesn't listen. */
 uint16_t kvn_verbs_port(const struct kvw_transport *t);
 
+/* A peer's region key with the rkeys that conn was told for it now, in *with; for tests of what a
+ * peer that keeps them can do. False: none. */
+bool kvn_verbs_key_told(const struct kvw_transport *t, kvw_conn_id conn,
+                        const struct kvw_region_key *key, struct kvw_region_key *with);
+
 struct kvn_verbs_counters {
     uint64_t writes;        /* RDMA WRITE WITH IMMEDIATE posted */
     uint64_t sends;         /* SENDs posted: messages, credits, places */

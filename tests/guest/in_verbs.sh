@@ -5,7 +5,7 @@
 here=$(dirname "$0")
 . "$here/tap.sh"
 . "$here/serve.sh"
-at_hand "$build/tests/conformance/conformance_test_verbs" "$build"/tests/verbs/verbs_{bench,crash} "$build/tests/guest/xfer" \
+at_hand "$build/tests/conformance/conformance_test_verbs" "$build"/tests/verbs/verbs_{bench,crash,stale} "$build/tests/guest/xfer" \
     "$(command -v ib_write_bw)" "$(command -v ib_write_lat)"
 bench=$hand/verbs_bench
 
@@ -88,6 +88,10 @@ serves() {
     tells "kvserve over verbs: equal tokens" equal_tokens verbs 10.77.1.1:7400 10.77.1.2:0 10.77.1.1:7400
     tells "kvserve over verbs, joined by rdma_cm: equal tokens" equal_tokens verbs 10.77.1.1:7401,cm=1 10.77.1.2:0,cm=1 10.77.1.1:7401
 }
+windows() {
+    tells "the key of an ended offer" "$hand/verbs_stale" 10.77.1.1 10.77.1.2
+    tells "memory windows off: every byte right" transfer 10.77.1.1:9311,mw=0 10.77.1.2,mw=0 10.77.1.1:9311
+}
 bad_configuration() {
     tells "joined by rdma_cm over IPv6: every byte right" transfer '[fd00:77::1]:9306,cm=1' '[fd00:77::2],cm=1' '[fd00:77::1]:9306'
     says "rdma_cm on one side only" "doesn't join by rdma_cm: give its address cm=1" transfer 10.77.1.1:9307 10.77.1.2,cm=1 10.77.1.1:9307
@@ -96,7 +100,7 @@ bad_configuration() {
     says "no such GID" "has no GID 77" "$bench" bw rxe1,gid=77 10.77.1.1:9300 4096 1
     says "no locked memory" "raise it" setpriv --bounding-set=-all --inh-caps=-all bash -c "ulimit -l 64; exec $bench bw 10.77.1.2 10.77.1.1:9300 4096 1"
 }
-for part in carries carries_by_cm serves bad_configuration; do
+for part in carries carries_by_cm serves windows bad_configuration; do
     $part &
 done
 modprobe -a cls_u32 act_gact # for below

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../kvwire/msg.h"
+
 #define FAKE_ASSERT(cond)                                                                          \
     do {                                                                                           \
         if (!(cond)) {                                                                             \
@@ -127,12 +129,40 @@ static kvw_err fake_region_remove(struct kvw_transport *t, const struct kvw_regi
     return KVW_OK;
 }
 
+/* As the contract has it: for one connection, of one that lives, and not twice. */
+static kvw_err fake_region_open(struct kvw_transport *t, kvw_conn_id conn,
+                                const struct kvw_region_key *key)
+{
+    struct fake *f = fake_of(t);
+
+    (void)key;
+    if (!is_live(f, conn))
+        return KVW_E_NOTFOUND;
+    FAKE_ASSERT(f->open_to.value != conn.value);
+    f->open_to = conn;
+    ++f->opens;
+    return KVW_OK;
+}
+
+static void fake_region_shut(struct kvw_transport *t, kvw_conn_id conn,
+                             const struct kvw_region_key *key)
+{
+    struct fake *f = fake_of(t);
+
+    (void)key;
+    FAKE_ASSERT(f->open_to.value == conn.value);
+    f->open_to.value = 0;
+    ++f->shuts;
+}
+
 static kvw_err fake_send(struct kvw_transport *t, kvw_conn_id conn, const void *msg, uint32_t bytes)
 {
     struct fake *f = fake_of(t);
     struct fake_msg *m;
 
     FAKE_ASSERT(bytes > 0 && bytes <= KVW_MSG_BYTES_MAX);
+    /* Whoever hears of an offer may put. */
+    FAKE_ASSERT(kvw_msg_type(msg) != KVW_MSG_OFFER || f->open_to.value == conn.value);
     if (!is_live(f, conn))
         return KVW_E_NOTFOUND;
     if (f->send_full || f->sent_count == FAKE_SENT)
@@ -217,6 +247,8 @@ void fake_init(struct fake *f)
         .disconnect = fake_disconnect,
         .region_add = fake_region_add,
         .region_remove = fake_region_remove,
+        .region_open = fake_region_open,
+        .region_shut = fake_region_shut,
         .source_add = fake_source_add,
         .source_remove = fake_source_remove,
         .send = fake_send,

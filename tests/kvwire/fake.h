@@ -34,6 +34,8 @@ struct fake {
     kvw_err fail_listen, fail_connect, fail_region_add;
     /* what the session did */
     uint32_t listens, connects, disconnects, regions, sources;
+    kvw_conn_id open_to; /* 0: the region is shut */
+    uint32_t opens, shuts;
     kvw_conn_id dialled; /* of the last connect() */
     struct kvw_mem region;
     kvw_put_gate gate;

@@ -60,6 +60,41 @@ Test(session, a_whole_transfer)
     cr_expect_not(kvw_session_next_event(d.s, &ev));
 }
 
+/* The landing slots are open to the peer from the first open transfer's offer to the last one's
+ * end, however that comes; a new peer's start shut. (fake.c sees that no OFFER goes out before.) */
+Test(session, the_slots_are_open_while_an_offer_is)
+{
+    cr_expect_eq(d.rf.opens, 0);
+    duo_offer(&d, 1, 0);
+    duo_run(&d);
+    cr_expect_eq(d.rf.open_to.value, d.r_conn.value);
+    duo_offer(&d, 2, 0);
+    duo_run(&d);
+    cr_expect_eq(kvw_abort(d.r, (kvw_xfer_id){1}, "no more"), KVW_OK);
+    duo_run(&d);
+    cr_expect_eq(d.rf.open_to.value, d.r_conn.value, "one is still open");
+    cr_expect_eq(d.rf.opens, 1);
+    cr_expect_eq(kvw_abort(d.r, (kvw_xfer_id){2}, "no more"), KVW_OK);
+    duo_run(&d);
+    cr_expect_eq(d.rf.open_to.value, 0, "the last one is over");
+    cr_expect_eq(d.rf.shuts, 1);
+    duo_offer(&d, 3, 0);
+    duo_run(&d);
+    cr_expect_eq(d.rf.open_to.value, d.r_conn.value);
+    cr_expect_eq(d.rf.opens, 2);
+    fake_down(&d.sf, d.s_conn, KVW_E_PEER_LOST);
+    fake_down(&d.rf, d.r_conn, KVW_E_PEER_LOST);
+    duo_poll(&d);
+    cr_expect_eq(d.rf.opens, 2);
+    cr_expect_eq(d.rf.shuts, 1, "a connection that is gone needs none");
+    duo_sleep(&d, 20 * MS);
+    duo_up(&d);
+    duo_offer(&d, 4, 0);
+    duo_run(&d);
+    cr_expect_eq(d.rf.open_to.value, d.r_conn.value, "the next peer's");
+    cr_expect_eq(d.rf.opens, 3);
+}
+
 /* Every bit of a put in turn is too many; every field of the header and some of the payload. The
  * put has a header and eight tokens of 128 bytes. */
 Test(session, a_flipped_bit_ends_one_transfer_or_the_connection)
