@@ -26,7 +26,7 @@ struct kvn_config {
      *   verbs RAIL[+RAIL...], one per RDMA device (4 at most). RAIL is an address of the device's
      * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the
      * listener's side channel (TCP) listens. Each may go on with ",gid=N", and the whole with
-     * ",qps=1..4",
+     * ",qps=1..4", ",mw=0" (no memory windows: keys as long-lived as the region),
      * ",mtu=256..4096" (no more than that), ",tcp=ADDR:PORT", ",cm=1": queue pairs are joined by
      * rdma_cm, ",cm=ADDR[:PORT]": from this address of the device (IPoIB's) and listening there
      *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust

@@ -350,15 +350,10 @@ void kvn_verbs_window_remove(struct end *e, const struct verbs_mem *m)
     for (uint32_t i = 0; i < VERBS_CONNS && m->windowed; ++i) {
         struct conn *c = &e->conns[i];
 
-        for (uint32_t k = 0; k < VERBS_LEASES && c->state == CONN_LIVE; ++k) {
-            struct lease *l = &c->leases[k];
-            const bool known = l->state != LEASE_FREE;
-
-            if (l->address != address)
-                continue;
-            drop_lease(c, l);
-            if (known)
-                tell_gone(e, c, address);
-        }
+        for (uint32_t k = 0; k < VERBS_LEASES; ++k)
+            if (c->leases[k].address == address)
+                drop_lease(c, &c->leases[k]);
+        if (c->state == CONN_LIVE) /* open or shut: puts may wait for it */
+            tell_gone(e, c, address);
     }
 }
