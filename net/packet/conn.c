@@ -413,8 +413,8 @@ static bool others_work(const struct kvn_conn *c, const struct kvn_path *but)
     return false;
 }
 
-/* This path is silent and others aren't: what is on it goes to them, until it answers again. */
-static void path_down(struct kvn_path *p, struct kvn_env *env)
+/* Nothing of what is out arrives any more. */
+static void lose_all(struct kvn_path *p, struct kvn_env *env)
 {
     uint64_t pn;
 
@@ -422,8 +422,41 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
         ++env->stats.packets_lost;
         kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
+}
+
+/* A listener has one address for all paths of a connection. Those that don't work, which are asked
+ * before they carry anything, look for it where one that works has it. */
+static void share_address(struct kvn_conn *c)
+{
+    const struct kvn_path *live = NULL;
+
+    for (uint32_t i = 0; i < c->paths && !c->incoming && live == NULL; ++i)
+        live = c->path[i].state == KVN_PATH_LIVE ? &c->path[i] : NULL;
+    for (uint32_t i = 0; i < c->paths && live != NULL; ++i)
+        if (c->path[i].state != KVN_PATH_LIVE)
+            c->path[i].peer = live->peer;
+}
+
+void kvn_conn_path_moved(struct kvn_path *p, struct kvn_env *env)
+{
+    struct kvn_conn *c = p->conn;
+
+    lose_all(p, env);
+    kvn_path_moved(p, env->now_ns);
+    kvn_path_agreed(p, env, c->slice);
+    kvn_note_path(p, "moved");
+    share_address(c);
+    kvn_conn_refit(c, env);
+    kvn_timers_search(&c->timers, 0); /* what the new way carries has to be found out */
+}
+
+/* This path is silent and others aren't: what is on it goes to them, until it answers again. */
+static void path_down(struct kvn_path *p, struct kvn_env *env)
+{
+    lose_all(p, env);
     p->state = KVN_PATH_DOWN;
     kvn_note_path(p, "down");
+    share_address(p->conn);
     p->says &= (uint8_t) ~(KVN_SAYS_PING | KVN_SAYS_PROBE | KVN_SAYS_NACK);
     kvn_fit_fall(&p->fit, p->fit.payload, env->now_ns);
     kvn_conn_refit(p->conn, env);

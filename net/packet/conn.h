@@ -133,6 +133,8 @@ bool kvn_conn_next_event(struct kvn_conn *c, struct kvn_env *env, struct kvw_tra
 void kvn_conn_rearm(struct kvn_conn *c);
 /* Sizes are known, or the path works again: begin with a small window. */
 void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t slice);
+/* The peer has proved to be where a packet of this path came from: what follows goes there. */
+void kvn_conn_path_moved(struct kvn_path *p, struct kvn_env *env);
 /* What its paths carry, or which of them work, has changed. */
 void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env);
 /* The port's payload_max has changed. */

@@ -262,6 +262,30 @@ static bool begins(const struct kvn_path *p, const struct kvn_frame *f,
     return kvn_addr_equal(&same, &p->conn->path[0].peer);
 }
 
+/*
+ * A packet from another address than its path's: perhaps a NAT has bound the peer anew, perhaps
+ * somebody made it up. It isn't acted on, but the peer is asked whether it is there, if the number
+ * is one that the peer may use next. Returns whether this very packet is the answer.
+ */
+__attribute__((cold, noinline)) static bool moves(struct kvn_path *p, struct kvn_env *env,
+                                                  const struct kvn_frame *f,
+                                                  const struct kvn_rx_packet *rx)
+{
+    const uint64_t pn = kvn_seen_number(p->seen.largest, (uint32_t)f->pn);
+    struct kvn_conn *c = p->conn;
+
+    if (c->state != KVN_CONN_UP || p->state == KVN_PATH_NONE)
+        return false;
+    if (f->type == KVN_PACKET_RESPONSE && kvn_path_proved(p, &rx->from, f->token)) {
+        kvn_conn_path_moved(p, env);
+        return true;
+    }
+    if (pn > p->seen.largest && f->type != KVN_PACKET_GOODBYE)
+        kvn_path_suspect(p, &rx->from, c->incoming ? rx->source : p->source, kvn_env_random64(env),
+                         env->now_ns);
+    return false;
+}
+
 /* The path a packet came by; NULL: there is no such path, or it isn't this peer. */
 static struct kvn_path *path_of(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
                                 const struct kvn_rx_packet *rx)
@@ -276,7 +300,9 @@ static struct kvn_path *path_of(struct kvn_conn *c, struct kvn_env *env, const s
         p->source = rx->source;
         kvn_path_challenge(p, kvn_env_random64(env), env->now_ns);
     }
-    if ((p->state == KVN_PATH_NONE && p->id > 0) || !kvn_addr_equal(&rx->from, &p->peer))
+    if (p->state == KVN_PATH_NONE && p->id > 0)
+        return NULL;
+    if (!kvn_addr_equal(&rx->from, &p->peer) && !moves(p, env, f, rx))
         return NULL;
     return p;
 }

@@ -145,6 +145,20 @@ static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_s
     finish(p, env, slot, &f);
 }
 
+/* Whether the peer is where one of its packets came from. */
+static void build_who(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
+{
+    struct kvn_frame f;
+
+    begin(&f, p, KVN_PACKET_CHALLENGE);
+    f.pn = number(p, env);
+    f.token = p->move.token;
+    p->says &= (uint8_t)~KVN_SAYS_WHO;
+    finish(p, env, slot, &f);
+    slot->packet->to = p->move.to;
+    slot->packet->source = p->move.source;
+}
+
 /* Whether the peer should acknowledge at once: when it is time, or nothing follows that would make
  * it do so. */
 static uint8_t ask(struct kvn_path *p, bool again)
@@ -385,6 +399,8 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
     while ((p = talks(c)) != NULL) {
         if (p->says & (KVN_SAYS_RESPONSE | KVN_SAYS_CHALLENGE))
             build_token(p, env, slot);
+        else if (p->says & KVN_SAYS_WHO)
+            build_who(p, env, slot);
         else if (p->seen.due)
             build_ack(p, env, slot);
         else if ((p->says & KVN_SAYS_NACK) == 0)

@@ -32,6 +32,7 @@ enum kvn_path_says {
     KVN_SAYS_PING = 4,  /* does the path carry anything? */
     KVN_SAYS_PROBE = 8, /* a PING of fit.trying bytes */
     KVN_SAYS_NACK = 16, /* which slices the connection waits for */
+    KVN_SAYS_WHO = 32,  /* CHALLENGE, to where the peer may have moved */
 };
 
 struct kvn_conn;
@@ -39,7 +40,16 @@ struct kvn_conn;
 /* What stats.h tells, as far as nothing else here says it. */
 struct kvn_path_count {
     uint64_t bytes_sent, packets_received, bytes_received;
-    uint64_t packets_lost, packets_retransmitted, probes;
+    uint64_t packets_lost, packets_retransmitted, probes, moves;
+};
+
+/* Where the peer may have moved: a packet with a new number came from there. Nothing but CHALLENGE
+ * goes there, and nothing that comes from there is acted on, before its token comes back. */
+struct kvn_path_move {
+    struct kvn_addr to; /* family 0: nowhere */
+    uint8_t source;     /* the port's own UDP port to answer from */
+    uint64_t token;
+    uint64_t asked_ns; /* the last CHALLENGE */
 };
 
 struct kvn_path {
@@ -68,6 +78,7 @@ struct kvn_path {
     struct kvn_cc cc;
     struct kvn_path_count count;
     struct kvn_fit fit;
+    struct kvn_path_move move;
 };
 
 /* ring: KVN_SENT_MAX records. */
@@ -79,6 +90,15 @@ void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns);
 void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns);
 /* A RESPONSE came. Returns whether the path has become LIVE by it. */
 bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns);
+
+/* A packet that is new came from another address: the peer is asked there, now or when the next one
+ * comes. */
+void kvn_path_suspect(struct kvn_path *p, const struct kvn_addr *from, uint8_t source,
+                      uint64_t token, uint64_t now_ns);
+/* A RESPONSE came from there. Returns whether it proves that the peer is. */
+bool kvn_path_proved(const struct kvn_path *p, const struct kvn_addr *from, uint64_t token);
+/* From now on that is the path's address, and nothing is known of the way there. Nothing is out. */
+void kvn_path_moved(struct kvn_path *p, uint64_t now_ns);
 
 /* Whether DATA and MSG may leave as far as the window goes; kvn_cc_send_at() says when. */
 static inline bool kvn_path_open(const struct kvn_path *p)

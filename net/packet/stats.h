@@ -37,6 +37,7 @@ struct kvn_path_stats {
     uint64_t packets_spurious;      /* taken for lost, but they had only been late */
     uint64_t packets_marked;        /* received with ECN's CE */
     uint64_t probes;                /* nothing came back for so long that it was asked */
+    uint64_t moves;                 /* the peer proved to be at another address */
     /* gauges */
     uint8_t state; /* enum kvn_path_state */
     uint64_t rtt_ns, rtt_min_ns, srtt_ns,

@@ -109,6 +109,7 @@ void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats)
         .packets_lost = p->count.packets_lost,
         .packets_retransmitted = p->count.packets_retransmitted,
         .probes = p->count.probes,
+        .moves = p->count.moves,
     };
     stats->packets_sent = p->out.next - 1;
     stats->packets_spurious = p->late;
@@ -122,5 +123,5 @@ void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats)
     stats->inflight_bytes = p->out.bytes;
     if (p->cc.ns_per_byte != 0)
         stats->pacing_bytes_per_s = (1000000000ull << KVN_PACE_SHIFT) / p->cc.ns_per_byte;
-    stats->payload = p->conn->payload;
+    stats->payload = p->fit.payload;
 }

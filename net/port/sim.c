@@ -158,9 +158,12 @@ void kvn_sim_clock_step(struct kvn_sim *sim, uint32_t node, int64_t by_ns)
 /* --- settings --- */
 
 struct kvn_addr kvn_sim_addr_of(const struct kvn_sim *sim, uint32_t node, uint32_t place,
-                                uint32_t source)
+                                uint32_t source, uint32_t binding)
 {
-    struct kvn_addr a = {.family = sim->family, .port = (uint16_t)(SIM_PORT + source)};
+    struct kvn_addr a = {
+        .family = sim->family,
+        .port = (uint16_t)(SIM_PORT + source + KVN_PORT_SOURCES_MAX * binding),
+    };
 
     if (sim->family == 6) {
         a.ip[0] = 0xfd;
@@ -176,12 +179,19 @@ struct kvn_addr kvn_sim_addr_of(const struct kvn_sim *sim, uint32_t node, uint32
 
 struct kvn_addr kvn_sim_addr(const struct kvn_sim *sim, uint32_t node)
 {
-    return kvn_sim_addr_of(sim, node, sim->node[node].place, 0);
+    return kvn_sim_addr_of(sim, node, sim->node[node].place, 0, sim->node[node].binding[0]);
 }
 
 void kvn_sim_move(struct kvn_sim *sim, uint32_t node)
 {
     ++sim->node[node].place;
+    if (sim->node[node].port != NULL)
+        sim->node[node].port->base.local = kvn_sim_addr(sim, node);
+}
+
+void kvn_sim_rebind(struct kvn_sim *sim, uint32_t node, uint32_t source)
+{
+    ++sim->node[node].binding[source];
     if (sim->node[node].port != NULL)
         sim->node[node].port->base.local = kvn_sim_addr(sim, node);
 }

@@ -12,9 +12,9 @@
  * time     kvn_sim_now(); it only moves in kvn_sim_advance() and in a port's calls. Each node has a
  *          clock of its own, kvn_sim_clock(), which is kvn_sim_now() until it is stepped
  *
- * Node n has the address 10.0.0.(n+1), or fd00::(n+1), and its source s the UDP port 9000 + s. A
- * port may be closed and its node opened again: what comes while it is closed is lost, what comes
- * later reaches the new port, as on a real network.
+ * Node n has the address 10.0.0.(n+1), or fd00::(n+1), and its source s the UDP port 9000 + s,
+ * until it moves or is bound anew. A port may be closed and its node opened again: what comes while
+ * it is closed is lost, what comes later reaches the new port, as on a real network.
  */
 #ifndef KVN_SIM_H
 #define KVN_SIM_H
@@ -116,6 +116,8 @@ struct kvn_addr kvn_sim_addr(const struct kvn_sim *sim, uint32_t node);
 /* The node gets another address (10.1.0.(n+1) and so on), as behind a NAT that forgot; what is on
  * its way to the old one is lost. */
 void kvn_sim_move(struct kvn_sim *sim, uint32_t node);
+/* The same of one of its UDP ports alone: a NAT binds it anew, KVN_PORT_SOURCES_MAX higher. */
+void kvn_sim_rebind(struct kvn_sim *sim, uint32_t node, uint32_t source);
 
 uint64_t kvn_sim_now(const struct kvn_sim *sim);
 /* When the next packet arrives anywhere; UINT64_MAX: none is on its way. */

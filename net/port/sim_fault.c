@@ -22,8 +22,10 @@ static uint32_t copy(struct kvn_sim *sim, uint32_t from, uint32_t to, const stru
     q->from = (uint8_t)from;
     q->from_source = p->source;
     q->from_place = sim->node[from].place;
+    q->from_binding = sim->node[from].binding[p->source];
     q->to_source = (uint8_t)to_source;
     q->to_place = sim->node[to].place;
+    q->to_binding = sim->node[to].binding[to_source];
     q->ecn = p->ecn & 3;
     return n;
 }
@@ -194,11 +196,13 @@ static bool reach(const struct kvn_sim *sim, const struct kvn_addr *a, uint32_t 
 
     if (n >= KVN_SIM_NODES_MAX)
         return false;
-    is = kvn_sim_addr_of(sim, n, sim->node[n].place, 0);
     *node = n;
-    *source = (uint32_t)a->port - is.port;
-    is.port = a->port;
-    return kvn_addr_equal(&is, a) && *source < KVN_PORT_SOURCES_MAX;
+    for (*source = 0; *source < KVN_PORT_SOURCES_MAX; ++*source) {
+        is = kvn_sim_addr_of(sim, n, sim->node[n].place, *source, sim->node[n].binding[*source]);
+        if (is.port == a->port)
+            return kvn_addr_equal(&is, a);
+    }
+    return false;
 }
 
 static void send_on(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_t from, uint32_t to,

@@ -17,8 +17,8 @@ struct kvn_sim_packet {
     uint8_t *bytes;
     uint32_t len;
     uint32_t next; /* free list */
-    uint8_t from, from_source, from_place;
-    uint8_t to_source, to_place;
+    uint8_t from, from_source, from_place, from_binding;
+    uint8_t to_source, to_place, to_binding;
     uint8_t ecn;
 };
 
@@ -81,7 +81,8 @@ struct kvn_sim_node {
     uint32_t ring_head, ring_tail, ring_limit;
     uint32_t tx_limit;
     int64_t clock_off_ns;
-    uint8_t place; /* which address, kvn_sim_move() */
+    uint8_t place;                         /* which address, kvn_sim_move() */
+    uint8_t binding[KVN_PORT_SOURCES_MAX]; /* which port, kvn_sim_rebind() */
 };
 
 struct kvn_sim {
@@ -111,7 +112,7 @@ struct kvn_sim {
 
 bool kvn_sim_happens(struct kvn_sim *sim, double share);
 struct kvn_addr kvn_sim_addr_of(const struct kvn_sim *sim, uint32_t node, uint32_t place,
-                                uint32_t source);
+                                uint32_t source, uint32_t binding);
 uint32_t kvn_sim_packet_take(struct kvn_sim *sim); /* KVN_SIM_NONE: all are in flight */
 void kvn_sim_packet_give(struct kvn_sim *sim, uint32_t packet);
 

@@ -10,7 +10,8 @@ static void into_ring(struct kvn_sim *sim, struct kvn_sim_node *n, uint32_t pack
 {
     const struct kvn_sim_packet *p = &sim->packets[packet];
 
-    if (n->port == NULL || p->to_place != n->place || p->to_source >= n->port->base.source_count) {
+    if (n->port == NULL || p->to_place != n->place || p->to_source >= n->port->base.source_count ||
+        p->to_binding != n->binding[p->to_source]) {
         ++sim->stats.unreachable;
     } else if (n->ring_limit != 0 && n->ring_tail - n->ring_head >= n->ring_limit) {
         ++sim->stats.ring_full;
@@ -119,7 +120,7 @@ static uint32_t port_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pa
             .len = q->len,
             .source = q->to_source,
             .ecn = q->ecn,
-            .from = kvn_sim_addr_of(sim, q->from, q->from_place, q->from_source),
+            .from = kvn_sim_addr_of(sim, q->from, q->from_place, q->from_source, q->from_binding),
         };
         note(sim, p->node, q);
         p->out[p->outs++] = i;

@@ -60,6 +60,7 @@ enum t_fault {
     T_RESTART,    /* closed, and opened again */
     T_CRASH,      /* the same without a word to anybody */
     T_MOVE,       /* it gets another address */
+    T_REBIND,     /* one of its UDP ports does, as behind a NAT that forgot */
     T_DISCONNECT, /* a user closes a connection */
     T_TRESPASS,   /* a user puts where the peer's gate doesn't let it */
     T_PATHS,      /* several sources a node */

@@ -2,32 +2,15 @@
 #include "world.h"
 
 const char *const t_fault_name[T_FAULTS] = {
-    [T_LOSS] = "loss",
-    [T_BURST] = "burst",
-    [T_MASK] = "mask",
-    [T_DUP] = "dup",
-    [T_CORRUPT] = "corrupt",
-    [T_TRUNCATE] = "truncate",
-    [T_JITTER] = "jitter",
-    [T_REORDER] = "reorder",
-    [T_OVERTAKE] = "overtake",
-    [T_RATE] = "rate",
-    [T_EGRESS] = "egress",
-    [T_MARK] = "mark",
-    [T_BLEACH] = "bleach",
-    [T_CUT] = "cut",
-    [T_BLACK_HOLE] = "black-hole",
-    [T_CLOCK] = "clock",
-    [T_STALL] = "stall",
-    [T_TX_LIMIT] = "tx-limit",
-    [T_RX_RING] = "rx-ring",
-    [T_RESTART] = "restart",
-    [T_CRASH] = "crash",
-    [T_MOVE] = "move",
-    [T_DISCONNECT] = "disconnect",
-    [T_TRESPASS] = "trespass",
-    [T_PATHS] = "paths",
-    [T_IPV6] = "ipv6",
+    [T_LOSS] = "loss",         [T_BURST] = "burst",     [T_MASK] = "mask",
+    [T_DUP] = "dup",           [T_CORRUPT] = "corrupt", [T_TRUNCATE] = "truncate",
+    [T_JITTER] = "jitter",     [T_REORDER] = "reorder", [T_OVERTAKE] = "overtake",
+    [T_RATE] = "rate",         [T_EGRESS] = "egress",   [T_MARK] = "mark",
+    [T_BLEACH] = "bleach",     [T_CUT] = "cut",         [T_BLACK_HOLE] = "black-hole",
+    [T_CLOCK] = "clock",       [T_STALL] = "stall",     [T_TX_LIMIT] = "tx-limit",
+    [T_RX_RING] = "rx-ring",   [T_RESTART] = "restart", [T_CRASH] = "crash",
+    [T_MOVE] = "move",         [T_REBIND] = "rebind",   [T_DISCONNECT] = "disconnect",
+    [T_TRESPASS] = "trespass", [T_PATHS] = "paths",     [T_IPV6] = "ipv6",
 };
 
 /* Shares in thousandths below this. */
@@ -217,6 +200,13 @@ static void restart(struct t_world *w, uint32_t node, bool crash)
         t_node_open(w, node);
 }
 
+/* Its peers follow it once it has said something, which it does within a quarter of what they wait
+ * for, and they have asked. */
+static void moved(struct t_world *w, uint32_t node)
+{
+    strain(w, node, kvn_sim_now(w->sim) + w->cfg.dead_ns / 4);
+}
+
 static void befall(struct t_world *w, enum t_fault fault, uint32_t a, uint32_t b)
 {
     switch (fault) {
@@ -246,7 +236,11 @@ static void befall(struct t_world *w, enum t_fault fault, uint32_t a, uint32_t b
         return;
     case T_MOVE:
         kvn_sim_move(w->sim, a);
-        doom_node(w, a);
+        moved(w, a);
+        return;
+    case T_REBIND:
+        kvn_sim_rebind(w->sim, a, (uint32_t)t_random(w, KVN_PORT_SOURCES_MAX));
+        moved(w, a);
         return;
     default:
         return;
@@ -258,7 +252,7 @@ static const struct {
     uint32_t one_in; /* weather calls */
 } events[] = {
     {T_CUT, 30},     {T_BLACK_HOLE, 40}, {T_CLOCK, 40},  {T_STALL, 30}, {T_TX_LIMIT, 20},
-    {T_RX_RING, 20}, {T_RESTART, 100},   {T_CRASH, 100}, {T_MOVE, 120},
+    {T_RX_RING, 20}, {T_RESTART, 100},   {T_CRASH, 100}, {T_MOVE, 120}, {T_REBIND, 60},
 };
 
 static void recover(struct t_world *w)
