@@ -101,6 +101,7 @@ struct t_node {
     uint64_t stalled_until_ns;
     uint64_t tx_limited_until_ns;
     uint64_t fragile_until_ns; /* something that a connection outlives has just befallen it */
+    uint64_t sought_until_ns;  /* it has moved, and peers may not have followed yet */
     uint32_t spins;
     uint32_t opened;  /* times */
     uint32_t unbound; /* connections that came up here and haven't said which they are */

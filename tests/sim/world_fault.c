@@ -201,10 +201,17 @@ static void restart(struct t_world *w, uint32_t node, bool crash)
 }
 
 /* Its peers follow it once it has said something, which it does within a quarter of what they wait
- * for, and they have asked. */
+ * for, and they have asked. But a peer that has moved as well, before it was followed, says it to
+ * nobody: neither knows where the other is. */
 static void moved(struct t_world *w, uint32_t node)
 {
-    strain(w, node, kvn_sim_now(w->sim) + w->cfg.dead_ns / 4);
+    const uint64_t now = kvn_sim_now(w->sim);
+
+    strain(w, node, now + w->cfg.dead_ns / 4);
+    for (uint32_t i = 0; i < w->nodes; ++i)
+        if (i != node && w->node[i].sought_until_ns > now)
+            t_doom(w, node, i);
+    w->node[node].sought_until_ns = now + w->cfg.dead_ns * 3 / 4;
 }
 
 static void befall(struct t_world *w, enum t_fault fault, uint32_t a, uint32_t b)
