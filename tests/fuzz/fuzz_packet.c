@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A peer that knows the handshake and then sends whatever it likes: nothing it sends may crash the
- * endpoint, write outside the region, or break the order of events.
+ * A peer that knows the handshake and then sends whatever it likes, from wherever it likes: nothing
+ * it sends may crash the endpoint, write outside the region, break the order of events, or have
+ * anything that asks or acknowledges sent to an address that has proved nothing.
  *
  * Input: records of {length, action, length bytes}. The bytes are a packet; so that most get past
  * the digest and the lookup, the harness writes the connection id and the digest, unless action
- * says not to.
+ * says not to. Of the header's unused flags two are the address it comes from, and one has the
+ * harness write the token that was last asked for there.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,6 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 #define REGION 4096u
 #define GUARD  256u
 #define MS     1000000ull
+#define ADDRS  4u
+#define TOKENS 4u /* of one address and path, the last that were asked for */
 
 /* A port whose other end is this harness. */
 struct wire {
@@ -29,9 +33,22 @@ struct wire {
     uint32_t in_bytes;    /* 0: nothing to receive */
     uint32_t endpoint_id; /* learnt from HELLO_ACK */
     uint32_t tx_limit;
+    uint64_t token[ADDRS][KVN_PATHS_MAX][TOKENS]; /* [0] is the newest */
+    bool proved[ADDRS];                           /* it has answered what only it was sent */
 };
 
+/* The first of its addresses; the others have the ports above. */
 static const struct kvn_addr peer = {.family = 4, .ip = {10, 0, 0, 2}, .port = 7};
+
+static uint32_t from_of(const uint8_t *packet)
+{
+    return packet[1] >> 3 & (ADDRS - 1);
+}
+
+static uint32_t path_of(const uint8_t *packet)
+{
+    return packet[1] >> KVN_FLAG_PATH_SHIFT;
+}
 
 static uint32_t wire_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
                         uint32_t max)
@@ -42,8 +59,42 @@ static uint32_t wire_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pa
     if (w->in_bytes == 0 || max == 0)
         return 0;
     packets[0] = (struct kvn_rx_packet){.bytes = w->in, .len = w->in_bytes, .from = peer};
+    packets[0].from.port = (uint16_t)(peer.port + (w->in_bytes > 1 ? from_of(w->in) : 0));
     w->in_bytes = 0;
     return 1;
+}
+
+/* The endpoint has sent this. */
+static void note_sent(struct wire *w, const struct kvn_tx_packet *p)
+{
+    const uint32_t to = (uint32_t)(p->to.port - peer.port);
+    uint64_t *token;
+
+    if (to >= ADDRS)
+        abort();
+    switch (p->head[0] & 15) {
+    case KVN_PACKET_HELLO_ACK:
+        w->endpoint_id = kvw_load_le32(p->head + 24);
+        w->proved[to] = true; /* the harness names that id */
+        return;
+    case KVN_PACKET_CHALLENGE:
+        token = w->token[to][path_of(p->head)];
+        if (token[0] == kvw_load_le64(p->head + 16))
+            return;
+        memmove(token + 1, token, (TOKENS - 1) * sizeof(*token));
+        token[0] = kvw_load_le64(p->head + 16);
+        return;
+    case KVN_PACKET_DATA:
+    case KVN_PACKET_MSG:
+    case KVN_PACKET_ACK:
+    case KVN_PACKET_PING:
+    case KVN_PACKET_NACK:
+        if (!w->proved[to])
+            abort();
+        return;
+    default:
+        return;
+    }
 }
 
 static uint32_t wire_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_packet *packets,
@@ -54,8 +105,7 @@ static uint32_t wire_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn
 
     (void)now_ns;
     for (uint32_t i = 0; i < n; ++i)
-        if ((packets[i].head[0] & 15) == KVN_PACKET_HELLO_ACK)
-            w->endpoint_id = kvw_load_le32(packets[i].head + 24);
+        note_sent(w, &packets[i]);
     return n;
 }
 
@@ -119,6 +169,18 @@ static void poll_once(struct run *r)
     (void)r->t->ops->deadline_ns(r->t);
 }
 
+/* A RESPONSE, which may bring back what was asked. */
+static void answer(struct wire *w)
+{
+    const uint64_t *token = w->token[from_of(w->in)][path_of(w->in)];
+
+    if (w->in[1] & 4)
+        kvw_store_le64(w->in + 16, token[0]);
+    for (uint32_t i = 0; i < TOKENS; ++i)
+        if (token[i] != 0 && kvw_load_le64(w->in + 16) == token[i])
+            w->proved[from_of(w->in)] = true;
+}
+
 static void give(struct run *r, bool seal)
 {
     struct wire *w = &r->wire;
@@ -127,6 +189,8 @@ static void give(struct run *r, bool seal)
     if (seal && w->in_bytes >= crc_at + 4) {
         if ((w->in[0] & 15) != KVN_PACKET_HELLO && (w->in[0] & 15) != KVN_PACKET_RESET)
             kvw_store_le32(w->in + 4, w->endpoint_id);
+        if ((w->in[0] & 15) == KVN_PACKET_RESPONSE && w->in_bytes >= 24)
+            answer(w);
         kvw_store_le32(w->in + crc_at, 0);
         kvw_store_le32(w->in + crc_at, kvn_crc32c(0, w->in, w->in_bytes));
     }
