@@ -197,8 +197,9 @@ uint8_t *vf_bindable(const struct ibv_mr *mr, uint64_t address, uint64_t length)
 {
     const struct fake_mr *m = (const struct fake_mr *)(const void *)mr;
     const int access = IBV_ACCESS_MW_BIND | IBV_ACCESS_LOCAL_WRITE;
-
-    return (m->access & access) == access ? inside(m, address, length) : NULL;
+    /* And what windows are for has no key of its own to be written by. */
+    return (m->access & (access | IBV_ACCESS_REMOTE_WRITE)) == access ? inside(m, address, length)
+                                                                      : NULL;
 }
 
 uint32_t vf_key(void)

@@ -449,6 +449,30 @@ Test(verbs_faults, binds_that_fail)
     expect_nothing_left("no window", 0);
 }
 
+/* The only rail's bind fails, and takes one of its two queue pairs along: the other carries the
+ * next one. */
+Test(verbs_faults, a_failed_bind_is_done_again)
+{
+    struct kvn_verbs_counters c = {0};
+
+    vf_reset(31);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why) && duo_join(), "%s", why);
+    shut_b();
+    duo_run(100);
+    vf.bind_65536 = 65536;
+    open_b();
+    for (uint32_t i = 0; i < 100 && c.paths_lost == 0; ++i) {
+        duo_step();
+        kvn_verbs_counters(duo_b.t, &c);
+    }
+    vf.bind_65536 = 0;
+    load(0, 100);
+    duo_run(1000);
+    cr_expect_eq(c.paths_lost, 1);
+    cr_expect_eq(duo_a.ok, 100, "%u: %s / %s", duo_a.ok, duo_a.down_text, duo_b.down_text);
+    expect_nothing_left("bind", 0);
+}
+
 /* The old way: the rkeys are in the key, opening is nothing, and about() says so. */
 Test(verbs_faults, without_windows)
 {
