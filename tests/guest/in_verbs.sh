@@ -79,8 +79,8 @@ serve_want=$(cat "$say_once")
 carries() {
     criterion "verbs over rxe" "$hand/conformance_test_verbs" --jobs 2 --filter '!(*vanishes)'
 }
-# rule_8 is skipped here, as there is no cable to pull: rxe's interface that went down while rdma_cm had something to say there
-# has been seen to leave a device on which it joined nothing more, until the device was made anew. Why is not known.
+# rule_8 is skipped here, as there is no cable to pull: after a pulled one rdma_cm has been seen to join nothing more on rxe's
+# device, until it was made anew; why is not known. The interface down and up again under load, below, it survives.
 carries_by_cm() {
     KVW_VERBS_OPTIONS=,cm=1 criterion "verbs over rxe, joined by rdma_cm" "$hand/conformance_test_verbs" --jobs 2
 }
@@ -113,13 +113,16 @@ wait
 # Alone: the link goes down, and the device's objects are counted. What goes with the link comes with it.
 up="ip link set v0 up && ip route add 10.77.1.2 dev v0 src 10.77.1.1 table 100 && ip neigh replace 10.77.1.2 dev v0 \
     lladdr $(cat /sys/class/net/v1/address) nud permanent"
-KVW_VERBS_CUT="ip link set v0 down" KVW_VERBS_MEND="$up; sleep 1" \
+KVW_VERBS_CUT="ip link set v0 down" KVW_VERBS_MEND="$up; until [ \$(rdma link | grep -c 'state ACTIVE') = 2 ]; do sleep 0.1; done" \
     criterion "verbs over rxe" "$hand/conformance_test_verbs" --filter '*vanishes'
 crashes "kill -9 of the listener" 9301 --must error 'kill -9 $LISTENER'
 cm=,cm=1
 crashes "kill -9 of the listener, joined by rdma_cm" 9308 --must error 'kill -9 $LISTENER'
 cm=
 crashes "the interface down and up again" 9302 "ip link set v0 down; sleep 0.2; $up"
+cm=,cm=1
+crashes "the interface down and up again, joined by rdma_cm" 9310 "ip link set v0 down; sleep 0.2; $up"
+cm=
 tc qdisc add dev v0 clsact
 tc filter add dev v0 ingress protocol ip u32 match ip dport 4791 0xffff action drop
 says "rdma_cm's requests lost" "within 2000 ms: no answer to the request" transfer 10.77.1.1:9309,cm=1 10.77.1.2,cm=1 10.77.1.1:9309
@@ -127,3 +130,5 @@ tc filter del dev v0 ingress
 crashes "RDMA's packets lost, TCP's not" 9304 --must error --repair 'tc qdisc del dev v0 clsact' \
     'tc filter add dev v0 ingress protocol ip u32 match ip dport 4791 0xffff action drop'
 crashes "rdma link delete" 9305 --must error --repair 'rdma link add rxe0 type rxe netdev v0' 'rdma link delete rxe0'
+cm=,cm=1
+crashes "rdma link delete, joined by rdma_cm" 9312 --must error --repair 'rdma link add rxe0 type rxe netdev v0' 'rdma link delete rxe0'
