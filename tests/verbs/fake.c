@@ -124,8 +124,7 @@ struct ibv_device *vf_device(uint32_t n)
     return &devices[n];
 }
 
-/* --- completions --------------------------------------------------------------------------------
- */
+/* --- completions ---------------------------------------------------------------------------- */
 
 static void complete(struct ibv_cq *cq, const struct ibv_wc *wc, bool solicited)
 {
@@ -156,8 +155,7 @@ static void complete_send(struct fake_qp *q, const struct fake_wr *w, enum ibv_w
         complete(q->base.send_cq, &wc, false);
 }
 
-/* --- the fabric ---------------------------------------------------------------------------------
- */
+/* --- the fabric ----------------------------------------------------------------------------- */
 
 static struct fake_qp *qp_numbered(uint32_t qpn)
 {
@@ -430,8 +428,7 @@ enum ibv_wc_status vf_write_raw(uint32_t device, uint64_t address, uint32_t rkey
     return status;
 }
 
-/* --- devices ------------------------------------------------------------------------------------
- */
+/* --- devices -------------------------------------------------------------------------------- */
 
 struct ibv_device **ibv_get_device_list(int *count)
 {
@@ -541,8 +538,7 @@ int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv
     return 0;
 }
 
-/* --- objects ------------------------------------------------------------------------------------
- */
+/* --- objects -------------------------------------------------------------------------------- */
 
 struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 {
@@ -753,6 +749,10 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
         return errno;
     if ((mask & IBV_QP_DEST_QPN) != 0)
         q->dest = attr->dest_qp_num;
+    if ((mask & IBV_QP_PATH_MTU) != 0 && attr->path_mtu > vf.path_mtu)
+        vf.path_mtu = attr->path_mtu;
+    vf.timeout = (mask & IBV_QP_TIMEOUT) != 0 ? attr->timeout : vf.timeout;
+    vf.retry_cnt = (mask & IBV_QP_RETRY_CNT) != 0 ? attr->retry_cnt : vf.retry_cnt;
     q->base.state = attr->qp_state;
     return 0;
 }
@@ -767,8 +767,7 @@ int ibv_destroy_qp(struct ibv_qp *qp)
     return 0;
 }
 
-/* --- faults -------------------------------------------------------------------------------------
- */
+/* --- faults --------------------------------------------------------------------------------- */
 
 /* To every context of the device: they are found by their queue pairs. */
 void vf_async(uint32_t device, enum ibv_event_type type)

@@ -28,6 +28,9 @@ enum vf_cm {
     VF_CM_NOBODY, /* listens */
     VF_CM_UNREACHABLE,
     VF_CM_WRONG_TICKET,
+    VF_CM_WRONG_MAGIC,
+    VF_CM_WRONG_VERSION,
+    VF_CM_WRONG_PATH, /* a number that no connection has */
     VF_CM_ARRIVES_ELSEWHERE,
     VF_CM_SILENT_ADDRESS, /* no event comes after this step */
     VF_CM_SILENT_ROUTE,
@@ -62,7 +65,9 @@ struct vf {
     uint64_t writes, sends, faults;
     uint64_t events; /* of completion queues, on their channels */
     enum vf_cm cm;
-    int cm_joins; /* requests that were accepted */
+    int cm_joins;               /* requests that were accepted */
+    enum ibv_mtu path_mtu;      /* the greatest that a queue pair got */
+    uint8_t timeout, retry_cnt; /* those of the last */
 };
 
 extern struct vf vf;

@@ -259,6 +259,9 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
         uint8_t data[56] = {0};
 
         memcpy(data, param->private_data, param->private_data_len);
+        data[0] ^= vf.cm == VF_CM_WRONG_MAGIC;
+        data[4] ^= vf.cm == VF_CM_WRONG_VERSION;
+        data[6] = vf.cm == VF_CM_WRONG_PATH ? 200 : data[6];
         data[8] ^= vf.cm == VF_CM_WRONG_TICKET;
         got = make_id(l->base.channel, l->base.context);
         sit_on(got, vf.cm == VF_CM_ARRIVES_ELSEWHERE ? 1 - device_of((void *)&f->dst)
@@ -319,8 +322,11 @@ int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask
         attr->path_mtu = IBV_MTU_4096;
         attr->dest_qp_num = f->peer != NULL ? f->peer->qpn : 0;
     }
-    if (attr->qp_state == IBV_QPS_RTS)
+    if (attr->qp_state == IBV_QPS_RTS) {
         *mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN;
+        attr->timeout = 19; /* 2 s */
+        attr->retry_cnt = 7;
+    }
     return 0;
 }
 

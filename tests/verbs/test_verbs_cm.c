@@ -60,6 +60,31 @@ Test(verbs_cm, joins)
     }
 }
 
+/* What the kernel guesses of timeouts is replaced by ours; and the smaller MTU counts, whosever. */
+Test(verbs_cm, timers_and_mtu)
+{
+    static const char *const mtus[][2] = {{"fake0,cm=1", "127.0.0.1:0,cm=1,mtu=1024"},
+                                          {"fake0,cm=1,mtu=1024", "127.0.0.1:0,cm=1"}};
+    uint8_t timeout, retry_cnt;
+
+    vf_reset(26);
+    cr_assert(duo_open("fake0", "127.0.0.1:0", why) && duo_join(), "%s", why);
+    timeout = vf.timeout;
+    retry_cnt = vf.retry_cnt;
+    cr_assert(timeout > 0 && retry_cnt > 0, "%u, %u", timeout, retry_cnt);
+    cr_expect_gt(vf.path_mtu, IBV_MTU_1024);
+    expect_nothing_left("without rdma_cm", 0);
+    for (int i = 0; i < 2; ++i) {
+        vf_reset(26);
+        cr_assert(duo_open(mtus[i][0], mtus[i][1], why) && duo_join(), "%s", why);
+        cr_expect_gt(vf.cm_joins, 0);
+        cr_expect_eq(vf.path_mtu, IBV_MTU_1024, "pair %d: %d", i, vf.path_mtu);
+        cr_expect_eq(vf.timeout, timeout, "pair %d: %u", i, vf.timeout);
+        cr_expect_eq(vf.retry_cnt, retry_cnt, "pair %d: %u", i, vf.retry_cnt);
+        expect_nothing_left("mtu", i);
+    }
+}
+
 /* Every call of the device and of rdma_cm that opening and joining make fails in turn. */
 Test(verbs_cm, each_step_fails)
 {
@@ -104,6 +129,9 @@ Test(verbs_cm, each_failure_has_its_sentence)
         {VF_CM_NOBODY, "rejected the request: nobody listens there"},
         {VF_CM_UNREACHABLE, "doesn't answer: is its device up, and UDP port 4791 open?"},
         {VF_CM_WRONG_TICKET, "rejected the request: it knows no such connection"},
+        {VF_CM_WRONG_MAGIC, "rejected the request: it knows no such connection"},
+        {VF_CM_WRONG_VERSION, "rejected the request: it knows no such connection"},
+        {VF_CM_WRONG_PATH, "rejected the request: it has no queue pair for this request"},
         {VF_CM_ARRIVES_ELSEWHERE, "the request came to another device than the one it offered"},
         {VF_CM_SILENT_ADDRESS, "within 2000 ms: the address was not resolved"},
         {VF_CM_SILENT_ROUTE, "within 2000 ms: no path was found"},
