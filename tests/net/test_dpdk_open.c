@@ -140,7 +140,7 @@ static void expect_no_peer(bool listener, const char *says)
         const uint64_t begin_ns = t_now_ns();
 
         cr_expect_eq(open_end(&port, path, listener, 300), KVW_E_DEADLINE);
-        cr_expect_lt(t_now_ns() - begin_ns, 900000000u, "%lu us",
+        cr_expect_lt(t_now_ns() - begin_ns, 3000000000u, "%lu us",
                      (unsigned long)(t_now_ns() - begin_ns) / 1000);
         expect_why(says, path);
         cr_expect_neq(access(path, F_OK), 0, "the socket was left behind");
@@ -191,7 +191,7 @@ static void expect_any_order(bool listener)
     cr_assert_eq(pthread_create(&thread, NULL, start_peer_later, role), 0);
     cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
     cr_expect_gt(t_now_ns() - begin_ns, 700000000u);
-    cr_expect_lt(t_now_ns() - begin_ns, 2500000000u);
+    cr_expect_lt(t_now_ns() - begin_ns, 5000000000u);
     expect_use(port);
     pthread_join(thread, &peer);
     (void)t_peer_end(*(pid_t *)peer, SIGTERM);
@@ -200,7 +200,7 @@ static void expect_any_order(bool listener)
     t_sleep_ms(700);
     begin_ns = t_now_ns();
     cr_assert_eq(open_end(&port, path, listener, 10000), KVW_OK, "%s", why);
-    cr_expect_lt(t_now_ns() - begin_ns, 1500000000u);
+    cr_expect_lt(t_now_ns() - begin_ns, 5000000000u);
     expect_use(port);
     (void)t_peer_end(*(pid_t *)peer, SIGTERM);
     t_link_remove(path);
