@@ -95,7 +95,7 @@ static bool tap(void *arg, const struct kvn_sim_sight *sight)
         memcpy(bytes + len, p->body[i].base, p->body[i].bytes);
         len += p->body[i].bytes;
     }
-    if (kvn_frame_decode(f, bytes, len) != KVW_OK)
+    if (kvn_frame_decode(f, KVN_VERSIONS, bytes, len) != KVW_OK)
         die("a packet that can't be read");
     k = &kinds[f->type & 15];
     ++k->packets;

@@ -73,6 +73,8 @@ void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
     begin(c, env, peer);
     c->state = KVN_CONN_CONNECTING;
     c->api_id = api_id;
+    c->version = kvn_versions_choose(env->cfg.versions, UINT16_MAX, 0);
+    c->tried = (uint16_t)(1u << c->version);
     c->payload = env->payload_max;
     c->hello_due = true;
     kvn_timers_began(&c->timers, env->now_ns, env->cfg.connect_ns);
@@ -109,16 +111,17 @@ void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_he
     }
 }
 
-void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
+void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *hello,
                      const struct kvn_rx_packet *rx, uint32_t api_id)
 {
     begin(c, env, &rx->from);
     c->state = KVN_CONN_ACCEPTING;
     c->api_id = api_id;
     c->incoming = true;
+    c->version = hello->version;
     c->path[0].source = rx->source;
     c->payload = env->payload_max;
-    kvn_conn_agree(c, env, hello);
+    kvn_conn_agree(c, env, &hello->hello);
     c->hello_due = true;
     kvn_timers_began(&c->timers, env->now_ns, KVN_HALF_OPEN_NS);
 }

@@ -19,6 +19,7 @@
 #include "regions.h"
 #include "stream.h"
 #include "timers.h"
+#include "versions.h"
 
 enum kvn_conn_state {
     KVN_CONN_FREE,       /* connect() leads to CONNECTING, a HELLO to ACCEPTING */
@@ -66,6 +67,8 @@ struct kvn_conn {
     struct kvn_env *env;
     uint32_t api_id; /* struct kvw_conn_id's value */
     uint32_t local_id, peer_id;
+    uint8_t version; /* of all its packets */
+    uint16_t tried;  /* versions: this client's HELLOs were of these */
     bool incoming;
     bool up_due, down_due;
     bool hello_due, goodbye_due;
@@ -113,7 +116,7 @@ struct kvn_tx_slot {
 /* conn.c */
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
                       uint32_t api_id);
-void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *hello,
+void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *hello,
                      const struct kvn_rx_packet *rx, uint32_t api_id);
 /* Sizes both sides now know. */
 void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer);
@@ -167,7 +170,7 @@ void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, struct kvn_frame 
                       const struct kvn_rx_packet *rx);
 /* A HELLO for a connection that is here already. */
 void kvn_conn_hello(struct kvn_conn *c);
-void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_reset *reset);
+void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *reset);
 
 /* Answer on some path, as soon as it can be. */
 void kvn_conn_ack_soon(struct kvn_conn *c);

@@ -137,6 +137,20 @@ static void receive_ended(struct kvn_conn *c, const struct kvn_env *env, const s
         c->goodbye_due = true;
 }
 
+/* Both ends speak a higher version than what they were led to. */
+static void refuse_downgrade(struct kvn_conn *c, struct kvn_env *env, uint16_t theirs,
+                             const struct kvn_addr *from)
+{
+    char text[192], addr[KVN_ADDR_TEXT_BYTES];
+
+    kvn_addr_format(from, addr);
+    snprintf(text, sizeof(text),
+             "%s and this side both speak version %u of the packet protocol, but a RESET in its "
+             "name said otherwise",
+             addr, kvn_versions_choose(env->cfg.versions, theirs, 0));
+    kvn_conn_end(c, env, KVW_E_VERSION, false, text);
+}
+
 static void receive_hello_ack(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f,
                               const struct kvn_rx_packet *rx)
 {
@@ -144,6 +158,10 @@ static void receive_hello_ack(struct kvn_conn *c, struct kvn_env *env, const str
         return; /* a second copy */
     if (f->hello.payload > c->payload) {
         ++env->stats.packets_rejected; /* it may only agree to what was proposed */
+        return;
+    }
+    if (kvn_versions_choose(env->cfg.versions, f->versions, 0) != c->version) {
+        refuse_downgrade(c, env, f->versions, &rx->from);
         return;
     }
     /* A listener on every address answers from the one it likes. */
@@ -160,17 +178,36 @@ void kvn_conn_hello(struct kvn_conn *c)
         c->hello_due = true; /* our HELLO_ACK was lost, or this is an old copy */
 }
 
-void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_reset *reset)
+/* A listener doesn't speak the version of our HELLO. */
+static void take_versions(struct kvn_conn *c, struct kvn_env *env, uint16_t theirs,
+                          const char *addr)
+{
+    const uint8_t next = kvn_versions_choose(env->cfg.versions, theirs, c->tried);
+    char text[256], peer[48], own[48];
+
+    if (kvn_versions_have(theirs, c->version))
+        return; /* it speaks it: said of an earlier HELLO, or by somebody else */
+    if (next != 0) {
+        c->version = next;
+        c->tried |= (uint16_t)(1u << next);
+        c->hello_due = true;
+        return;
+    }
+    kvn_versions_format(theirs, peer, sizeof(peer));
+    kvn_versions_format(env->cfg.versions, own, sizeof(own));
+    snprintf(text, sizeof(text),
+             "%s speaks version %s of the packet protocol, this side version %s", addr, peer, own);
+    kvn_conn_end(c, env, KVW_E_VERSION, false, text);
+}
+
+void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *f)
 {
     char text[192], addr[KVN_ADDR_TEXT_BYTES];
 
     kvn_addr_format(&c->path[0].peer, addr);
-    switch (reset->reason) {
+    switch (f->reset.reason) {
     case KVN_RESET_VERSION:
-        snprintf(text, sizeof(text),
-                 "%s speaks version %u of the packet protocol, this side version %u", addr,
-                 reset->version, KVN_WIRE_VERSION);
-        kvn_conn_end(c, env, KVW_E_VERSION, false, text);
+        take_versions(c, env, f->versions, addr);
         return;
     case KVN_RESET_FULL:
         snprintf(text, sizeof(text), "%s has no room for another connection", addr);

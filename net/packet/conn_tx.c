@@ -18,7 +18,7 @@ static struct kvn_path *first_live(struct kvn_conn *c)
 /* The header's fields. The rest of a frame is large and isn't cleared: each type sets its own. */
 static void begin(struct kvn_frame *f, const struct kvn_path *p, uint8_t type)
 {
-    f->version = KVN_WIRE_VERSION;
+    f->version = p->conn->version;
     f->type = type;
     f->flags = 0;
     f->path = p->id;
@@ -74,6 +74,7 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
         f.slice = (uint16_t)f.pn;
         f.flags = (uint8_t)(f.pn >> 16) & KVN_FLAGS_UNUSED;
     }
+    f.versions = kvn_versions_grease(env->cfg.versions, kvn_env_random64(env));
     f.hello = (struct kvn_hello){
         .source = c->local_id,
         .payload = c->payload,

@@ -131,7 +131,7 @@ static void refuse(struct kvn_endpoint *ep, const struct kvn_rx_packet *rx, uint
     ep->refusal[ep->refusals++] = (struct refusal){
         .to = rx->from,
         .source = rx->source,
-        .reset = {.id = id, .reason = (uint8_t)reason, .version = KVN_WIRE_VERSION},
+        .reset = {.id = id, .reason = (uint8_t)reason},
     };
 }
 
@@ -144,7 +144,7 @@ static void receive_hello(struct kvn_endpoint *ep, const struct kvn_frame *f,
 
     if (!ep->listening)
         return; /* the client tries again; perhaps listen() comes in time */
-    if (f->version != KVN_WIRE_VERSION) {
+    if (!kvn_versions_have(ep->env.cfg.versions, f->version)) {
         refuse(ep, rx, f->hello.source, KVN_RESET_VERSION);
         return;
     }
@@ -159,7 +159,7 @@ static void receive_hello(struct kvn_endpoint *ep, const struct kvn_frame *f,
     if (c == NULL)
         refuse(ep, rx, f->hello.source, KVN_RESET_FULL);
     else
-        kvn_conn_accept(c, &ep->env, &f->hello, rx, api_id);
+        kvn_conn_accept(c, &ep->env, f, rx, api_id);
 }
 
 /* A RESET is believed when it names an id that only the peer can know. */
@@ -169,16 +169,14 @@ static void receive_reset(struct kvn_endpoint *ep, const struct kvn_frame *f,
     struct kvn_conn *c;
 
     if (f->reset.reason == KVN_RESET_UNKNOWN) {
-        if (f->version != KVN_WIRE_VERSION)
-            return;
         c = by_peer_id(ep, f->reset.id, from);
         if (c != NULL && c->state != KVN_CONN_CONNECTING)
-            kvn_conn_reset(c, &ep->env, &f->reset);
+            kvn_conn_reset(c, &ep->env, f);
         return;
     }
     c = by_local_id(ep, f->reset.id);
     if (c != NULL && c->state == KVN_CONN_CONNECTING && kvn_addr_equal(&c->path[0].peer, from))
-        kvn_conn_reset(c, &ep->env, &f->reset);
+        kvn_conn_reset(c, &ep->env, f);
 }
 
 static enum kvn_drop unreadable(kvw_err err)
@@ -204,8 +202,8 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint
 
     ++ep->env.stats.packets_received;
     ep->env.stats.bytes_received += p->len;
-    err = kvn_frame_decode_before(&f, p->bytes, p->len, left > 0 ? p[1].bytes : NULL,
-                                  left > 0 ? p[1].len : 0);
+    err = kvn_frame_decode_before(&f, ep->env.cfg.versions, p->bytes, p->len,
+                                  left > 0 ? p[1].bytes : NULL, left > 0 ? p[1].len : 0);
     if (err != KVW_OK) {
         ++ep->env.stats.packets_rejected;
         kvn_note_dropped(&ep->env, NULL, NULL, p->len, unreadable(err));
@@ -220,13 +218,13 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint
         return;
     }
     c = by_local_id(ep, f.conn);
-    if (c != NULL) {
+    if (c != NULL && c->version == f.version) {
         kvn_conn_receive(c, &ep->env, &f, p);
         return;
     }
     ++ep->env.stats.packets_rejected;
-    kvn_note_dropped(&ep->env, NULL, &f, p->len, KVN_DROP_UNKNOWN);
-    if (f.type != KVN_PACKET_GOODBYE)
+    kvn_note_dropped(&ep->env, c, &f, p->len, c != NULL ? KVN_DROP_VERSION : KVN_DROP_UNKNOWN);
+    if (c == NULL && f.type != KVN_PACKET_GOODBYE)
         refuse(ep, p, f.type == KVN_PACKET_HELLO_ACK ? f.hello.source : f.conn, KVN_RESET_UNKNOWN);
 }
 
@@ -236,8 +234,9 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
 {
     const struct refusal *r = &ep->refusal[--ep->refusals];
     const struct kvn_frame f = {
-        .version = KVN_WIRE_VERSION,
+        .version = kvn_versions_choose(ep->env.cfg.versions, UINT16_MAX, 0),
         .type = KVN_PACKET_RESET,
+        .versions = kvn_versions_grease(ep->env.cfg.versions, kvn_env_random64(&ep->env)),
         .reset = r->reset,
     };
 
@@ -636,6 +635,13 @@ static kvw_err resolve(struct kvn_packet_config *cfg, const struct kvn_port *por
         cfg->conns_max = KVW_CONNS_MAX;
     if (cfg->queues == 0)
         cfg->queues = 1;
+    if (cfg->versions == 0)
+        cfg->versions = KVN_VERSIONS;
+    if ((cfg->versions & ~KVN_VERSIONS_ALL) != 0) {
+        snprintf(why, KVN_WHY_BYTES, "versions 0x%x: bits outside 0x%x", cfg->versions,
+                 KVN_VERSIONS_ALL);
+        return KVW_E_INVALID;
+    }
     if (cfg->queues > KVN_QUEUES_MAX || cfg->queue >= cfg->queues) {
         snprintf(why, KVN_WHY_BYTES, "queue %u of %u; there can be %u queues", cfg->queue,
                  cfg->queues, KVN_QUEUES_MAX);

@@ -31,6 +31,8 @@ struct kvn_packet_config {
     uint32_t conns_max;      /* 1 .. KVW_CONNS_MAX; KVW_CONNS_MAX */
     uint8_t queue, queues;   /* this is the queue-th of so many endpoints with one address: its
                                 connections' ids say so (../port/steer.h). 0 queues: 1 */
+    uint16_t versions;       /* of the protocol that it speaks, versions.h; KVN_VERSIONS. Others are
+                                for tests: they differ from it in their number alone */
     struct kvn_trace *trace; /* trace.h; NULL: nobody listens. With KVW_OK it is the transport's,
                                 which calls its close() last */
 };

@@ -5,6 +5,7 @@
 
 #include "crc32c.h"
 #include "../../kvwire/le.h"
+#include "versions.h"
 
 /* Header and fields of each type, without what varies; 0: there is no such type. */
 static const uint8_t fixed_bytes[16] = {
@@ -26,12 +27,13 @@ static uint32_t digest(const uint8_t *bytes, uint32_t len, uint32_t crc_at, cons
     return kvn_crc32c_before(crc, bytes + crc_at + 4, len - crc_at - 4, next, next_bytes);
 }
 
-static kvw_err hello_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+static kvw_err hello_decode(struct kvn_frame *f, bool spoken, const uint8_t *p, uint32_t len)
 {
     f->hello = (struct kvn_hello){.source = kvw_load_le32(p + 24)};
-    if (f->hello.source == 0)
+    f->versions = kvw_load_le16(p + KVN_VERSIONS_AT);
+    if (f->hello.source == 0 || !kvn_versions_have(f->versions, f->version))
         return KVW_E_PROTOCOL;
-    if (f->version != KVN_WIRE_VERSION)
+    if (!spoken)
         return KVW_OK; /* the rest is another version's business */
     f->hello.payload = kvw_load_le32(p + 28);
     f->hello.paths = kvw_load_le32(p + 32);
@@ -136,12 +138,12 @@ static kvw_err nack_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
     return KVW_OK;
 }
 
-static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len)
+static kvw_err fields_decode(struct kvn_frame *f, bool spoken, const uint8_t *p, uint32_t len)
 {
     switch (f->type) {
     case KVN_PACKET_HELLO:
     case KVN_PACKET_HELLO_ACK:
-        return hello_decode(f, p, len);
+        return hello_decode(f, spoken, p, len);
     case KVN_PACKET_DATA:
         return data_decode(f, p, len);
     case KVN_PACKET_MSG:
@@ -152,8 +154,8 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
         f->goodbye = (kvw_err)(int32_t)kvw_load_le32(p + 16);
         return KVW_OK;
     case KVN_PACKET_RESET:
-        f->reset =
-            (struct kvn_reset){.id = kvw_load_le32(p + 24), .reason = p[28], .version = p[29]};
+        f->versions = kvw_load_le16(p + KVN_VERSIONS_AT);
+        f->reset = (struct kvn_reset){.id = kvw_load_le32(p + 24), .reason = p[28]};
         return KVW_OK;
     case KVN_PACKET_CHALLENGE:
     case KVN_PACKET_RESPONSE:
@@ -166,15 +168,16 @@ static kvw_err fields_decode(struct kvn_frame *f, const uint8_t *p, uint32_t len
     }
 }
 
-kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len)
+kvw_err kvn_frame_decode(struct kvn_frame *f, uint16_t speaks, const uint8_t *bytes, uint32_t len)
 {
-    return kvn_frame_decode_before(f, bytes, len, NULL, 0);
+    return kvn_frame_decode_before(f, speaks, bytes, len, NULL, 0);
 }
 
-kvw_err kvn_frame_decode_before(struct kvn_frame *f, const uint8_t *bytes, uint32_t len,
-                                const uint8_t *next, uint32_t next_bytes)
+kvw_err kvn_frame_decode_before(struct kvn_frame *f, uint16_t speaks, const uint8_t *bytes,
+                                uint32_t len, const uint8_t *next, uint32_t next_bytes)
 {
     uint32_t crc_at;
+    bool spoken;
 
     if (len < KVN_HEADER_BYTES)
         return KVW_E_TRUNCATED;
@@ -189,16 +192,16 @@ kvw_err kvn_frame_decode_before(struct kvn_frame *f, const uint8_t *bytes, uint3
     f->payload_bytes = 0;
     if (fixed_bytes[f->type] == 0)
         return KVW_E_PROTOCOL;
-    if (f->version != KVN_WIRE_VERSION && f->type != KVN_PACKET_HELLO &&
-        f->type != KVN_PACKET_RESET)
+    spoken = kvn_versions_have(speaks, f->version);
+    if (!spoken && f->type != KVN_PACKET_HELLO && f->type != KVN_PACKET_RESET)
         return KVW_E_VERSION;
     /* A HELLO of another version is only promised to reach its source id. */
-    if (len < (f->version == KVN_WIRE_VERSION ? fixed_bytes[f->type] : KVN_GREETING_BYTES + 8))
+    if (len < (spoken ? fixed_bytes[f->type] : KVN_GREETING_BYTES + 8))
         return KVW_E_TRUNCATED;
     crc_at = kvn_frame_crc_at(bytes[0]);
     if (digest(bytes, len, crc_at, next, next_bytes) != kvw_load_le32(bytes + crc_at))
         return KVW_E_CHECKSUM;
-    return fields_decode(f, bytes, len);
+    return fields_decode(f, spoken, bytes, len);
 }
 
 static uint32_t ack_encode(uint8_t *p, const struct kvn_ack *a)
@@ -237,17 +240,16 @@ static uint32_t nack_encode(uint8_t *p, const struct kvn_nack *n)
     return KVN_NACK_BYTES + n->count * KVN_NACK_ENTRY_BYTES;
 }
 
-/* HELLO, HELLO_ACK and RESET: what stands where others have their number, and between the digest
- * and their fields, is unused. */
+/* HELLO, HELLO_ACK and RESET: what stands where others have their number is unused. */
 static uint32_t greeting_encode(uint8_t *p, const struct kvn_frame *f)
 {
     kvw_store_le64(p + 8, f->pn);
-    kvw_store_le64(p + KVN_GREETING_CRC_AT, 0);
+    kvw_store_le32(p + KVN_GREETING_CRC_AT, 0);
+    kvw_store_le16(p + KVN_VERSIONS_AT, f->versions);
+    kvw_store_le16(p + KVN_VERSIONS_AT + 2, 0);
     if (f->type == KVN_PACKET_RESET) {
         kvw_store_le32(p + 24, f->reset.id);
-        p[28] = f->reset.reason;
-        p[29] = f->reset.version;
-        kvw_store_le16(p + 30, 0);
+        kvw_store_le32(p + 28, f->reset.reason);
         return KVN_RESET_BYTES;
     }
     kvw_store_le32(p + 24, f->hello.source);

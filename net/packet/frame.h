@@ -58,7 +58,6 @@ struct kvn_nack {
 struct kvn_reset {
     uint32_t id;
     uint8_t reason; /* enum kvn_reset_reason */
-    uint8_t version;
 };
 
 struct kvn_frame {
@@ -66,9 +65,10 @@ struct kvn_frame {
     uint8_t type;  /* enum kvn_packet_type */
     uint8_t flags; /* without the path */
     uint8_t path;
-    uint16_t slice; /* DATA: number of the slice in its put */
-    uint32_t conn;  /* the receiver's connection id; 0 in HELLO and RESET */
-    uint64_t pn;    /* only its low 32 bits are on the wire: kvn_seen_number() */
+    uint16_t slice;    /* DATA: number of the slice in its put */
+    uint16_t versions; /* HELLO, HELLO_ACK, RESET: what its sender speaks, versions.h */
+    uint32_t conn;     /* the receiver's connection id; 0 in HELLO and RESET */
+    uint64_t pn;       /* only its low 32 bits are on the wire: kvn_seen_number() */
     union {
         struct kvn_hello hello;
         struct kvn_data data;
@@ -84,18 +84,18 @@ struct kvn_frame {
 };
 
 /*
- * Read a packet. Everything is checked that one packet can tell; *f is undefined on an error.
- *   KVW_E_TRUNCATED  shorter than its type
- *   KVW_E_CHECKSUM   the digest doesn't match
- *   KVW_E_VERSION    another version, and neither HELLO nor RESET. A HELLO or RESET of another
- *                    version is KVW_OK; only the fields that SPEC.md 2 fixes for ever are set
- *   KVW_E_PROTOCOL   an unknown type, or a field out of range
+ * Read a packet of one of the versions in speaks. Everything is checked that one packet can tell;
+ * *f is undefined on an error. KVW_E_TRUNCATED  shorter than its type KVW_E_CHECKSUM   the digest
+ * doesn't match KVW_E_VERSION    another version, and neither HELLO nor RESET. A HELLO or RESET of
+ * another version is KVW_OK; only the fields that SPEC.md 2 fixes for ever are set KVW_E_PROTOCOL
+ * an unknown type, or a field out of range
  */
-KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, const uint8_t *bytes, uint32_t len);
+KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, uint16_t speaks, const uint8_t *bytes,
+                                       uint32_t len);
 /* The same, before another packet: as kvn_crc32c_before(). */
-KVW_NODISCARD kvw_err kvn_frame_decode_before(struct kvn_frame *f, const uint8_t *bytes,
-                                              uint32_t len, const uint8_t *next,
-                                              uint32_t next_bytes);
+KVW_NODISCARD kvw_err kvn_frame_decode_before(struct kvn_frame *f, uint16_t speaks,
+                                              const uint8_t *bytes, uint32_t len,
+                                              const uint8_t *next, uint32_t next_bytes);
 
 /*
  * Write f's header and fields (not its payload or padding) into head and return their length, at

@@ -10,8 +10,9 @@
 
 #include "../../kvwire/wire.h"
 
-/* SPEC.md 2: the top four bits of the first byte. */
+/* SPEC.md 2: the top four bits of the first byte. All that this code speaks, as a set: 4.3. */
 #define KVN_WIRE_VERSION 1
+#define KVN_VERSIONS     ((uint16_t)(1u << KVN_WIRE_VERSION))
 
 /* SPEC.md 3: the low four bits of the first byte. An unknown type is dropped and counted. */
 enum kvn_packet_type {
@@ -56,6 +57,7 @@ enum kvn_packet_type {
 #define KVN_HEAD_BYTES_MAX   (KVN_ACK_BYTES + KVN_ACK_RANGES_MAX * KVN_ACK_RANGE_BYTES)
 #define KVN_CRC_AT           12u    /* the digest's place in the header */
 #define KVN_GREETING_CRC_AT  16u    /* the same in HELLO, HELLO_ACK and RESET */
+#define KVN_VERSIONS_AT      20u    /* in these: what their sender speaks */
 #define KVN_PAYLOAD_MIN      1200u  /* of a UDP payload that a path must carry */
 #define KVN_PAYLOAD_MAX      65507u /* UDP over IPv4 carries no more */
 #define KVN_STREAM_LEN_BYTES 4u     /* before each message in the control stream */
@@ -76,7 +78,7 @@ enum kvn_packet_type {
 /* SPEC.md 9: why a RESET was sent. */
 enum kvn_reset_reason {
     KVN_RESET_UNKNOWN = 1, /* id: the connection that the answered packet named */
-    KVN_RESET_VERSION = 2, /* id: the HELLO's source id; version: what the sender speaks */
+    KVN_RESET_VERSION = 2, /* id: the HELLO's source id, whose version isn't spoken */
     KVN_RESET_FULL = 3,    /* id: the HELLO's source id; no room for another connection */
 };
 

@@ -18,12 +18,16 @@ static const struct golden {
     uint32_t payload; /* bytes of payload; of padding, in a HELLO */
 } golden[] = {
     {"hello",
-     {.version = 1, .type = KVN_PACKET_HELLO, .hello = {0xa1b2c3d4, 1200, 4, 262144, 4194304, 512}},
+     {.version = 1,
+      .type = KVN_PACKET_HELLO,
+      .versions = 0x22,
+      .hello = {0xa1b2c3d4, 1200, 4, 262144, 4194304, 512}},
      1152},
     {"hello_ack",
      {.version = 1,
       .type = KVN_PACKET_HELLO_ACK,
       .conn = 0xa1b2c3d4,
+      .versions = 0x402,
       .hello = {0x55667788, 1200, 8, 262144, 4194304, 512}},
      1152},
     {"data",
@@ -56,7 +60,10 @@ static const struct golden {
      {.version = 1, .type = KVN_PACKET_GOODBYE, .conn = 2, .pn = 77, .goodbye = KVW_E_PROTOCOL},
      0},
     {"reset",
-     {.version = 1, .type = KVN_PACKET_RESET, .reset = {0x55667788, KVN_RESET_UNKNOWN, 1}},
+     {.version = 1,
+      .type = KVN_PACKET_RESET,
+      .versions = 0x402,
+      .reset = {0x55667788, KVN_RESET_UNKNOWN}},
      0},
     {"challenge",
      {.version = 1,
@@ -133,7 +140,7 @@ Test(frame, round_trip)
         struct kvn_frame out;
 
         memset(&out, 0xff, sizeof(out));
-        cr_assert_eq(kvn_frame_decode(&out, wire, n), KVW_OK, "%s", golden[i].name);
+        cr_assert_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, n), KVW_OK, "%s", golden[i].name);
         cr_expect(out.version == in->version && out.type == in->type && out.flags == in->flags &&
                       out.path == in->path && out.slice == in->slice && out.conn == in->conn &&
                       out.pn == (uint32_t)in->pn,
@@ -142,6 +149,7 @@ Test(frame, round_trip)
         case KVN_PACKET_HELLO:
         case KVN_PACKET_HELLO_ACK:
             cr_expect(memcmp(&out.hello, &in->hello, sizeof(in->hello)) == 0);
+            cr_expect_eq(out.versions, in->versions);
             break;
         case KVN_PACKET_DATA:
             cr_expect(memcmp(&out.data, &in->data, offsetof(struct kvn_data, imm) + 4) == 0);
@@ -162,6 +170,7 @@ Test(frame, round_trip)
             break;
         case KVN_PACKET_RESET:
             cr_expect(out.reset.id == 0x55667788 && out.reset.reason == KVN_RESET_UNKNOWN);
+            cr_expect_eq(out.versions, 0x402);
             break;
         case KVN_PACKET_CHALLENGE:
         case KVN_PACKET_RESPONSE:
@@ -189,13 +198,13 @@ Test(frame, damage_is_noticed)
             if (bit >= 800 && bit < (n - 10) * 8)
                 continue;
             wire[bit / 8] ^= (uint8_t)(1u << bit % 8);
-            cr_assert_neq(kvn_frame_decode(&out, wire, n), KVW_OK, "%s, bit %u", golden[i].name,
-                          bit);
+            cr_assert_neq(kvn_frame_decode(&out, KVN_VERSIONS, wire, n), KVW_OK, "%s, bit %u",
+                          golden[i].name, bit);
             wire[bit / 8] ^= (uint8_t)(1u << bit % 8);
         }
         for (uint32_t len = 0; len < n; ++len)
-            cr_assert_neq(kvn_frame_decode(&out, wire, len), KVW_OK, "%s, %u bytes", golden[i].name,
-                          len);
+            cr_assert_neq(kvn_frame_decode(&out, KVN_VERSIONS, wire, len), KVW_OK, "%s, %u bytes",
+                          golden[i].name, len);
     }
 }
 
@@ -210,6 +219,7 @@ static const struct nonsense {
     {"type 12", 5, 0, 1, 0x1c, KVW_E_PROTOCOL},
     {"version 2", 5, 0, 1, 0x26, KVW_E_VERSION},
     {"HELLO without a source", 0, 24, 4, 0, KVW_E_PROTOCOL},
+    {"HELLO whose version its sender doesn't speak", 0, 20, 2, 0x20, KVW_E_PROTOCOL},
     {"HELLO of another length", 0, 28, 4, 1300, KVW_E_PROTOCOL},
     {"HELLO without a path", 0, 32, 4, 0, KVW_E_PROTOCOL},
     {"HELLO with nine", 0, 32, 4, 9, KVW_E_PROTOCOL},
@@ -254,19 +264,19 @@ Test(frame, nonsense_is_refused)
         crc_at = kvn_frame_crc_at(wire[0]);
         kvw_store_le32(wire + crc_at, 0);
         kvw_store_le32(wire + crc_at, kvn_crc32c(0, wire, n));
-        cr_expect_eq(kvn_frame_decode(&out, wire, n), x->err, "%s", x->what);
+        cr_expect_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, n), x->err, "%s", x->what);
     }
 }
 
 /* A HELLO of another version is understood as far as its source id, whatever follows. */
 Test(frame, hello_of_another_version)
 {
-    uint8_t wire[64] = {[0] = 0xe0 | KVN_PACKET_HELLO, [24] = 0x78, [25] = 0x56};
+    uint8_t wire[64] = {[0] = 0xe0 | KVN_PACKET_HELLO, [21] = 0x40, [24] = 0x78, [25] = 0x56};
     struct kvn_frame out;
 
     kvw_store_le32(wire + KVN_GREETING_CRC_AT, kvn_crc32c(0, wire, 40));
-    cr_assert_eq(kvn_frame_decode(&out, wire, 40), KVW_OK);
-    cr_expect(out.version == 14 && out.hello.source == 0x5678);
+    cr_assert_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, 40), KVW_OK);
+    cr_expect(out.version == 14 && out.versions == 0x4000 && out.hello.source == 0x5678);
 }
 
 /* The widest place that DATA can name. */
@@ -281,7 +291,7 @@ Test(frame, region_and_offset_share_a_word)
     for (uint32_t i = 0; i < 2; ++i) {
         kvn_frame_seal(wire, kvn_frame_encode(wire, &in), &body, 1, &(struct kvw_iov){0});
         wire[KVN_DATA_BYTES] = 'x';
-        cr_assert_eq(kvn_frame_decode(&out, wire, sizeof(wire)), KVW_OK);
+        cr_assert_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, sizeof(wire)), KVW_OK);
         cr_expect(out.data.region == in.data.region && out.data.offset == in.data.offset);
         in.data.region = 1;
     }

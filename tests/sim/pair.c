@@ -47,10 +47,16 @@ static uint8_t msg_byte(uint32_t from, uint32_t n, uint32_t i)
 }
 
 static struct kvn_trace *traces[2];
+static uint16_t versions[2];
 
 void t_pair_trace(uint32_t side, struct kvn_trace *trace)
 {
     traces[side] = trace;
+}
+
+void t_pair_versions(uint32_t side, uint16_t set)
+{
+    versions[side] = set;
 }
 
 void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
@@ -77,6 +83,7 @@ void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
 
         c.seed = seed * 2 + i + 1;
         c.trace = traces[i];
+        c.versions = versions[i];
         s->memory = malloc(mem.bytes);
         s->source = malloc(SOURCE_BYTES);
         memset(s->memory, T_FILL, mem.bytes);

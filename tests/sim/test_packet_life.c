@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../../net/packet/frame.h"
+#include "../../net/packet/versions.h"
 #include "pair.h"
 
 #define MS 1000000ull
@@ -53,13 +54,14 @@ static bool raw_receive(struct kvn_port *port, struct kvn_frame *f)
     struct kvn_rx_packet p;
 
     return port->ops->rx(port, kvn_sim_now(pair.sim), &p, 1) == 1 &&
-           kvn_frame_decode(f, p.bytes, p.len) == KVW_OK;
+           kvn_frame_decode(f, KVN_VERSIONS, p.bytes, p.len) == KVW_OK;
 }
 
 static struct kvn_frame hello(uint32_t source)
 {
     return (struct kvn_frame){.version = KVN_WIRE_VERSION,
                               .type = KVN_PACKET_HELLO,
+                              .versions = KVN_VERSIONS,
                               .hello = {.source = source,
                                         .payload = 1200,
                                         .paths = 1,
@@ -127,7 +129,7 @@ Test(life, steps_down_to_the_path)
 /* A listener of another version says so, and the client's CONN_DOWN names both. */
 Test(life, other_version_is_refused)
 {
-    struct kvn_frame f, reset = {.version = 2, .type = KVN_PACKET_RESET};
+    struct kvn_frame f, reset = {.version = 2, .type = KVN_PACKET_RESET, .versions = 1 << 2};
     struct kvw_transport_event ev;
     struct kvw_transport *t;
     struct kvn_port *port;
@@ -140,8 +142,7 @@ Test(life, other_version_is_refused)
     (void)first_event(0);
     kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
     cr_assert(raw_receive(port, &f) && f.type == KVN_PACKET_HELLO);
-    reset.reset =
-        (struct kvn_reset){.id = f.hello.source + 1, .reason = KVN_RESET_VERSION, .version = 2};
+    reset.reset = (struct kvn_reset){.id = f.hello.source + 1, .reason = KVN_RESET_VERSION};
     raw_send(port, 0, &reset, 0); /* a guess at the id is not believed */
     reset.reset.id = f.hello.source;
     raw_send(port, 0, &reset, 0);
@@ -164,6 +165,7 @@ Test(life, other_version_is_told)
     up();
     port = raw(2);
     f.version = 9;
+    f.versions = 1 << 9;
     raw_send(port, 1, &f, 500);
     kvn_sim_advance(pair.sim, kvn_sim_now(pair.sim) + MS);
     cr_expect_eq(first_event(1).kind, 0);
@@ -172,7 +174,7 @@ Test(life, other_version_is_told)
     cr_expect_eq(f.type, KVN_PACKET_RESET);
     cr_expect_eq(f.reset.id, 0x1234);
     cr_expect_eq(f.reset.reason, KVN_RESET_VERSION);
-    cr_expect_eq(f.reset.version, KVN_WIRE_VERSION);
+    cr_expect_eq(f.versions & KVN_VERSIONS_ALL, KVN_VERSIONS);
     port->ops->close(port);
     t_pair_close(&pair);
 }

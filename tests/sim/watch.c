@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "../../net/packet/versions.h"
 #include "watch.h"
 
 #include <stdarg.h>
@@ -172,7 +173,7 @@ bool t_watch_packet(void *watch, const struct kvn_sim_sight *sight)
         memcpy(bytes + len, p->body[i].base, p->body[i].bytes);
         len += p->body[i].bytes;
     }
-    if (kvn_frame_decode(&f, bytes, len) != KVW_OK) {
+    if (kvn_frame_decode(&f, KVN_VERSIONS_ALL, bytes, len) != KVW_OK) {
         fail(w, "a packet of %u bytes, type %02x, that can't be read", len, bytes[0]);
         return true;
     }
