@@ -66,6 +66,7 @@ struct vf {
     uint64_t events; /* of completion queues, on their channels */
     enum vf_cm cm;
     int cm_joins;               /* requests that were accepted */
+    int cm_establishes;         /* accepts that were answered */
     enum ibv_mtu path_mtu;      /* the greatest that a queue pair got */
     uint8_t timeout, retry_cnt; /* those of the last */
 };

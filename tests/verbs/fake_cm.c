@@ -303,6 +303,7 @@ int rdma_establish(struct rdma_cm_id *id)
     if (vf_fails(0, EINVAL))
         return -1;
     f->connected = true;
+    ++vf.cm_establishes;
     if (f->peer != NULL)
         tell(f->peer, RDMA_CM_EVENT_ESTABLISHED, 0, NULL, NULL, 0);
     return 0;

@@ -53,6 +53,7 @@ Test(verbs_cm, joins)
         cr_assert(duo_open(pairs[i].a, pairs[i].b, why), "%s", why);
         cr_assert(duo_join(), "pair %zu: %s / %s", i, duo_a.down_text, duo_b.down_text);
         cr_expect_eq(vf.cm_joins > 0, pairs[i].by_cm, "pair %zu: %d", i, vf.cm_joins);
+        cr_expect_eq(vf.cm_establishes, vf.cm_joins, "pair %zu: %d", i, vf.cm_establishes);
         cr_assert_eq(duo_send(&duo_a, 0), KVW_OK);
         load(0, 50);
         cr_expect_eq(duo_b.msgs, 1);
