@@ -183,6 +183,8 @@ void kvw_offer_flush(struct kvw_session *s)
             return;
         s->window.told = grant.limit;
     }
+    if (s->transport->ops->region_open != NULL && !s->lent)
+        return; /* tried again at the next poll; whoever hears of an offer may put */
     for (uint32_t i = 0; i < s->xfers_max; ++i)
         held += s->xfers[i].state == KVW_XFER_OPEN && s->xfers[i].offer_sent;
     for (uint32_t i = 0; i < s->xfers_max && held < s->ready->hello.xfers_max; ++i) {

@@ -139,6 +139,8 @@ static kvw_err fake_region_open(struct kvw_transport *t, kvw_conn_id conn,
     if (!is_live(f, conn))
         return KVW_E_NOTFOUND;
     FAKE_ASSERT(f->open_to.value != conn.value);
+    if (f->open_full)
+        return KVW_E_AGAIN;
     f->open_to = conn;
     ++f->opens;
     return KVW_OK;

@@ -36,6 +36,7 @@ struct fake {
     uint32_t listens, connects, disconnects, regions, sources;
     kvw_conn_id open_to; /* 0: the region is shut */
     uint32_t opens, shuts;
+    bool open_full;      /* region_open() says KVW_E_AGAIN */
     kvw_conn_id dialled; /* of the last connect() */
     struct kvw_mem region;
     kvw_put_gate gate;

@@ -95,6 +95,19 @@ Test(session, the_slots_are_open_while_an_offer_is)
     cr_expect_eq(d.rf.opens, 3);
 }
 
+/* Who can't open them yet offers nothing, and tries again. */
+Test(session, no_offer_before_the_slots_are_open)
+{
+    d.rf.open_full = true;
+    duo_offer(&d, 1, 0);
+    duo_run(&d);
+    cr_expect_eq(d.rf.opens, 0);
+    d.rf.open_full = false;
+    duo_run(&d);
+    cr_expect_eq(d.rf.opens, 1);
+    cr_expect_eq(d.rf.open_to.value, d.r_conn.value);
+}
+
 /* Every bit of a put in turn is too many; every field of the header and some of the payload. The
  * put has a header and eight tokens of 128 bytes. */
 Test(session, a_flipped_bit_ends_one_transfer_or_the_connection)
