@@ -19,11 +19,11 @@
 extern "C" {
 #endif
 
-#define KVC_COLUMNS_MAX   16384u /* channels that may each have their own window */
-#define KVC_SAMPLE_TOKENS 32u    /* a chunk of fewer has one window for all its channels */
-#define KVC_CLASS_SHIFT   6      /* a column's byte: class << 6 | place of its start */
-#define KVC_COLUMN_PLACES 63     /* starts origin + 1 .. origin + 63; 0 stands for ZERO_START */
-#define KVC_ZERO_START    245    /* puts exponent 0 at the commonest place */
+#define KVC_COLUMNS_MAX   KVC_BLOCK_VALUES /* channels that may each have their own window */
+#define KVC_SAMPLE_TOKENS 32u /* a chunk of fewer has one window for all its channels */
+#define KVC_CLASS_SHIFT   6   /* a column's byte: class << 6 | place of its start */
+#define KVC_COLUMN_PLACES 63  /* starts origin + 1 .. origin + 63; 0 stands for ZERO_START */
+#define KVC_ZERO_START    245 /* puts exponent 0 at the commonest place */
 
 struct kvc_columns {
     uint32_t count;
@@ -38,17 +38,18 @@ struct kvc_column_bytes {
     uint8_t of[KVC_COLUMNS_MAX];
 };
 
-/* One window for every value. */
-void kvc_columns_one(struct kvc_columns *c, uint8_t start, uint8_t class);
+/* One window for every value, of class 0. */
+void kvc_columns_one(struct kvc_columns *c, uint8_t start);
 
-/* false: a byte names a class that there isn't. */
+/* false: a byte names a class that there isn't, or one without a place; or no column has a place
+ * and origin isn't 0. */
 bool kvc_columns_read(struct kvc_columns *c, uint8_t origin, const uint8_t *of, uint32_t count);
 
 /* From at most KVC_SAMPLE_TOKENS tokens of the view. rows: KVC_SAMPLE_TOKENS * columns bytes. */
 void kvc_columns_sample(struct kvc_column_bytes *to, const struct kvw_view *v, uint32_t columns,
                         const struct kvc_lanes *lanes, uint8_t *rows);
 
-/* The same for one window: its start; the class is always 1. */
+/* The same for one window: its start; the class is always 0. */
 uint8_t kvc_columns_sample_one(const struct kvw_view *v, const struct kvc_lanes *lanes,
                                uint8_t *row);
 

@@ -33,7 +33,7 @@ extern const struct kvw_codec_ops kvc_codec_zstd_x;
 extern const struct kvw_codec_ops kvc_codec_e8;
 extern const struct kvw_codec_ops kvc_codec_e4;
 
-/* What was built, best first, raw last, ended by NULL: what kvw_session_config.codecs wants. Filled
+/* What was built, best first, raw last, ended by NULL: what kvw_core_config.codecs wants. Filled
  * by meson (codecs_table.c.in). */
 extern const struct kvw_codec_ops *const kvc_codecs[];
 

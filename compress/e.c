@@ -7,22 +7,24 @@
  */
 #include <string.h>
 
-#include "../kvwire/le.h"
+#include "../kvwire/wire/le.h"
 #include "compress.h"
 #include "e.h"
 #include "gather.h"
 #include "kernels.h"
 
-#define HEADER_BYTES  24u
-#define CHANNEL_BYTES 3u
-#define COUNTS_BYTES  4u
-#define SAMPLES_MAX   64u
-#define SPARE         64u /* that loops may read or write past the end of a section */
-#define MODE_STORED   0u
-#define MODE_CODED    1u
-#define HUGE_BF16     0x5880u /* 2^50 */
-#define HUGE_HALF     0x7800u /* 2^15 */
-#define WIDE_MAX      (KVC_E_U_EXACT - KVC_E_RANKS)
+#define HEADER_BYTES 32u
+#define FORMAT_AT    24u
+#define FORMAT       2u /* of the streams */
+#define ENTRY_BYTES  8u /* of a block: its end, W, X */
+#define SAMPLES_MAX  64u
+#define SPARE        64u /* that loops may read or write past the end of a section */
+#define MODE_STORED  0u
+#define MODE_CODED   1u
+#define HUGE_BF16    0x5880u /* 2^50 */
+#define HUGE_HALF    0x7800u /* 2^15 */
+#define FOLLOW_MOST  4       /* quarters */
+#define WIDE_MAX     (KVC_E_U_EXACT - KVC_E_RANKS)
 
 /* The step in parts of the RMS value: noise is step^2 / 12. */
 #define NOISE_E8 0.0890f /* 31.8 dB below; e4m3 leaves 31.4 to 31.5 */
@@ -33,7 +35,8 @@ struct work {
     const struct kvw_view *view;
     uint32_t channels, row_bytes;
     uint32_t first, coded, last; /* tokens: exact, coded, exact */
-    uint32_t block_tokens, blocks;
+    uint32_t block_tokens;       /* of a whole unit */
+    uint32_t first_unit, blocks;
     struct kvc_e_plan plan;
     struct kvc_e_sums sums;
     int16_t *distance;     /* [groups * 64], kvc_e_block.last */
@@ -52,7 +55,7 @@ static uint32_t pack(const struct kvc_kernels *k, const uint8_t *codes, uint32_t
     uint64_t escapes[KVC_BLOCK_WORDS];
 
     return k->e->pack != NULL ? k->e->pack(codes, n, to)
-                              : k->planes->encode(&shape, codes, NULL, n, to, escapes);
+                              : k->planes->encode(&shape, codes, n, to, escapes);
 }
 
 static uint32_t unpack(const struct kvc_kernels *k, const uint8_t *from, uint32_t bytes, uint32_t n,
@@ -61,7 +64,7 @@ static uint32_t unpack(const struct kvc_kernels *k, const uint8_t *from, uint32_
     uint64_t escapes[KVC_BLOCK_WORDS];
 
     return k->e->unpack != NULL ? k->e->unpack(from, bytes, n, ranks)
-                                : k->planes->decode(&shape, from, bytes, NULL, n, ranks, escapes);
+                                : k->planes->decode(&shape, from, bytes, n, ranks, escapes);
 }
 
 static size_t round64(size_t n)
@@ -71,7 +74,27 @@ static size_t round64(size_t n)
 
 static uint32_t block_tokens_of(uint32_t channels)
 {
-    return KVC_BLOCK_VALUES / channels;
+    return kvw_unit_values(channels) / channels;
+}
+
+static uint64_t aligned(uint64_t n)
+{
+    return (n + KVC_ALIGN - 1) / KVC_ALIGN * KVC_ALIGN;
+}
+
+/* Zeros behind a part of the stream that ends at `end`, `bytes` behind a multiple of KVC_ALIGN.
+ * Returns the next part's beginning. */
+static unsigned char *pad(unsigned char *end, uint64_t bytes)
+{
+    const size_t n = (size_t)(aligned(bytes) - bytes);
+
+    memset(end, 0, n);
+    return end + n;
+}
+
+static bool is_padded(const unsigned char *end, uint64_t bytes)
+{
+    return kvc_is_zero(end, (uint32_t)(aligned(bytes) - bytes));
 }
 
 /* Hand out n bytes of memory; NULL only counts. */
@@ -86,7 +109,8 @@ static void *take(unsigned char *memory, size_t *used, size_t n)
 /* The longest that one block's sections can be. */
 static size_t block_bound(size_t values)
 {
-    return COUNTS_BYTES + kvc_planes_bound(&shape, (uint32_t)values) + values + values + 2 * values;
+    return aligned(values) + kvc_planes_bound(&shape, (uint32_t)values) + values + 2 * values +
+           KVC_ALIGN;
 }
 
 static size_t lay_out(struct work *w, uint32_t channels, unsigned char *memory)
@@ -143,7 +167,24 @@ static void cut_tokens(struct work *w, uint32_t first, uint32_t last)
     w->last = last < tokens - w->first ? last : tokens - w->first;
     w->coded = tokens - w->first - w->last;
     w->block_tokens = block_tokens_of(w->channels);
-    w->blocks = (w->coded + w->block_tokens - 1) / w->block_tokens;
+    w->first_unit = w->first / w->block_tokens;
+    w->blocks = w->coded == 0
+                    ? 0
+                    : (tokens - w->last + w->block_tokens - 1) / w->block_tokens - w->first_unit;
+}
+
+/* A block's tokens: those of its unit that aren't exact. */
+struct range {
+    uint32_t at, tokens;
+};
+
+static struct range tokens_of(const struct work *w, uint32_t block)
+{
+    const uint32_t unit = (w->first_unit + block) * w->block_tokens;
+    const uint32_t at = unit > w->first ? unit : w->first, end = w->first + w->coded;
+    const uint32_t most = unit + w->block_tokens;
+
+    return (struct range){at, (most < end ? most : end) - at};
 }
 
 static uint64_t offset_of(const struct work *w, uint32_t token)
@@ -182,19 +223,18 @@ static void sample(struct work *w, const struct kvc_kernels *k, bool follow)
     }
 }
 
-/* The block's sections one after the other; returns their end. */
+/* The block's sections one after the other, and their counts to its entry; returns their end. */
 static unsigned char *assemble(struct work *w, const struct kvc_kernels *k,
-                               const struct kvc_e_block *b, unsigned char *to)
+                               const struct kvc_e_block *b, unsigned char *to, unsigned char *entry)
 {
     const uint32_t lows = (uint32_t)(b->lows.at - w->lows) + (b->lows.count + 7) / 8;
     const uint32_t wide = (uint32_t)(b->wide - w->wide), exact = (uint32_t)(b->exact - w->exact);
 
     kvw_store_le64(b->lows.at, b->lows.held);
-    kvw_store_le16(to, (uint16_t)wide);
-    kvw_store_le16(to + 2, (uint16_t)(exact / 2));
-    to += COUNTS_BYTES;
+    kvw_store_le16(entry + 4, (uint16_t)wide);
+    kvw_store_le16(entry + 6, (uint16_t)(exact / 2));
     memcpy(to, w->lows, lows);
-    to += lows;
+    to = pad(to + lows, lows);
     to += pack(k, w->codes, (uint32_t)(b->codes - w->codes), to);
     memcpy(to, w->wide, wide);
     memcpy(to + wide, w->exact, exact);
@@ -225,23 +265,23 @@ static void encode_padded(struct work *w, const struct kvc_kernels *k, struct kv
     }
 }
 
-/* Tokens [at, at + tokens) of the view as a block, into to. */
-static unsigned char *encode_block(struct work *w, const struct kvc_kernels *k, uint32_t at,
-                                   uint32_t tokens, unsigned char *to)
+/* Tokens of the view as a block, into to. */
+static unsigned char *encode_block(struct work *w, const struct kvc_kernels *k, struct range r,
+                                   unsigned char *to, unsigned char *entry)
 {
     struct kvc_e_block b = {.lows.at = w->lows,
                             .last = w->distance,
                             .codes = w->codes,
                             .wide = w->wide,
                             .exact = w->exact};
-    const uint16_t *tile = tile_of(w, at, tokens);
+    const uint16_t *tile = tile_of(w, r.at, r.tokens);
 
     memset(w->distance, 0, round64(w->channels) * sizeof(*w->distance));
     if (w->channels % KVC_E_LANES == 0)
-        k->e->encode(&w->plan, &b, tile, w->decoded, tokens);
+        k->e->encode(&w->plan, &b, tile, w->decoded, r.tokens);
     else
-        encode_padded(w, k, &b, tile, tokens);
-    return assemble(w, k, &b, to);
+        encode_padded(w, k, &b, tile, r.tokens);
+    return assemble(w, k, &b, to, entry);
 }
 
 static unsigned char *put_exact_tokens(const struct work *w, unsigned char *to, uint32_t at,
@@ -258,6 +298,7 @@ static unsigned char *put_header(const struct work *w, unsigned char *to)
         uint32_t u;
     } step = {.f = w->plan.step};
 
+    memset(to, 0, HEADER_BYTES);
     to[0] = MODE_CODED;
     to[1] = (unsigned char)w->view->dtype;
     kvw_store_le16(to + 2, (uint16_t)(step.u >> 16));
@@ -266,19 +307,64 @@ static unsigned char *put_header(const struct work *w, unsigned char *to)
     kvw_store_le32(to + 12, w->first);
     kvw_store_le32(to + 16, w->last);
     kvw_store_le32(to + 20, w->blocks);
+    to[FORMAT_AT] = FORMAT;
     to += HEADER_BYTES;
     for (uint32_t c = 0; c < w->channels; ++c, to += 2)
         kvw_store_le16(to, (uint16_t)w->plan.base[c]);
+    to = pad(to, 2ull * w->channels);
     for (uint32_t c = 0; c < w->channels; ++c)
         *to++ = (unsigned char)(w->plan.low[c] | w->plan.follow[c] << 4);
-    return to;
+    return pad(to, w->channels);
+}
+
+/* Of the blocks' entries. */
+static uint64_t table_bytes(const struct work *w)
+{
+    return (uint64_t)ENTRY_BYTES * w->blocks;
+}
+
+static uint64_t exact_bytes(const struct work *w)
+{
+    return (uint64_t)(w->first + w->last) * w->row_bytes;
+}
+
+/* Where the blocks' entries begin. */
+static uint64_t table_at(const struct work *w)
+{
+    return HEADER_BYTES + aligned(2ull * w->channels) + aligned(w->channels);
 }
 
 /* What comes before the blocks. */
 static uint64_t front_bytes(const struct work *w)
 {
-    return HEADER_BYTES + (uint64_t)CHANNEL_BYTES * w->channels + 4ull * w->blocks +
-           (uint64_t)(w->first + w->last) * w->row_bytes;
+    return table_at(w) + aligned(table_bytes(w)) + aligned(exact_bytes(w));
+}
+
+/* The blocks from to on, their ends counted from there. Returns the end of the stream; NULL: it
+ * would be no shorter than the values. */
+static unsigned char *put_blocks(struct work *w, const struct kvc_kernels *k, unsigned char *dst,
+                                 struct kvw_digest *digest)
+{
+    const uint64_t limit = kvw_view_bytes(w->view);
+    const size_t most = block_bound((size_t)w->block_tokens * w->channels);
+    unsigned char *const blocks = dst + front_bytes(w), *entry = dst + table_at(w), *to = blocks;
+
+    for (uint32_t i = 0; i < w->blocks; ++i, entry += ENTRY_BYTES) {
+        const struct range r = tokens_of(w, i);
+        const uint64_t room = limit - (uint64_t)(to - dst);
+        /* Straight into dst while even the worst block has room there. */
+        unsigned char *out = room >= most ? to : w->stream;
+        const uint64_t n = (uint64_t)(encode_block(w, k, r, out, entry) - out);
+
+        if (aligned(n) >= room)
+            return NULL;
+        if (out != to)
+            memcpy(to, out, n);
+        kvw_store_le32(entry, (uint32_t)(to - blocks) + (uint32_t)n);
+        to = pad(to + n, n);
+        kvw_digest_update(digest, w->decoded, (size_t)r.tokens * w->row_bytes);
+    }
+    return to;
 }
 
 /* 0: the stream would be no shorter than the values, or they can't be coded; else its bytes. */
@@ -286,40 +372,25 @@ static uint64_t encode_coded(struct work *w, const struct kvc_kernels *k,
                              const struct kvw_codec_args *args, float noise, unsigned char *dst,
                              struct kvw_digest *digest)
 {
-    const uint64_t limit = kvw_view_bytes(w->view);
-    const size_t most = block_bound((size_t)w->block_tokens * w->channels);
-    unsigned char *ends, *to, *blocks;
+    const uint64_t first_bytes = (uint64_t)w->first * w->row_bytes;
+    unsigned char *table, *exact, *to;
 
-    if (w->coded == 0 || front_bytes(w) >= limit)
+    if (w->coded == 0 || front_bytes(w) >= kvw_view_bytes(w->view))
         return 0;
     sample(w, k, args == NULL || args->kv == 0);
     if (!kvc_e_calibrate(&w->plan, &w->sums, noise))
         return 0;
     kvc_e_derive(&w->plan);
-    ends = put_header(w, dst);
-    to = put_exact_tokens(w, ends + 4 * (size_t)w->blocks, 0, w->first);
+    table = put_header(w, dst);
+    exact = pad(table + table_bytes(w), table_bytes(w));
+    to = put_exact_tokens(w, exact, 0, w->first);
     to = put_exact_tokens(w, to, w->view->tokens - w->last, w->last);
-    kvw_digest_update(digest, to - (size_t)(w->first + w->last) * w->row_bytes,
-                      (size_t)w->first * w->row_bytes);
-    blocks = to;
-    for (uint32_t i = 0; i < w->blocks; ++i) {
-        const uint32_t at = i * w->block_tokens, left = w->coded - at;
-        const uint32_t tokens = left < w->block_tokens ? left : w->block_tokens;
-        const uint64_t room = limit - (uint64_t)(to - dst);
-        /* Straight into dst while even the worst block has room there. */
-        unsigned char *out = room >= most ? to : w->stream;
-        const uint64_t n = (uint64_t)(encode_block(w, k, w->first + at, tokens, out) - out);
-
-        if (n >= room)
-            return 0;
-        if (out != to)
-            memcpy(to, out, n);
-        to += n;
-        kvw_store_le32(ends + 4 * (size_t)i, (uint32_t)(to - blocks));
-        kvw_digest_update(digest, w->decoded, (size_t)tokens * w->row_bytes);
-    }
-    kvw_digest_update(digest, blocks - (size_t)w->last * w->row_bytes,
-                      (size_t)w->last * w->row_bytes);
+    pad(to, exact_bytes(w));
+    kvw_digest_update(digest, exact, first_bytes);
+    to = put_blocks(w, k, dst, digest);
+    if (to == NULL)
+        return 0;
+    kvw_digest_update(digest, exact + first_bytes, (size_t)w->last * w->row_bytes);
     return (uint64_t)(to - dst);
 }
 
@@ -361,6 +432,7 @@ static kvw_err encode(const struct kvw_view *src, const struct kvw_codec_args *a
         memset(dst, 0, HEADER_BYTES);
         dst[0] = MODE_STORED;
         dst[1] = (unsigned char)src->dtype;
+        dst[FORMAT_AT] = FORMAT;
         err = kvc_codec_raw.encode(src, NULL, dst + HEADER_BYTES, raw, &n, digest, scratch);
         if (err != KVW_OK)
             return err;
@@ -370,44 +442,46 @@ static kvw_err encode(const struct kvw_view *src, const struct kvw_codec_args *a
     return KVW_OK;
 }
 
+/* A block of the stream: its bytes, values and counts, as its entry has them. */
+struct found {
+    const unsigned char *at;
+    uint32_t bytes, values, low_bits, wide, exact;
+};
+
 /* The block's sections, found and checked against its length, and its ranks. */
 static bool open_block(struct work *w, const struct kvc_kernels *k, struct kvc_e_block *b,
-                       const unsigned char *at, uint32_t values, uint32_t low_bits, uint32_t bytes)
+                       const struct found *f)
 {
-    const uint32_t lows = (low_bits + 7) / 8;
-    uint32_t wide, exact, planes;
+    const uint32_t lows = (f->low_bits + 7) / 8, padded = kvc_aligned(lows);
+    const unsigned char *at = f->at + padded;
+    uint32_t planes;
     uint8_t most = 0;
 
-    if (bytes < COUNTS_BYTES + lows)
+    if (f->bytes < padded || (f->low_bits % 8 != 0 && f->at[lows - 1] >> f->low_bits % 8 != 0) ||
+        !is_padded(f->at + lows, lows))
         return false;
-    wide = kvw_load_le16(at);
-    exact = kvw_load_le16(at + 2);
-    b->lows.at = (unsigned char *)(uintptr_t)at + COUNTS_BYTES;
-    at += COUNTS_BYTES + lows;
-    bytes -= COUNTS_BYTES + lows;
-    planes = unpack(k, at, bytes, values, w->codes);
-    if (planes == 0 || bytes - planes != wide + 2 * exact)
+    planes = unpack(k, at, f->bytes - padded, f->values, w->codes);
+    if (planes == 0 || f->bytes - padded - planes != f->wide + 2 * f->exact)
         return false;
+    b->lows.at = (unsigned char *)(uintptr_t)f->at;
     b->last = w->distance;
     b->ranks = w->codes;
     b->wide = (uint8_t *)(uintptr_t)at + planes;
-    b->wide_end = b->wide + wide;
+    b->wide_end = b->wide + f->wide;
     b->exact = (unsigned char *)(uintptr_t)b->wide_end;
-    b->exact_end = b->exact + 2 * (size_t)exact;
-    for (uint32_t i = 0; i < wide; ++i)
+    b->exact_end = b->exact + 2 * (size_t)f->exact;
+    for (uint32_t i = 0; i < f->wide; ++i)
         most = b->wide[i] > most ? b->wide[i] : most;
     return most <= WIDE_MAX;
 }
 
-static bool decode_block(struct work *w, const struct kvc_kernels *k, const unsigned char *at,
-                         uint32_t tokens, uint32_t row_low_bits, uint32_t bytes, uint16_t *to)
+static bool decode_block(struct work *w, const struct kvc_kernels *k, const struct found *f,
+                         uint16_t *to)
 {
     struct kvc_e_block b = {0};
 
     memset(w->distance, 0, round64(w->channels) * sizeof(*w->distance));
-    if (!open_block(w, k, &b, at, tokens * w->channels, tokens * row_low_bits, bytes))
-        return false;
-    if (!k->e->decode(&w->plan, &b, to, tokens))
+    if (!open_block(w, k, &b, f) || !k->e->decode(&w->plan, &b, to, f->values / w->channels))
         return false;
     return b.wide == b.wide_end && b.exact == b.exact_end;
 }
@@ -420,21 +494,29 @@ static bool read_front(struct work *w, const unsigned char *src, uint64_t bytes)
         float f;
     } step = {.u = (uint32_t)kvw_load_le16(src + 2) << 16};
     const uint32_t first = kvw_load_le32(src + 12), last = kvw_load_le32(src + 16);
-    const unsigned char *base = src + HEADER_BYTES, *bits = base + 2 * (size_t)w->channels;
+    const unsigned char *base = src + HEADER_BYTES, *bits = base + aligned(2ull * w->channels);
 
-    if (src[1] != w->view->dtype || kvw_load_le32(src + 4) != w->channels ||
-        kvw_load_le32(src + 8) != w->view->tokens || first > w->view->tokens ||
-        last > w->view->tokens - first || !(step.f >= 0x1p-60f && step.f <= 0x1p50f))
+    if (src[1] != w->view->dtype || src[FORMAT_AT] != FORMAT ||
+        !kvc_is_zero(src + FORMAT_AT + 1, HEADER_BYTES - FORMAT_AT - 1) ||
+        kvw_load_le32(src + 4) != w->channels || kvw_load_le32(src + 8) != w->view->tokens ||
+        first > w->view->tokens || last > w->view->tokens - first ||
+        !(step.f >= 0x1p-60f && step.f <= 0x1p50f))
         return false;
     cut_tokens(w, first, last);
-    if (w->coded == 0 || kvw_load_le32(src + 20) != w->blocks || front_bytes(w) > bytes)
+    if (w->coded == 0 || kvw_load_le32(src + 20) != w->blocks || front_bytes(w) > bytes ||
+        bytes >= kvw_view_bytes(w->view) || /* it would have been stored */
+        !is_padded(base + 2 * (size_t)w->channels, 2ull * w->channels) ||
+        !is_padded(bits + w->channels, w->channels) ||
+        !is_padded(src + table_at(w) + table_bytes(w), table_bytes(w)) ||
+        !is_padded(src + table_at(w) + aligned(table_bytes(w)) + exact_bytes(w), exact_bytes(w)))
         return false;
     w->plan.step = step.f;
     for (uint32_t c = 0; c < w->channels; ++c) {
         w->plan.base[c] = (int16_t)kvw_load_le16(base + 2 * (size_t)c);
         w->plan.low[c] = bits[c] & 15;
         w->plan.follow[c] = bits[c] >> 4;
-        if (w->plan.low[c] > (int16_t)KVC_E_LOW_MAX || w->plan.follow[c] > 4)
+        if (w->plan.low[c] > (int16_t)KVC_E_LOW_MAX || w->plan.follow[c] > FOLLOW_MOST ||
+            w->plan.base[c] > KVC_E_Q_MAX || w->plan.base[c] < -KVC_E_Q_MAX)
             return false;
     }
     kvc_e_derive(&w->plan);
@@ -461,44 +543,69 @@ static uint16_t *place_of(const struct work *w, uint32_t at, uint32_t tokens)
     return (uint16_t *)(void *)there;
 }
 
+/* A block into the view, where its tokens are r. */
+static bool land_block(struct work *w, const struct kvc_kernels *k, struct range r,
+                       const struct found *f, struct kvw_digest *digest)
+{
+    uint16_t *to = place_of(w, r.at, r.tokens);
+
+    if (!decode_block(w, k, f, to))
+        return false;
+    kvw_digest_update(digest, to, (size_t)r.tokens * w->row_bytes);
+    if (to == w->decoded)
+        kvc_scatter(w->view, offset_of(w, r.at), offset_of(w, r.tokens), to);
+    return true;
+}
+
+/* The blocks, in the `all` bytes at from. */
+static bool land_blocks(struct work *w, const struct kvc_kernels *k, const unsigned char *entry,
+                        const unsigned char *from, uint64_t all, struct kvw_digest *digest)
+{
+    uint32_t row_low_bits = 0;
+    uint64_t begin = 0;
+
+    for (uint32_t c = 0; c < w->channels; ++c)
+        row_low_bits += (uint32_t)w->plan.low[c];
+    for (uint32_t i = 0; i < w->blocks; ++i, entry += ENTRY_BYTES) {
+        const struct range r = tokens_of(w, i);
+        const uint32_t end = kvw_load_le32(entry);
+        struct found f = {.at = from + begin,
+                          .bytes = end - (uint32_t)begin,
+                          .values = r.tokens * w->channels,
+                          .low_bits = r.tokens * row_low_bits,
+                          .wide = kvw_load_le16(entry + 4),
+                          .exact = kvw_load_le16(entry + 6)};
+
+        if (end < begin || aligned(end) > all || f.bytes > block_bound(f.values) ||
+            !is_padded(from + end, end))
+            return false;
+        if (all - end < SPARE) { /* the loops may read past its end */
+            memcpy(w->stream, f.at, f.bytes);
+            f.at = w->stream;
+        }
+        if (!land_block(w, k, r, &f, digest))
+            return false;
+        begin = aligned(end);
+    }
+    return begin == all;
+}
+
 static bool decode_coded(struct work *w, const struct kvc_kernels *k, const unsigned char *src,
                          uint64_t bytes, struct kvw_digest *digest)
 {
-    const unsigned char *ends, *exact, *blocks;
-    uint32_t row_low_bits = 0, begin = 0;
+    const unsigned char *table, *exact;
+    uint64_t front;
 
     if (!read_front(w, src, bytes))
         return false;
-    ends = src + HEADER_BYTES + (size_t)CHANNEL_BYTES * w->channels;
-    exact = ends + 4 * (size_t)w->blocks;
-    blocks = src + front_bytes(w);
-    for (uint32_t c = 0; c < w->channels; ++c)
-        row_low_bits += (uint32_t)w->plan.low[c];
+    front = front_bytes(w);
+    table = src + table_at(w);
+    exact = table + aligned(table_bytes(w));
     exact = land_exact_tokens(w, exact, 0, w->first, digest);
-    for (uint32_t i = 0; i < w->blocks; ++i) {
-        const uint32_t at = i * w->block_tokens, left = w->coded - at;
-        const uint32_t tokens = left < w->block_tokens ? left : w->block_tokens;
-        const uint32_t end = kvw_load_le32(ends + 4 * (size_t)i);
-        const uint64_t all = bytes - (uint64_t)(blocks - src);
-        const unsigned char *block = blocks + begin;
-        uint16_t *to;
-
-        if (end < begin || end > all || end - begin > block_bound((size_t)tokens * w->channels))
-            return false;
-        if (all - end < SPARE) { /* the loops may read past its end */
-            memcpy(w->stream, block, end - begin);
-            block = w->stream;
-        }
-        to = place_of(w, w->first + at, tokens);
-        if (!decode_block(w, k, block, tokens, row_low_bits, end - begin, to))
-            return false;
-        kvw_digest_update(digest, to, (size_t)tokens * w->row_bytes);
-        if (to == w->decoded)
-            kvc_scatter(w->view, offset_of(w, w->first + at), offset_of(w, tokens), to);
-        begin = end;
-    }
+    if (!land_blocks(w, k, table, src + front, bytes - front, digest))
+        return false;
     land_exact_tokens(w, exact, w->view->tokens - w->last, w->last, digest);
-    return blocks + begin == src + bytes;
+    return true;
 }
 
 static kvw_err e_decode(const void *src, uint64_t src_bytes, const struct kvw_codec_book *book,
@@ -513,7 +620,7 @@ static kvw_err e_decode(const void *src, uint64_t src_bytes, const struct kvw_co
         if (from[1] != dst->dtype)
             return KVW_E_CODEC;
         for (uint32_t i = 2; i < HEADER_BYTES; ++i) {
-            if (from[i] != 0)
+            if (from[i] != (i == FORMAT_AT ? FORMAT : 0))
                 return KVW_E_CODEC;
         }
         return kvc_codec_raw.decode(from + HEADER_BYTES, src_bytes - HEADER_BYTES, NULL, dst,

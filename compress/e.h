@@ -19,7 +19,7 @@
 #include "planes.h"
 
 #define KVC_E_LANES        64u              /* channels in one group */
-#define KVC_E_CHANNELS_MAX KVC_BLOCK_VALUES /* a block is as many whole tokens as fit */
+#define KVC_E_CHANNELS_MAX KVC_BLOCK_VALUES /* a block is a unit of whole tokens */
 #define KVC_E_LOW_MAX      7u               /* raw low bits of a channel */
 #define KVC_E_Q_MAX        2047             /* steps from zero; beyond: an exact value */
 #define KVC_E_U_EXACT      255u             /* the symbol of an exact value */
@@ -71,7 +71,7 @@ struct kvc_e_kernels {
     void (*encode)(const struct kvc_e_plan *p, struct kvc_e_block *b, const uint16_t *row,
                    uint16_t *decoded, uint32_t tokens);
     /* Up to 63 values behind the last may be overwritten, unless channels are whole groups. false:
-     * more symbols are wide or exact than the block has. */
+     * more symbols are wide or exact than the block has, or an exact one has low bits. */
     bool (*decode)(const struct kvc_e_plan *p, struct kvc_e_block *b, uint16_t *decoded,
                    uint32_t tokens);
     /* Planes of four groups of two bits as kvc_planes has them, where this level knows a quicker

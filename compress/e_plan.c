@@ -62,6 +62,20 @@ void kvc_e_derive(struct kvc_e_plan *p)
     }
 }
 
+/* The sum of all squares, channel c in lane c mod 64, then halves added until one is left. Fixed,
+ * so that vectors and a GPU's warps round as plain C does. */
+static float energy_of(const struct kvc_e_plan *p, const float *square)
+{
+    float lane[KVC_E_LANES] = {0};
+
+    for (uint32_t c = 0; c < p->channels; ++c)
+        lane[c % KVC_E_LANES] += square[c];
+    for (uint32_t half = KVC_E_LANES / 2; half > 0; half /= 2)
+        for (uint32_t j = 0; j < half; ++j)
+            lane[j] += lane[j + half];
+    return lane[0];
+}
+
 /* The step of a chunk: bf16, so that products with whole numbers are exact; cut, so that there is
  * rather less noise than more. */
 static bool choose_step(struct kvc_e_plan *p, const struct kvc_e_sums *s, float noise)
@@ -70,11 +84,8 @@ static bool choose_step(struct kvc_e_plan *p, const struct kvc_e_sums *s, float 
         float f;
         uint32_t u;
     } step;
-    float energy = 0;
 
-    for (uint32_t c = 0; c < p->channels; ++c)
-        energy += s->square[c];
-    step.f = sqrtf(energy / (float)(s->tokens * p->channels)) * noise;
+    step.f = sqrtf(energy_of(p, s->square) / (float)(s->tokens * p->channels)) * noise;
     step.u &= 0xffff0000u;
     p->step = step.f;
     return step.f >= STEP_MIN;

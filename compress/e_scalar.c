@@ -221,7 +221,7 @@ static bool decode_token(const struct kvc_e_plan *p, struct kvc_e_block *b, uint
                 u += *b->wide++;
             }
             if (u == KVC_E_U_EXACT) {
-                if (b->exact == b->exact_end)
+                if (b->exact == b->exact_end || low != 0)
                     return false;
                 b->last[c] = 0;
                 decoded[c] = (uint16_t)(b->exact[0] | b->exact[1] << 8);

@@ -2,9 +2,9 @@
 /*
  * exact.c - L0 (bf16, fp16) and L8 (fp8 e4m3, e5m2): lossless, SPEC.md 3.
  *
- * A chunk is coded in blocks of 8192 values. Each is gathered into a tile that stays in the
- * first-level cache, digested there, split into exponents and the rest, and its planes written; one
- * that would not get smaller is stored as it is. If the whole doesn't, the chunk is.
+ * A chunk is coded in blocks, a unit of whole tokens each. Each is gathered into a tile that stays
+ * in the first-level cache, digested there, split into exponents and the rest, and its planes
+ * written; one that would not get smaller is stored as it is. If the whole doesn't, the chunk is.
  */
 #include "compress.h"
 
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "../kvwire/cpu.h"
-#include "../kvwire/le.h"
+#include "../kvwire/wire/le.h"
 #include "columns.h"
 #include "gather.h"
 
@@ -20,19 +20,19 @@ enum mode {
     MODE_STORED = 0,  /* header and raw bytes */
     MODE_ONE = 1,     /* one window for all columns, in the header */
     MODE_COLUMNS = 2, /* a byte for each column follows the header */
-    MODE_BOOK = 3,    /* the book's id does */
+    MODE_BOOK = 3,    /* the book's id is in the header */
 };
 
-#define HEAD_BYTES   8u
-#define BOOK_BYTES   8u
-#define LENGTH_BYTES 2u
-#define ROW_BYTES    128u /* 64 values of two bytes */
-#define WIDEST       2u   /* bytes of the widest value */
-#define TILE_BYTES   (KVC_BLOCK_VALUES * WIDEST)
+#define HEAD_BYTES 16u
+#define FORMAT     2u   /* of the streams; those of another look quite different */
+#define BOOK_AT    8u   /* the book's id in the header */
+#define END_BYTES  4u   /* of the end of a block */
+#define ROW_BYTES  128u /* 64 values of two bytes */
+#define WIDEST     2u   /* bytes of the widest value */
+#define TILE_BYTES (KVC_BLOCK_VALUES * WIDEST)
 /* A block's parts before it is known whether they are shorter than the raw block: the rest of the
  * value, seven planes, every exponent escaped. */
-#define BLOCK_WORST   (KVC_BLOCK_VALUES * 3 + 2 * KVC_SLACK_BYTES)
-#define ONE_CLASS     1
+#define BLOCK_WORST   (KVC_BLOCK_VALUES * 3 + 4 * KVC_SLACK_BYTES)
 #define HEAD_DIM_MOST 1024u /* KVW_HEAD_DIM_MAX: what kvc_columns_sample_one wants */
 
 struct scratch {
@@ -42,9 +42,9 @@ struct scratch {
     uint8_t high[KVC_BLOCK_VALUES], escaped[KVC_BLOCK_VALUES + KVC_SLACK_BYTES];
     uint8_t *row[KVC_BLOCK_WORDS]; /* of 64 values, where they lie */
     uint32_t lanes[KVW_DIGEST_LANE_COUNT];
-    uint64_t narrow[KVC_COLUMNS_MAX / 64 + KVC_BLOCK_WORDS], escapes[KVC_BLOCK_WORDS];
+    uint64_t escapes[KVC_BLOCK_WORDS];
     uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS];
-    bool narrow_repeats, mapped;
+    bool mapped;
     struct kvc_row_map map; /* of rows of 64 values, if mapped */
     struct kvc_columns columns;
     struct kvc_column_bytes column_bytes;
@@ -59,17 +59,15 @@ struct chunk {
     uint64_t values;
     uint32_t columns;     /* of the view */
     uint32_t value_bytes; /* 1 or 2 */
+    uint32_t unit;        /* values in a block but the last, which may have fewer */
     uint32_t blocks;
 };
 
-static uint32_t block_count(uint64_t values)
-{
-    return (uint32_t)((values + KVC_BLOCK_VALUES - 1) / KVC_BLOCK_VALUES);
-}
-
+/* A stream is no longer than header and raw bytes; the rest is room for what comes before the
+ * blocks in a chunk so small that it gets stored. */
 static uint64_t exact_bound(uint64_t raw_bytes)
 {
-    return raw_bytes + HEAD_BYTES + BOOK_BYTES + (uint64_t)LENGTH_BYTES * block_count(raw_bytes);
+    return raw_bytes + HEAD_BYTES + 2 * KVC_ALIGN;
 }
 
 /* A view of raw_bytes that is sampled has 32 tokens or more, so that 32 of them are raw_bytes at
@@ -83,10 +81,23 @@ static struct chunk chunk_of(const struct kvw_view *v, void *scratch)
 {
     const uint32_t value_bytes = kvw_dtype_bytes(v->dtype);
     const uint64_t values = kvw_view_bytes(v) / value_bytes;
+    const uint32_t columns = v->heads * (v->head_bytes / value_bytes);
+    const uint32_t unit = kvw_unit_values(columns);
 
-    return (struct chunk){
-        v,           kvc_kernels(),      scratch, values, v->heads * (v->head_bytes / value_bytes),
-        value_bytes, block_count(values)};
+    return (struct chunk){.view = v,
+                          .k = kvc_kernels(),
+                          .s = scratch,
+                          .values = values,
+                          .columns = columns,
+                          .value_bytes = value_bytes,
+                          .unit = unit,
+                          .blocks = (uint32_t)((values + unit - 1) / unit)};
+}
+
+/* Whether all columns share one window: they are too many, or their tokens too few to tell. */
+static bool has_one_window(const struct chunk *c)
+{
+    return c->view->tokens < KVC_SAMPLE_TOKENS || c->columns > KVC_COLUMNS_MAX;
 }
 
 static uint32_t exponent_bits(kvw_dtype dtype)
@@ -102,47 +113,35 @@ static uint32_t kept_planes(kvw_dtype dtype)
 
 static struct kvc_block block_of(const struct chunk *c, uint32_t index)
 {
-    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES, left = c->values - at;
+    const uint64_t left = c->values - (uint64_t)index * c->unit;
     const struct kvc_columns *columns = &c->s->columns;
 
     return (struct kvc_block){columns->start, columns->class_row, columns->count,
-                              (uint32_t)(at % columns->count),
-                              left < KVC_BLOCK_VALUES ? (uint32_t)left : KVC_BLOCK_VALUES};
+                              left < c->unit ? (uint32_t)left : c->unit};
 }
 
-/* What is the same for all blocks: where rows lie, and which lanes are narrow, for all columns. If
- * words of 64 lanes begin at the same columns again after some, as they do but for odd heads, no
- * block needs its own words. */
+/* Where block index begins in the chunk's raw bytes. */
+static uint64_t offset_of(const struct chunk *c, uint32_t index)
+{
+    return (uint64_t)index * c->unit * c->value_bytes;
+}
+
+/* Where rows lie, which is the same for all blocks. Not where a block lies in one piece for the
+ * most part: a map may be long. */
 static void prepare(const struct chunk *c)
 {
     struct scratch *s = c->s;
-    const struct kvc_columns *columns = &s->columns;
-    const uint32_t words = (columns->count + 63) / 64;
 
-    /* For whole blocks; not where they lie in one piece for the most part: a map may be long. */
-    s->mapped = c->value_bytes == 2 && c->values >= KVC_BLOCK_VALUES &&
-                kvc_contiguous(c->view, 0, TILE_BYTES) == NULL &&
+    s->mapped = c->value_bytes == 2 && c->values >= c->unit &&
+                kvc_contiguous(c->view, 0, (uint64_t)c->unit * c->value_bytes) == NULL &&
                 kvc_row_map(c->view, ROW_BYTES, &s->map);
-    s->narrow_repeats = columns->count % 64 == 0 || 64 % columns->count == 0;
-    if (!s->narrow_repeats)
-        return;
-    for (uint32_t w = 0; w < words; w += KVC_BLOCK_WORDS) {
-        const uint32_t left = (words - w) * 64;
-        const struct kvc_block b = {columns->start, columns->class_row, columns->count, w * 64,
-                                    left < KVC_BLOCK_VALUES ? left : KVC_BLOCK_VALUES};
-
-        c->k->lanes->narrow(&b, s->narrow + w);
-    }
-    for (uint32_t w = 0; w < KVC_BLOCK_WORDS; ++w)
-        s->narrow[words + w] = s->narrow[w];
 }
 
-static const uint64_t *narrow_of(const struct chunk *c, const struct kvc_block *b)
+/* Zeros behind the n bytes of a part. Returns its bytes with them. */
+static uint32_t pad(uint8_t *part, uint32_t n)
 {
-    if (c->s->narrow_repeats)
-        return c->s->narrow + b->phase / 64;
-    c->k->lanes->narrow(b, c->s->narrow);
-    return c->s->narrow;
+    memset(part + n, 0, kvc_aligned(n) - n);
+    return kvc_aligned(n);
 }
 
 /* The parts of a block before its planes, what isn't exponent, for all but bf16. Returns their
@@ -158,7 +157,7 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
     if (dtype == KVW_DTYPE_F16) {
         c->k->lanes->unzip(values, b->n, to, s->high);
         bytes = s->high;
-        at = b->n;
+        at = pad(to, b->n);
     }
     c->k->lanes->split_bytes(b, exponent_bits(dtype), bytes, s->kept, s->codes);
     for (uint32_t p = 0; p < kept_planes(dtype); ++p) {
@@ -167,7 +166,7 @@ static uint32_t write_rest(const struct chunk *c, const struct kvc_block *b, con
         if (b->n % 8 != 0) /* padding is zero */
             plane[b->n / 8] &= (uint8_t)((1u << b->n % 8) - 1);
         memcpy(to + at, plane, (b->n + 7) / 8);
-        at += (b->n + 7) / 8;
+        at += pad(to + at, (b->n + 7) / 8);
     }
     return at;
 }
@@ -207,8 +206,7 @@ static uint32_t encode_bytes(const struct chunk *c, const struct kvc_block *b,
     const uint32_t raw = b->n * c->value_bytes;
     uint32_t at = write_rest(c, b, values, to);
 
-    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, narrow_of(c, b), b->n, to + at,
-                               s->escapes);
+    at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, b->n, to + at, s->escapes);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)
         for (uint64_t m = s->escapes[w]; m != 0 && at < raw; m &= m - 1)
             to[at++] = exponent_at(c->view->dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m));
@@ -225,15 +223,14 @@ static uint32_t encode_bf16(const struct chunk *c, const struct kvc_block *b, ui
     struct scratch *s = c->s;
     const uint32_t raw = b->n * 2;
     const uint8_t *const *rows = (const uint8_t *const *)s->row;
-    const uint64_t *narrow = narrow_of(c, b);
-    uint32_t at = b->n, escapes;
+    uint32_t at, escapes;
 
     if (c->k->bf16 != NULL && c->k->bf16->encode != NULL) {
-        at = c->k->bf16->encode(b, narrow, rows, to, s->escaped, &escapes, digest);
+        at = c->k->bf16->encode(b, rows, to, s->escaped, &escapes, digest);
     } else {
         escapes = c->k->lanes->split_bf16(b, rows, to, s->codes, s->escaped, digest);
-        at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, narrow, b->n, to + at,
-                                   s->escapes);
+        at = pad(to, b->n);
+        at += c->k->planes->encode(&kvc_exponent_codes.shape, s->codes, b->n, to + at, s->escapes);
     }
     if (at + escapes < raw) {
         memcpy(to + at, s->escaped, escapes);
@@ -251,13 +248,18 @@ static void rows_over(struct scratch *s, uint32_t n, uint8_t *values)
         s->row[w] = values + (size_t)w * 64 * 2;
 }
 
-/* The values of a block in canonical order: where they lie, or gathered into the tile. Lanes past
- * the last are read too, so that only a whole block can be read in place. */
+/* Whether no lane lies past a block's last, so that it can be read and written in place. */
+static bool is_whole_words(const struct kvc_block *b)
+{
+    return b->n % 64 == 0;
+}
+
+/* The values of a block in canonical order: where they lie, or gathered into the tile. */
 static uint8_t *block_values(const struct chunk *c, const struct kvc_block *b, uint64_t at)
 {
     uint8_t *values = NULL;
 
-    if (b->n == KVC_BLOCK_VALUES)
+    if (is_whole_words(b))
         values = kvc_contiguous(c->view, at, (uint64_t)b->n * c->value_bytes);
     if (values == NULL) {
         kvc_gather(c->view, at, (uint64_t)b->n * c->value_bytes, c->s->tile);
@@ -266,12 +268,12 @@ static uint8_t *block_values(const struct chunk *c, const struct kvc_block *b, u
     return values;
 }
 
-/* Whether this block's digest is run while its values are split or joined. */
+/* Whether this block's digest, one piece of it, is run while its values are split or joined. */
 static bool digest_on_the_way(const struct chunk *c, const struct kvc_block *b,
                               const struct kvw_digest *digest)
 {
-    return digest->id == KVW_DIGEST_LANES && c->view->dtype == KVW_DTYPE_BF16 &&
-           b->n * 2 == KVW_DIGEST_PIECE_BYTES;
+    return digest->id == KVW_DIGEST_LANES && digest->piece_bytes == c->unit * c->value_bytes &&
+           c->view->dtype == KVW_DTYPE_BF16 && is_whole_words(b);
 }
 
 /* Block index to to, which has BLOCK_WORST bytes; its raw bytes to the digest. */
@@ -279,19 +281,19 @@ static uint32_t encode_block(const struct chunk *c, uint32_t index, uint8_t *to,
                              struct kvw_digest *digest)
 {
     const struct kvc_block b = block_of(c, index);
-    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
+    const uint64_t at = offset_of(c, index);
     struct scratch *s = c->s;
     uint8_t *values;
     uint32_t n;
 
     if (digest_on_the_way(c, &b, digest)) {
         if (s->mapped)
-            kvc_rows(c->view, &s->map, at / ROW_BYTES, KVC_BLOCK_WORDS, s->row);
+            kvc_rows(c->view, &s->map, at / ROW_BYTES, b.n / 64, s->row);
         else
             rows_over(s, b.n, block_values(c, &b, at));
         kvw_digest_lanes_begin(s->lanes);
         n = encode_bf16(c, &b, s->lanes, to);
-        kvw_digest_piece(digest, s->lanes);
+        kvw_digest_piece(digest, s->lanes, b.n * c->value_bytes);
         return n;
     }
     values = block_values(c, &b, at);
@@ -302,77 +304,80 @@ static uint32_t encode_block(const struct chunk *c, uint32_t index, uint8_t *to,
     return encode_bf16(c, &b, NULL, to);
 }
 
+static void write_header(const struct chunk *c, enum mode mode, uint8_t *to)
+{
+    memset(to, 0, HEAD_BYTES);
+    to[0] = mode;
+    to[1] = (uint8_t)c->view->dtype;
+    to[3] = FORMAT;
+    kvw_store_le32(to + 4, (uint32_t)c->values);
+}
+
 /* The columns, from wherever they come; what the stream says of them, to to. Returns its bytes. */
 static uint64_t write_head(const struct chunk *c, const struct kvw_codec_args *args, uint8_t *to)
 {
     const struct kvw_codec_book *book = args != NULL ? args->book : NULL;
     struct scratch *s = c->s;
-    uint64_t at = HEAD_BYTES;
 
-    memset(to, 0, HEAD_BYTES);
-    to[1] = (uint8_t)c->view->dtype;
-    kvw_store_le32(to + 4, (uint32_t)c->values);
     if (book != NULL && book->byte_count == 1 + c->columns && c->columns <= KVC_COLUMNS_MAX) {
         const uint8_t *bytes = book->bytes;
 
         if (kvc_columns_read(&s->columns, bytes[0], bytes + 1, c->columns)) {
-            to[0] = MODE_BOOK;
-            kvw_store_le64(to + at, book->id);
-            return at + BOOK_BYTES;
+            write_header(c, MODE_BOOK, to);
+            kvw_store_le64(to + BOOK_AT, book->id);
+            return HEAD_BYTES;
         }
     }
-    if (c->view->tokens < KVC_SAMPLE_TOKENS || c->columns > KVC_COLUMNS_MAX) {
-        to[0] = MODE_ONE;
+    if (has_one_window(c)) {
+        write_header(c, MODE_ONE, to);
         to[2] = kvc_columns_sample_one(c->view, c->k->lanes, s->rows);
-        to[3] = ONE_CLASS;
-        kvc_columns_one(&s->columns, to[2], to[3]);
-        return at;
+        kvc_columns_one(&s->columns, to[2]);
+        return HEAD_BYTES;
     }
-    to[0] = MODE_COLUMNS;
+    write_header(c, MODE_COLUMNS, to);
     kvc_columns_sample(&s->column_bytes, c->view, c->columns, c->k->lanes, s->rows);
     to[2] = s->column_bytes.origin;
-    memcpy(to + at, s->column_bytes.of, c->columns);
+    memcpy(to + HEAD_BYTES, s->column_bytes.of, c->columns);
     if (!kvc_columns_read(&s->columns, to[2], s->column_bytes.of, c->columns))
         assert(false); /* just written */
-    return at + c->columns;
+    return HEAD_BYTES + pad(to + HEAD_BYTES, c->columns);
 }
 
 static uint64_t encode_stored(const struct chunk *c, uint8_t *to)
 {
     const uint64_t raw = kvw_view_bytes(c->view);
 
-    memset(to, 0, HEAD_BYTES);
-    to[0] = MODE_STORED;
-    to[1] = (uint8_t)c->view->dtype;
-    kvw_store_le32(to + 4, (uint32_t)c->values);
+    write_header(c, MODE_STORED, to);
     kvc_gather(c->view, 0, raw, to + HEAD_BYTES);
     return HEAD_BYTES + raw;
 }
 
-/* Returns the stream's bytes; more than raw + HEAD_BYTES: it has to be stored instead. The head
- * always has room: columns that are in the stream have 32 values each, or more. */
+/* Returns the stream's bytes; more than raw + HEAD_BYTES: it has to be stored instead. What comes
+ * before the blocks always has room: columns that are in the stream have 32 values each, or more.
+ */
 static uint64_t encode_blocks(const struct chunk *c, const struct kvw_codec_args *args, uint8_t *to,
                               uint64_t to_bytes, struct kvw_digest *digest)
 {
-    uint8_t *lengths = to + write_head(c, args, to);
-    uint64_t at = (uint64_t)(lengths - to) + LENGTH_BYTES * (uint64_t)c->blocks;
+    uint8_t *const ends = to + write_head(c, args, to);
+    uint8_t *const first = ends + pad(ends, END_BYTES * c->blocks), *at = first;
     bool fits = true;
 
     prepare(c);
     /* To the end even if it doesn't fit: the digest wants every byte. */
     for (uint32_t i = 0; i < c->blocks; ++i) {
-        const bool in_place = fits && to_bytes - at >= BLOCK_WORST;
-        const uint32_t n = encode_block(c, i, in_place ? to + at : c->s->spill, digest);
+        const uint64_t left = to_bytes - (uint64_t)(at - to);
+        const bool in_place = fits && left >= BLOCK_WORST;
+        const uint32_t n = encode_block(c, i, in_place ? at : c->s->spill, digest);
 
-        fits = fits && n <= to_bytes - at;
+        fits = fits && kvc_aligned(n) <= left;
         if (!fits)
             continue;
         if (!in_place)
-            memcpy(to + at, c->s->spill, n);
-        kvw_store_le16(lengths + LENGTH_BYTES * (uint64_t)i, (uint16_t)n);
-        at += n;
+            memcpy(at, c->s->spill, n);
+        kvw_store_le32(ends + END_BYTES * (uint64_t)i, (uint32_t)(at - first) + n);
+        at += pad(at, n);
     }
-    return fits ? at : UINT64_MAX;
+    return fits ? (uint64_t)(at - to) : UINT64_MAX;
 }
 
 static bool takes(uint32_t dtypes, kvw_dtype dtype)
@@ -392,54 +397,61 @@ static kvw_err exact_encode(uint32_t dtypes, const struct kvw_view *src,
 
     const struct chunk c = chunk_of(src, scratch);
 
-    if (c.values > UINT32_MAX)
+    if (exact_bound(raw) > UINT32_MAX) /* ends are of 4 bytes */
         return KVW_E_INVALID;
     n = encode_blocks(&c, args, dst, exact_bound(raw), digest);
     *bytes = n < HEAD_BYTES + raw ? n : encode_stored(&c, dst);
     return KVW_OK;
 }
 
-/* What the stream says of its columns; *at moves past it. */
+/* What the stream says of its columns; *at moves past it. A chunk has one stream: where a field
+ * says nothing it is zero, and the mode is the one that the encoder would choose. */
 static bool read_head(const struct chunk *c, const uint8_t *src, uint64_t src_bytes,
                       const struct kvw_codec_book *book, uint64_t *at)
 {
     struct kvc_columns *columns = &c->s->columns;
-    const uint8_t mode = src[0];
+    const uint64_t id = kvw_load_le64(src + BOOK_AT);
+    const uint8_t *of = src + HEAD_BYTES, *bytes = book != NULL ? book->bytes : NULL;
 
-    switch (mode) {
+    *at = HEAD_BYTES;
+    switch (src[0]) {
     case MODE_ONE:
-        if (src[3] >= KVC_CLASSES)
+        if (!has_one_window(c) || id != 0)
             return false;
-        kvc_columns_one(columns, src[2], src[3]);
+        kvc_columns_one(columns, src[2]);
         return true;
     case MODE_COLUMNS:
-        if (src[3] != 0 || c->columns > KVC_COLUMNS_MAX || src_bytes - *at < c->columns)
+        if (has_one_window(c) || id != 0 || src_bytes - *at < kvc_aligned(c->columns) ||
+            !kvc_is_zero(of + c->columns, kvc_aligned(c->columns) - c->columns))
             return false;
-        *at += c->columns;
-        return kvc_columns_read(columns, src[2], src + HEAD_BYTES, c->columns);
-    case MODE_BOOK: {
-        const uint8_t *bytes = book != NULL ? book->bytes : NULL;
-
-        if (src[2] != 0 || src[3] != 0 || book == NULL || book->byte_count != 1 + c->columns ||
-            c->columns > KVC_COLUMNS_MAX || src_bytes - *at < BOOK_BYTES ||
-            kvw_load_le64(src + *at) != book->id)
-            return false;
-        *at += BOOK_BYTES;
-        return kvc_columns_read(columns, bytes[0], bytes + 1, c->columns);
-    }
+        *at += kvc_aligned(c->columns);
+        return kvc_columns_read(columns, src[2], of, c->columns);
+    case MODE_BOOK:
+        return src[2] == 0 && book != NULL && book->byte_count == 1 + c->columns &&
+               c->columns <= KVC_COLUMNS_MAX && id == book->id &&
+               kvc_columns_read(columns, bytes[0], bytes + 1, c->columns);
     default:
         return false;
     }
 }
 
-/* Whether what pads the last byte of each kept plane is zero: a chunk has one stream only. */
-static bool kept_padding_is_zero(const struct chunk *c, const struct kvc_block *b,
-                                 const uint8_t *kept)
+/* Whether what pads a part of n bytes, the last of which has `bits` bits, is zero. */
+static bool is_padded(const uint8_t *part, uint32_t n, uint32_t bits)
 {
-    const uint32_t plane = (b->n + 7) / 8;
+    return (bits % 8 == 0 || part[n - 1] >> bits % 8 == 0) &&
+           kvc_is_zero(part + n, kvc_aligned(n) - n);
+}
 
-    for (uint32_t p = 0; p < kept_planes(c->view->dtype) && b->n % 8 != 0; ++p)
-        if (kept[(p + 1) * plane - 1] >> b->n % 8 != 0)
+/* Whether what pads the parts of a block before its planes is zero, whose bytes are `rest`. */
+static bool rest_is_padded(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
+                           uint32_t rest)
+{
+    const uint32_t plane = (b->n + 7) / 8, kept = kept_planes(c->view->dtype);
+
+    if (c->value_bytes == 2 && !is_padded(from, b->n, 0))
+        return false;
+    for (uint32_t p = 0; p < kept; ++p)
+        if (!is_padded(from + rest - (kept - p) * kvc_aligned(plane), plane, b->n))
             return false;
     return true;
 }
@@ -461,10 +473,8 @@ static uint32_t decode_planes(const struct chunk *c, const struct kvc_block *b, 
     struct scratch *s = c->s;
     uint32_t planes;
 
-    if (bytes <= rest)
-        return 0;
-    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest,
-                                  narrow_of(c, b), b->n, s->codes, s->escapes);
+    planes = c->k->planes->decode(&kvc_exponent_codes.shape, from + rest, bytes - rest, b->n,
+                                  s->codes, s->escapes);
     if (planes == 0 || bytes - rest - planes != count_bits(s->escapes, b->n))
         return 0;
     return rest + planes;
@@ -475,11 +485,14 @@ static bool decode_bf16(const struct chunk *c, const struct kvc_block *b, const 
                         uint32_t bytes, uint32_t *digest)
 {
     struct scratch *s = c->s;
+    const uint32_t low = kvc_aligned(b->n);
     uint32_t escaped;
 
+    if (bytes <= low || !rest_is_padded(c, b, from, low))
+        return false;
     if (c->k->bf16 != NULL && c->k->bf16->decode != NULL)
-        return c->k->bf16->decode(b, narrow_of(c, b), from, bytes, s->row, digest);
-    escaped = decode_planes(c, b, from, bytes, b->n);
+        return c->k->bf16->decode(b, from, bytes, s->row, digest);
+    escaped = decode_planes(c, b, from, bytes, low);
     if (escaped == 0)
         return false;
     c->k->lanes->join_bf16(b, from, s->codes, s->escapes, from + escaped, s->row, digest);
@@ -492,32 +505,41 @@ static bool decode_bytes(const struct chunk *c, const struct kvc_block *b, const
 {
     struct scratch *s = c->s;
     const kvw_dtype dtype = c->view->dtype;
-    const uint32_t low = dtype == KVW_DTYPE_F16 ? b->n : 0, plane = (b->n + 7) / 8;
-    const uint32_t rest = low + kept_planes(dtype) * plane;
-    uint32_t at = decode_planes(c, b, from, bytes, rest);
+    const uint32_t low = dtype == KVW_DTYPE_F16 ? kvc_aligned(b->n) : 0;
+    const uint32_t plane = kvc_first_plane(b->n), rest = low + kept_planes(dtype) * plane;
+    uint8_t *bytes_to = low > 0 ? s->high : values;
+    uint32_t at;
 
-    if (at == 0 || !kept_padding_is_zero(c, b, from + low))
+    if (bytes <= rest || !rest_is_padded(c, b, from, rest))
+        return false;
+    at = decode_planes(c, b, from, bytes, rest);
+    if (at == 0)
         return false;
     for (uint32_t p = 0; p < kept_planes(dtype); ++p)
         memcpy(s->kept[p], from + low + p * plane, plane);
-    c->k->lanes->join_bytes(b, exponent_bits(dtype), (const uint64_t(*)[KVC_BLOCK_WORDS])s->kept,
-                            s->codes, low > 0 ? s->high : values);
+    if (!c->k->lanes->join_bytes(b, exponent_bits(dtype),
+                                 (const uint64_t(*)[KVC_BLOCK_WORDS])s->kept, s->codes, s->escapes,
+                                 bytes_to))
+        return false;
     if (low > 0)
         c->k->lanes->zip(from, s->high, b->n, values);
     for (uint32_t w = 0; w < (b->n + 63) / 64; ++w)
-        for (uint64_t m = s->escapes[w]; m != 0; m &= m - 1)
-            set_exponent(dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m), from[at++]);
+        for (uint64_t m = s->escapes[w]; m != 0; m &= m - 1, ++at) {
+            if (from[at] >> exponent_bits(dtype) != 0)
+                return false;
+            set_exponent(dtype, values, w * 64 + (uint32_t)__builtin_ctzll(m), from[at]);
+        }
     return true;
 }
 
-/* The same for a whole block whose digest is run on the way. */
+/* decode_bf16 of a block whose digest is run on the way. */
 static bool decode_digested(const struct chunk *c, const struct kvc_block *b, const uint8_t *from,
                             uint32_t bytes, struct kvw_digest *digest)
 {
     kvw_digest_lanes_begin(c->s->lanes);
     if (!decode_bf16(c, b, from, bytes, c->s->lanes))
         return false;
-    kvw_digest_piece(digest, c->s->lanes);
+    kvw_digest_piece(digest, c->s->lanes, b->n * c->value_bytes);
     return true;
 }
 
@@ -527,17 +549,17 @@ static bool land_coded(const struct chunk *c, uint32_t index, const uint8_t *fro
 {
     const struct kvc_block b = block_of(c, index);
     const uint32_t raw = b.n * c->value_bytes;
-    const uint64_t at = (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes;
+    const uint64_t at = offset_of(c, index);
     const bool on_the_way = digest_on_the_way(c, &b, digest);
     struct scratch *s = c->s;
     uint8_t *values = NULL, *to;
     bool sound;
 
     if (on_the_way && s->mapped) {
-        kvc_rows(c->view, &s->map, at / ROW_BYTES, KVC_BLOCK_WORDS, s->row);
+        kvc_rows(c->view, &s->map, at / ROW_BYTES, b.n / 64, s->row);
         return decode_digested(c, &b, from, n, digest);
     }
-    if (b.n == KVC_BLOCK_VALUES)
+    if (is_whole_words(&b))
         values = kvc_contiguous(c->view, at, raw);
     to = values != NULL ? values : s->tile;
     if (c->view->dtype == KVW_DTYPE_BF16)
@@ -567,7 +589,7 @@ static bool land_block(const struct chunk *c, uint32_t index, const uint8_t *fro
         return false;
     if (n == raw) {
         kvw_digest_update(digest, from, raw);
-        kvc_scatter(c->view, (uint64_t)index * KVC_BLOCK_VALUES * c->value_bytes, raw, from);
+        kvc_scatter(c->view, offset_of(c, index), raw, from);
         return true;
     }
     if (past < KVC_SLACK_BYTES) { /* the faster levels read words */
@@ -577,42 +599,66 @@ static bool land_block(const struct chunk *c, uint32_t index, const uint8_t *fro
     return land_coded(c, index, from, n, digest);
 }
 
+/* The blocks, whose ends are at `ends`, in the `all` bytes at from. */
+static bool land_blocks(const struct chunk *c, const uint8_t *ends, const uint8_t *from,
+                        uint64_t all, struct kvw_digest *digest)
+{
+    uint64_t begin = 0;
+
+    for (uint32_t i = 0; i < c->blocks; ++i) {
+        const uint32_t end = kvw_load_le32(ends + END_BYTES * (uint64_t)i);
+
+        if (end < begin || end > all || kvc_aligned(end) > all || /* may wrap */
+            !kvc_is_zero(from + end, kvc_aligned(end) - end) ||
+            !land_block(c, i, from + begin, end - (uint32_t)begin, all - end, digest))
+            return false;
+        begin = kvc_aligned(end);
+    }
+    return begin == all;
+}
+
+static bool land_stored(const struct chunk *c, const uint8_t *from, uint64_t bytes,
+                        struct kvw_digest *digest)
+{
+    const uint64_t raw = kvw_view_bytes(c->view);
+
+    if (from[2] != 0 || kvw_load_le64(from + BOOK_AT) != 0 || bytes != HEAD_BYTES + raw)
+        return false;
+    kvw_digest_update(digest, from + HEAD_BYTES, raw);
+    kvc_scatter(c->view, 0, raw, from + HEAD_BYTES);
+    return true;
+}
+
+static bool land(const struct chunk *c, const uint8_t *from, uint64_t bytes,
+                 const struct kvw_codec_book *book, struct kvw_digest *digest)
+{
+    uint32_t table = END_BYTES * c->blocks;
+    uint64_t at;
+
+    if (bytes < HEAD_BYTES || from[1] != c->view->dtype || from[3] != FORMAT ||
+        kvw_load_le32(from + 4) != c->values)
+        return false;
+    if (from[0] == MODE_STORED)
+        return land_stored(c, from, bytes, digest);
+    if (bytes >= HEAD_BYTES + kvw_view_bytes(c->view) || /* it would have been stored */
+        !read_head(c, from, bytes, book, &at) || bytes - at < kvc_aligned(table) ||
+        !is_padded(from + at, table, 0))
+        return false;
+    prepare(c);
+    table = kvc_aligned(table);
+    return land_blocks(c, from + at, from + at + table, bytes - at - table, digest);
+}
+
 static kvw_err exact_decode(uint32_t dtypes, const void *src, uint64_t src_bytes,
                             const struct kvw_codec_book *book, const struct kvw_view *dst,
                             struct kvw_digest *digest, void *scratch)
 {
-    const uint64_t raw = kvw_view_bytes(dst);
-    const uint8_t *from = src, *lengths;
-    uint64_t at = HEAD_BYTES;
-
-    if (!takes(dtypes, dst->dtype))
+    if (!takes(dtypes, dst->dtype) || exact_bound(kvw_view_bytes(dst)) > UINT32_MAX)
         return KVW_E_CODEC;
 
     const struct chunk c = chunk_of(dst, scratch);
 
-    if (src_bytes < HEAD_BYTES || from[1] != dst->dtype || kvw_load_le32(from + 4) != c.values)
-        return KVW_E_CODEC;
-    if (from[0] == MODE_STORED) {
-        if (from[2] != 0 || from[3] != 0 || src_bytes != HEAD_BYTES + raw)
-            return KVW_E_CODEC;
-        kvw_digest_update(digest, from + HEAD_BYTES, raw);
-        kvc_scatter(dst, 0, raw, from + HEAD_BYTES);
-        return KVW_OK;
-    }
-    if (!read_head(&c, from, src_bytes, book, &at) ||
-        src_bytes - at < LENGTH_BYTES * (uint64_t)c.blocks)
-        return KVW_E_CODEC;
-    prepare(&c);
-    lengths = from + at;
-    at += LENGTH_BYTES * (uint64_t)c.blocks;
-    for (uint32_t i = 0; i < c.blocks; ++i) {
-        const uint32_t n = kvw_load_le16(lengths + LENGTH_BYTES * (uint64_t)i);
-
-        if (n > src_bytes - at || !land_block(&c, i, from + at, n, src_bytes - at - n, digest))
-            return KVW_E_CODEC;
-        at += n;
-    }
-    return at == src_bytes ? KVW_OK : KVW_E_CODEC;
+    return land(&c, src, src_bytes, book, digest) ? KVW_OK : KVW_E_CODEC;
 }
 
 #define L0_DTYPES (1u << KVW_DTYPE_BF16 | 1u << KVW_DTYPE_F16)

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* How a view's memory runs: tokens of one block may be contiguous, or a token's heads, or a head.
- */
+/* How a view's memory runs: tokens of one block may be contiguous, or a token's heads, or
+ * a head. */
 struct run_shape {
     uint32_t head_step;  /* heads in one run: all of them, or 1 */
     uint32_t token_step; /* tokens that one run may span inside a block: many, or 1 */

@@ -25,18 +25,18 @@ extern "C" {
 #endif
 
 /* A whole block of bf16, values to planes and back in one pass: lanes.h and planes.h at once, with
- * the same meaning of the arguments that are called alike. narrow: as kvc_lanes.narrow says.
- * NULL for what planes and lanes do as fast one after the other. */
+ * the same meaning of the arguments that are called alike. NULL for what planes and lanes do as
+ * fast one after the other. */
 struct kvc_bf16 {
-    /* The low bytes and the planes to to, which has room for 2 n bytes and KVC_SLACK_BYTES more.
-     * Returns their bytes; *escapes is how many exponents went to escaped. */
-    uint32_t (*encode)(const struct kvc_block *b, const uint64_t *narrow,
-                       const uint8_t *const *rows, uint8_t *to, uint8_t *escaped, uint32_t *escapes,
-                       uint32_t *digest);
+    /* The low bytes, padded, and the planes to to, which has room for them (kvc_aligned(n) and
+     * kvc_planes_bound) and KVC_SLACK_BYTES more. Returns their bytes; *escapes is how many
+     * exponents went to escaped. */
+    uint32_t (*encode)(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *to,
+                       uint8_t *escaped, uint32_t *escapes, uint32_t *digest);
     /* from is readable for KVC_SLACK_BYTES past bytes. false: the planes or the escapes aren't what
      * the bytes have room for, or a padding bit is set; nothing was written then. */
-    bool (*decode)(const struct kvc_block *b, const uint64_t *narrow, const uint8_t *from,
-                   uint32_t bytes, uint8_t *const *rows, uint32_t *digest);
+    bool (*decode)(const struct kvc_block *b, const uint8_t *from, uint32_t bytes,
+                   uint8_t *const *rows, uint32_t *digest);
 };
 
 struct kvc_kernels {
@@ -44,7 +44,8 @@ struct kvc_kernels {
     const struct kvc_planes *planes;
     const struct kvc_lanes *lanes;
     const struct kvc_e_kernels *e;
-    const struct kvc_bf16 *bf16; /* NULL: as if both in it were */
+    /* NULL: no fused bf16 kernels; planes and lanes are used one after the other. */
+    const struct kvc_bf16 *bf16;
 };
 
 extern const struct kvc_kernels kvc_kernels_scalar;

@@ -17,8 +17,9 @@ extern const struct kvc_bf16 kvc_bf16_avx512;
 /* Codes, or ranks, of the lanes of one group, side by side. */
 #define KVC_AVX512_PACKED (KVC_BLOCK_VALUES + 2 * KVC_SLACK_BYTES)
 
-/* The planes of all groups but group 0, of n codes (KVC_AVX512_PACKED bytes, overwritten) that go
- * on. Returns their end. */
-uint8_t *kvc_avx512_close(const struct kvc_shape *shape, uint8_t *codes, uint32_t n, uint8_t *to);
+/* The planes of all groups but group 0, of n codes (readable for KVC_SLACK_BYTES more) that go on.
+ * Returns their end. */
+uint8_t *kvc_avx512_close(const struct kvc_shape *shape, const uint8_t *codes, uint32_t n,
+                          uint8_t *to);
 
 #endif

@@ -6,24 +6,18 @@
 #include <string.h>
 
 #include "../kvwire/digest.h"
-#include "../kvwire/le.h"
+#include "../kvwire/wire/le.h"
 #include "../kvwire/mem.h"
 #include "kernels.h"
 
 /*
- * The groups are 2 (narrow: 1), 1, 2 and 2 bits. A code byte is
+ * The groups are 2, 1, 2 and 2 bits. A code byte is
  *   a0 | b0 << 1 | a1 << 2 | (group 2) << 3 | (group 3) << 5
- * WIDE(r) and NARROW(r) are the codes of rank r; places without a rank escape.
+ * Places without a rank escape.
  */
-#define G2(i)    (7 | (i) << 3)          /* group 2 reached, its value i */
-#define G3(i)    (7 | 3 << 3 | (i) << 5) /* group 3 reached */
-#define ESCAPE   0xff
-#define WIDE_0   0
-#define WIDE_1   1
-#define WIDE_2   2
-#define WIDE_3   3
-#define NARROW_0 0
-#define NARROW_1 3 /* bit b0 isn't stored in a narrow lane */
+#define G2(i)  (7 | (i) << 3)          /* group 2 reached, its value i */
+#define G3(i)  (7 | 3 << 3 | (i) << 5) /* group 3 reached */
+#define ESCAPE 0xff
 
 /* Places, commonest first, for each class: fitted on real KV (RESULTS-entropy.md), but what they
  * say is only that magnitudes fall off faster above the middle of the window than below it. */
@@ -31,24 +25,7 @@ const struct kvc_code_tables kvc_exponent_codes = {
     .shape = {{2, 1, 2, 2}},
     .code =
         {
-            /* 0, narrow: 11 | 10 | 9 12 8 | 7 6 5 */
-            ESCAPE,
-            ESCAPE,
-            ESCAPE,
-            ESCAPE,
-            ESCAPE,
-            G3(2),
-            G3(1),
-            G3(0),
-            G2(2),
-            G2(0),
-            NARROW_1,
-            NARROW_0,
-            G2(1),
-            ESCAPE,
-            ESCAPE,
-            ESCAPE,
-            /* 1: 11 10 9 | 12 | 8 7 6 | 5 13 4 */
+            /* 0: 11 10 9 | 12 | 8 7 6 | 5 13 4 */
             ESCAPE,
             ESCAPE,
             ESCAPE,
@@ -58,14 +35,14 @@ const struct kvc_code_tables kvc_exponent_codes = {
             G2(2),
             G2(1),
             G2(0),
-            WIDE_2,
-            WIDE_1,
-            WIDE_0,
-            WIDE_3,
+            2,
+            1,
+            0,
+            3,
             G3(1),
             ESCAPE,
             ESCAPE,
-            /* 2: 11 12 10 | 9 | 8 13 7 | 6 5 4 */
+            /* 1: 11 12 10 | 9 | 8 13 7 | 6 5 4 */
             ESCAPE,
             ESCAPE,
             ESCAPE,
@@ -75,19 +52,18 @@ const struct kvc_code_tables kvc_exponent_codes = {
             G3(0),
             G2(2),
             G2(0),
-            WIDE_3,
-            WIDE_2,
-            WIDE_0,
-            WIDE_1,
+            3,
+            2,
+            0,
+            1,
             G2(1),
             ESCAPE,
             ESCAPE,
         },
     .place =
         {
-            11, 10, 9,  12, 8, 7,  6, 5, 0,  0, 0, 0, 0, 0, 0, 0, /* 0 */
-            11, 10, 9,  12, 8, 7,  6, 5, 13, 4, 0, 0, 0, 0, 0, 0, /* 1 */
-            11, 12, 10, 9,  8, 13, 7, 6, 5,  4, 0, 0, 0, 0, 0, 0, /* 2 */
+            11, 10, 9,  12, 8, 7,  6, 5, 13, 4, 0, 0, 0, 0, 0, 0, /* 0 */
+            11, 12, 10, 9,  8, 13, 7, 6, 5,  4, 0, 0, 0, 0, 0, 0, /* 1 */
         },
 };
 
@@ -108,15 +84,6 @@ static uint32_t next_column(const struct kvc_block *b, uint32_t column)
     return column + 1 < b->columns ? column + 1 : 0;
 }
 
-static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
-{
-    uint32_t c = b->phase;
-
-    memset(words, 0, sizeof(uint64_t) * KVC_BLOCK_WORDS);
-    for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c))
-        words[i / 64] |= (uint64_t)(b->class_row[c] == 0) << (i % 64);
-}
-
 /* One row of 64 values is half a row of the digest. */
 static void digest_row(uint32_t *digest, uint32_t w, const uint8_t *row)
 {
@@ -131,7 +98,7 @@ static void digest_row(uint32_t *digest, uint32_t w, const uint8_t *row)
 static uint32_t split_bf16(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
                            uint8_t *codes, uint8_t *escaped, uint32_t *digest)
 {
-    uint32_t c = b->phase, escapes = 0;
+    uint32_t c = 0, escapes = 0;
 
     for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
         const uint16_t v = kvw_load_le16(rows[i / 64] + 2 * (i % 64));
@@ -150,7 +117,7 @@ static void join_bf16(const struct kvc_block *b, const uint8_t *low, const uint8
                       const uint64_t *escapes, const uint8_t *escaped, uint8_t *const *rows,
                       uint32_t *digest)
 {
-    uint32_t c = b->phase;
+    uint32_t c = 0;
 
     for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
         const bool escape = (escapes[i / 64] >> (i % 64) & 1) != 0;
@@ -167,7 +134,7 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
                         uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
-    uint32_t c = b->phase;
+    uint32_t c = 0;
 
     memset(kept, 0, sizeof(uint64_t) * KVC_KEPT_MAX * KVC_BLOCK_WORDS);
     for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
@@ -180,21 +147,25 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
     }
 }
 
-static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
+static bool join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
-                       uint8_t *values)
+                       const uint64_t *escapes, uint8_t *values)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
-    uint32_t c = b->phase;
+    uint32_t c = 0;
 
     for (uint32_t i = 0; i < b->n; ++i, c = next_column(b, c)) {
-        uint32_t v = (uint32_t)(exponent_of(b, c, ranks[i]) << mantissa_bits & 0x7f);
+        const uint8_t e = exponent_of(b, c, ranks[i]);
+        uint32_t v = (uint32_t)(e << mantissa_bits & 0x7f);
 
+        if (e >> exponent_bits != 0 && (escapes[i / 64] >> (i % 64) & 1) == 0)
+            return false;
         v |= (uint32_t)(kept[0][i / 64] >> (i % 64) & 1) << 7;
         for (uint32_t m = 0; m < mantissa_bits; ++m)
             v |= (uint32_t)(kept[1 + m][i / 64] >> (i % 64) & 1) << (mantissa_bits - 1 - m);
         values[i] = (uint8_t)v;
     }
+    return true;
 }
 
 static void unzip(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high)
@@ -228,7 +199,7 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
 }
 
 static const struct kvc_lanes lanes_scalar = {split_bf16, join_bf16, split_bytes, join_bytes,
-                                              unzip,      zip,       narrow,      exponents};
+                                              unzip,      zip,       exponents};
 
 const struct kvc_kernels kvc_kernels_scalar = {"scalar", &kvc_planes_scalar, &lanes_scalar,
                                                &kvc_e_scalar, NULL};

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define KVC_CLASSES   3u
+#define KVC_CLASSES   2u
 #define KVC_WINDOW    16u /* exponents that have a code of their own */
 #define KVC_KEPT_MAX  4u  /* bits of a byte value that are stored as they are */
 #define KVC_TILE_PAST 64u /* start and class_row go on so far past the last column */
@@ -25,11 +25,12 @@ extern "C" {
 /* A code for each class and place in the window, and back: the place for each class and rank. */
 struct kvc_code_tables {
     struct kvc_shape shape;
-    uint8_t code[4 * KVC_WINDOW];  /* [class][place]; 0xff: an escape */
+    /* [class][place]; 0xff: an escape. The second half only fills a vector of 64. */
+    uint8_t code[4 * KVC_WINDOW];
     uint8_t place[4 * KVC_WINDOW]; /* [class][rank] */
 };
 
-/* SPEC.md 3.3. Class 0 is narrow. */
+/* SPEC.md 3.3. */
 extern const struct kvc_code_tables kvc_exponent_codes;
 
 /* Where each lane's column puts its window, and its class. Column c is also at c + columns, up to
@@ -37,9 +38,8 @@ extern const struct kvc_code_tables kvc_exponent_codes;
 struct kvc_block {
     const uint8_t *start;     /* the exponent at place 0, modulo 256 */
     const uint8_t *class_row; /* class * KVC_WINDOW */
-    uint32_t columns;
-    uint32_t phase; /* lane 0's column */
-    uint32_t n;     /* lanes, 1 .. KVC_BLOCK_VALUES */
+    uint32_t columns;         /* lane 0 is in column 0 */
+    uint32_t n;               /* lanes, 1 .. KVC_BLOCK_VALUES */
 };
 
 struct kvc_lanes {
@@ -49,7 +49,7 @@ struct kvc_lanes {
      * bf16: low = mantissa and sign (the value rotated left by 1, its low byte), and the codes of
      * the exponents. Values are read from rows of 64, rows[0] first. Exponents that escape go to
      * escaped, n bytes long and KVC_SLACK_BYTES more; their number is returned. digest, if not
-     * NULL, is the lanes of KVW_DIGEST_LANES, run over the values; n is KVC_BLOCK_VALUES then.
+     * NULL, is the lanes of KVW_DIGEST_LANES, run over the values; n is a multiple of 64 then.
      */
     uint32_t (*split_bf16)(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *low,
                            uint8_t *codes, uint8_t *escaped, uint32_t *digest);
@@ -60,19 +60,18 @@ struct kvc_lanes {
                       uint32_t *digest);
 
     /* Bytes: the exponent is exponent_bits (4 or 5) below the sign; the others (bit 7, then from
-     * bit 6 - exponent_bits down to 0) are kept[0], kept[1] .. */
+     * bit 6 - exponent_bits down to 0) are kept[0], kept[1] .. join_bytes: false: the exponent of a
+     * lane that isn't in escapes doesn't fit in exponent_bits; values are rubbish then, as are
+     * those in escapes always. */
     void (*split_bytes)(const struct kvc_block *b, uint32_t exponent_bits, const uint8_t *values,
                         uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], uint8_t *codes);
-    void (*join_bytes)(const struct kvc_block *b, uint32_t exponent_bits,
+    bool (*join_bytes)(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
-                       uint8_t *values);
+                       const uint64_t *escapes, uint8_t *values);
 
     /* 16-bit values to their low and high bytes, and back. */
     void (*unzip)(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high);
     void (*zip)(const uint8_t *low, const uint8_t *high, uint32_t n, uint8_t *values);
-
-    /* Which lanes are narrow. */
-    void (*narrow)(const struct kvc_block *b, uint64_t narrow[KVC_BLOCK_WORDS]);
 
     /* to[i] = the exponent of value i, for n values of the dtype (any kvw_dtype of 1 or 2 bytes);
      * nothing past n is touched. */

@@ -16,7 +16,7 @@
 #include <zstd.h>
 
 #include "../kvwire/cpu.h"
-#include "../kvwire/le.h"
+#include "../kvwire/wire/le.h"
 #include "gather.h"
 
 #define ZSTD_LEVEL 1

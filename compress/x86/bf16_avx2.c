@@ -11,16 +11,15 @@
  */
 #include <immintrin.h>
 
-#include "../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "bf16_open.h"
-#include "kernels_impl.h"
+#include "../kernels_impl.h"
 #include "lanes_avx2.h"
 
 #define NUMBER_BITS 4
 
-/* The rank of each number (planes.h) in a lane that isn't narrow, and in one that is. */
-static const uint8_t rank_of[2][16] = {{0, 1, 2, 0, 0, 0, 0, 0, 4, 5, 6, 3, 7, 8, 9, 0},
-                                       {0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 4, 1, 5, 6, 7, 0}};
+/* The rank of each number (planes.h). */
+static const uint8_t rank_of[16] = {0, 1, 2, 0, 0, 0, 0, 0, 4, 5, 6, 3, 7, 8, 9, 0};
 
 /* Bits of the numbers of a group's lanes, a stream each; one word more is read than there is. */
 typedef uint64_t numbers[3][KVC_BLOCK_WORDS + 2];
@@ -76,8 +75,8 @@ static inline struct tables places_of_numbers(void)
     struct tables t = tables_of(kvc_exponent_codes.place);
 
     for (uint32_t i = 0; i < KVC_CLASSES; ++i)
-        t.of[i] = _mm256_shuffle_epi8(t.of[i], _mm256_broadcastsi128_si256(_mm_loadu_si128(
-                                                   (const __m128i *)rank_of[i == 0])));
+        t.of[i] = _mm256_shuffle_epi8(
+            t.of[i], _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)rank_of)));
     return t;
 }
 
@@ -104,10 +103,11 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
     uint64_t at = 0;
 
     for (size_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        const uint64_t on = o->on[w];
-        const uint64_t number[NUMBER_BITS] = {
-            (load64(o->low + 8 * w) & ~on) | later(next[0], at, on),
-            (o->top[w] & ~on) | later(next[1], at, on), later(next[2], at, on), on};
+        const uint64_t low = load64(o->first[0] + 8 * w), high = load64(o->first[1] + 8 * w);
+        const uint64_t on = low & high;
+        const uint64_t number[NUMBER_BITS] = {(low ^ on) | later(next[0], at, on),
+                                              (high ^ on) | later(next[1], at, on),
+                                              later(next[2], at, on), on};
 
         at += (uint64_t)__builtin_popcountll(on);
         escapes[w] = number[0] & number[1] & number[2] & on;
@@ -122,15 +122,15 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
     }
 }
 
-static bool decode(const struct kvc_block *b, const uint64_t *narrow, const uint8_t *from,
-                   uint32_t bytes, uint8_t *const *rows, uint32_t *digest)
+static bool decode(const struct kvc_block *b, const uint8_t *from, uint32_t bytes,
+                   uint8_t *const *rows, uint32_t *digest)
 {
     const uint32_t words = (b->n + 63) / 64;
     uint64_t escapes[KVC_BLOCK_WORDS];
     numbers third, second;
     struct opened o;
 
-    if (!open_block(from, bytes, narrow, b->n, &o))
+    if (!open_block(from, bytes, b->n, &o))
         return false;
     join_third(&o, third);
     join_second(&o, third, second);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "bf16_open.h"
-#include "kernels_impl.h"
+#include "../kernels_impl.h"
 #include "lanes_avx512.h"
 
 _Static_assert(KVC_BLOCK_VALUES % 64 == 0, "whole words");
@@ -17,20 +17,21 @@ static inline void store64(uint8_t *p, uint64_t v)
     memcpy(p, &v, 8);
 }
 
-static uint32_t encode(const struct kvc_block *b, const uint64_t *narrow,
-                       const uint8_t *const *rows, uint8_t *to, uint8_t *escaped, uint32_t *escapes,
-                       uint32_t *digest)
+static uint32_t encode(const struct kvc_block *b, const uint8_t *const *rows, uint8_t *to,
+                       uint8_t *escaped, uint32_t *escapes, uint32_t *digest)
 {
     const __m512i even = evens(), odd = _mm512_add_epi8(even, _mm512_set1_epi8(1));
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.code);
-    const uint32_t n = b->n, plane = (n + 7) / 8;
-    uint8_t *const first = to + n, *second = first + plane;
+    const uint32_t n = b->n, plane = kvc_first_plane(n);
+    uint8_t *const first = to + kvc_aligned(n), *const second = first + plane;
     uint8_t next[KVC_AVX512_PACKED], *on_to = next, *const escaped_begin = escaped;
-    uint64_t part = 0, m0 = 0;
-    uint32_t fill = 0;
     struct digest d = digest_load(digest);
     struct walk k = walk_of(b);
 
+    if (n % 128 != 0) { /* of a pair of words, the second */
+        store64(second - 8, 0);
+        store64(second + plane - 8, 0);
+    }
     for (uint32_t at = 0; at < n; at += 64, walk_on(&k)) {
         const uint64_t lanes = lanes_left(n - at);
         const __m512i v = _mm512_loadu_si512(rows[at / 64]);
@@ -38,41 +39,30 @@ static uint32_t encode(const struct kvc_block *b, const uint64_t *narrow,
         /* Rotated left by one, the exponent is the high byte. */
         const __m512i x = _mm512_shldi_epi16(v, v, 1), y = _mm512_shldi_epi16(u, u, 1);
         const __m512i e = _mm512_permutex2var_epi8(x, odd, y);
+        const __m512i low = _mm512_permutex2var_epi8(x, even, y);
         const __m512i code = codes_of(b, k.column, e, table);
         const uint64_t out = _mm512_movepi8_mask(code) & lanes; /* no code has bit 7 set */
+        const uint64_t m0 = _mm512_test_epi8_mask(code, _mm512_set1_epi8(1)) & lanes;
         const uint64_t m1 = _mm512_test_epi8_mask(code, _mm512_set1_epi8(2)) & lanes;
-        const uint64_t wide = ~narrow[at / 64] & lanes;
-        const uint64_t bits = _pext_u64(m1, wide), rest = bits >> 1 >> (63 - fill);
-        uint64_t on;
+        const uint64_t on = m0 & m1;
 
-        m0 = _mm512_test_epi8_mask(code, _mm512_set1_epi8(1)) & lanes;
-        on = m0 & (m1 | narrow[at / 64]);
         digest_row(&d, v, u);
-        if (n - at >= 64) {
-            _mm512_storeu_si512(to + at, _mm512_permutex2var_epi8(x, even, y));
-            store64(first + at / 8, m0);
-        } else {
-            _mm512_mask_storeu_epi8(to + at, lanes, _mm512_permutex2var_epi8(x, even, y));
-        }
-        part |= bits << fill;
-        store64(second, part);
-        fill += (uint32_t)__builtin_popcountll(wide);
-        part = fill >= 64 ? rest : part;
-        second += fill / 64 * 8;
-        fill %= 64;
+        if (n - at >= 64)
+            _mm512_storeu_si512(to + at, low);
+        else /* zeros up to a multiple of 16 */
+            _mm512_mask_storeu_epi8(to + at, lanes_left(kvc_aligned(n - at)),
+                                    _mm512_maskz_mov_epi8(lanes, low));
+        store64(first + at / 8, m0);
+        store64(second + at / 8, m1);
         _mm512_storeu_si512(on_to, compress(on, code));
         on_to += __builtin_popcountll(on);
         _mm512_storeu_si512(escaped, compress(out, e));
         escaped += __builtin_popcountll(out);
     }
-    digest_store(&d, digest);
-    if (n % 64 != 0) /* a whole word would have reached into the second plane */
-        memcpy(first + n / 64 * 8, &m0, plane - n / 64 * 8);
-    store64(second, part);
-    second += (fill + 7) / 8;
+    digest_store(&d, n, digest);
     *escapes = (uint32_t)(escaped - escaped_begin);
     return (uint32_t)(kvc_avx512_close(&kvc_exponent_codes.shape, next, (uint32_t)(on_to - next),
-                                       second) -
+                                       second + plane) -
                       to);
 }
 
@@ -101,23 +91,24 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
                                uint32_t *digest)
 {
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.place);
-    /* Unpacking takes the halves of each 128 bits: first those of all 64 in turn to their places.
-     */
+    /* Unpacking takes the halves of each 128 bits: first those of all 64 in turn to
+     * their places. */
     const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     const struct kvc_block own = *block, *const b = &own;
-    const uint8_t *const low = o->low, *next = ranks, *escaped = o->escaped;
+    const uint8_t *const low = o->first[0], *const high = o->first[1];
+    const uint8_t *next = ranks, *escaped = o->escaped;
     const size_t words = (b->n + 63) / 64;
     struct digest d = digest_load(digest);
     struct walk k = walk_of(b);
 
     for (size_t w = 0; w < words; ++w, walk_on(&k)) {
-        const uint64_t on = o->on[w];
+        const uint64_t bit0 = load64(low + 8 * w), bit1 = load64(high + 8 * w), on = bit0 & bit1;
         __m512i rank = expand(on, _mm512_loadu_si512(next)), e, l, x, y;
         uint64_t out;
 
         next += __builtin_popcountll(on);
-        rank = _mm512_mask_add_epi8(rank, load64(low + 8 * w), rank, _mm512_set1_epi8(1));
-        rank = _mm512_mask_add_epi8(rank, o->top[w], rank, _mm512_set1_epi8(2));
+        rank = _mm512_mask_add_epi8(rank, bit0, rank, _mm512_set1_epi8(1));
+        rank = _mm512_mask_add_epi8(rank, bit1, rank, _mm512_set1_epi8(2));
         out = _mm512_movepi8_mask(rank);
         e = _mm512_mask_expand_epi8(exponents_of(b, k.column, rank, table), out,
                                     _mm512_loadu_si512(escaped));
@@ -132,16 +123,16 @@ static inline void join_values(const struct kvc_block *block, const uint8_t *fro
         _mm512_storeu_si512(rows[w], x);
         _mm512_storeu_si512(rows[w] + 64, y);
     }
-    digest_store(&d, digest);
+    digest_store(&d, b->n, digest);
 }
 
-static bool decode(const struct kvc_block *b, const uint64_t *narrow, const uint8_t *from,
-                   uint32_t bytes, uint8_t *const *rows, uint32_t *digest)
+static bool decode(const struct kvc_block *b, const uint8_t *from, uint32_t bytes,
+                   uint8_t *const *rows, uint32_t *digest)
 {
     uint8_t ranks[KVC_AVX512_PACKED], other[KVC_AVX512_PACKED];
     struct opened o;
 
-    if (!open_block(from, bytes, narrow, b->n, &o))
+    if (!open_block(from, bytes, b->n, &o))
         return false;
     join_group(o.pair[1][0], o.pair[1][1], o.n[2], NULL, ranks);
     join_group(o.pair[0][0], o.pair[0][1], o.n[1], ranks, other);

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "e.h"
+#include "../e.h"
 
 #define ALWAYS inline __attribute__((always_inline))
 
@@ -174,22 +174,29 @@ static ALWAYS __m256i code_table(void)
     return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)kvc_e_codes));
 }
 
-/* 32 channels: codes and symbols out, low bits returned, exact values counted into *exact. */
-static ALWAYS __m256i encode_half(const struct kvc_e_plan *p, const struct kvc_e_block *b,
-                                  struct kind kind, uint32_t c, const uint16_t *row,
-                                  uint16_t *decoded, uint8_t *codes, uint8_t *symbols,
-                                  uint32_t *wide, uint32_t *exact)
+/* 32 channels on their way: where values and what they become lie; which symbols are wide, which
+ * values exact, and the low bits. */
+struct half {
+    const uint16_t *row;
+    uint16_t *decoded;
+    uint8_t *codes, *symbols;
+    uint32_t wide, exact;
+    __m256i low;
+};
+
+static ALWAYS void encode_half(const struct kvc_e_plan *p, const struct kvc_e_block *b,
+                               struct kind kind, uint32_t c, struct half *h)
 {
     const __m256i ranks = _mm256_set1_epi8(KVC_E_RANKS);
-    const struct sixteen a = symbols_of(p, b, kind, c, row, decoded);
-    const struct sixteen z = symbols_of(p, b, kind, c + 16, row + 16, decoded + 16);
+    const struct sixteen a = symbols_of(p, b, kind, c, h->row, h->decoded);
+    const struct sixteen z = symbols_of(p, b, kind, c + 16, h->row + 16, h->decoded + 16);
     const __m256i u = bytes_of(a.symbols, z.symbols);
 
-    store16(codes, _mm256_shuffle_epi8(code_table(), _mm256_min_epu8(u, ranks)));
-    store16(symbols, _mm256_sub_epi8(u, ranks));
-    *wide = tops_of(_mm256_cmpeq_epi8(_mm256_max_epu8(u, ranks), u));
-    *exact = tops_of(_mm256_permute4x64_epi64(_mm256_packs_epi16(a.exact, z.exact), IN_ORDER));
-    return bytes_of(a.low, z.low);
+    store16(h->codes, _mm256_shuffle_epi8(code_table(), _mm256_min_epu8(u, ranks)));
+    store16(h->symbols, _mm256_sub_epi8(u, ranks));
+    h->wide = tops_of(_mm256_cmpeq_epi8(_mm256_max_epu8(u, ranks), u));
+    h->exact = tops_of(_mm256_permute4x64_epi64(_mm256_packs_epi16(a.exact, z.exact), IN_ORDER));
+    h->low = bytes_of(a.low, z.low);
 }
 
 static ALWAYS void encode_rows(const struct kvc_e_plan *plan, struct kvc_e_block *block,
@@ -207,23 +214,22 @@ static ALWAYS void encode_rows(const struct kvc_e_plan *plan, struct kvc_e_block
         const uint32_t c = g * KVC_E_LANES;
         const uint64_t *lanes = p->low_lanes + (size_t)g * KVC_E_LOW_MAX;
         uint8_t symbols[KVC_E_LANES];
-        uint32_t wide[2], exact[2];
-        const __m256i low = encode_half(p, b, kind, c, row + c, decoded + c, b->codes, symbols,
-                                        &wide[0], &exact[0]);
-        const __m256i high = encode_half(p, b, kind, c + 32, row + c + 32, decoded + c + 32,
-                                         b->codes + 32, symbols + 32, &wide[1], &exact[1]);
+        struct half low = {row + c, decoded + c, b->codes, symbols, .wide = 0};
+        struct half high = {row + c + 32, decoded + c + 32, b->codes + 32, symbols + 32, .wide = 0};
 
+        encode_half(p, b, kind, c, &low);
+        encode_half(p, b, kind, c + 32, &high);
         b->codes += left < KVC_E_LANES ? left : KVC_E_LANES;
-        for (uint64_t at = wide[0] | (uint64_t)wide[1] << 32; at != 0; at &= at - 1)
+        for (uint64_t at = low.wide | (uint64_t)high.wide << 32; at != 0; at &= at - 1)
             *b->wide++ = symbols[__builtin_ctzll(at)];
-        for (uint64_t at = exact[0] | (uint64_t)exact[1] << 32; at != 0; at &= at - 1) {
+        for (uint64_t at = low.exact | (uint64_t)high.exact << 32; at != 0; at &= at - 1) {
             memcpy(b->exact, row + c + __builtin_ctzll(at), 2);
             b->exact += 2;
         }
         for (uint32_t k = 0; k < p->low_count[g]; ++k) {
             const __m128i shift = _mm_cvtsi32_si128(7 - (int)k);
-            const uint64_t plane = tops_of(_mm256_sll_epi16(low, shift)) |
-                                   (uint64_t)tops_of(_mm256_sll_epi16(high, shift)) << 32;
+            const uint64_t plane = tops_of(_mm256_sll_epi16(low.low, shift)) |
+                                   (uint64_t)tops_of(_mm256_sll_epi16(high.low, shift)) << 32;
 
             put_bits(&lows, _pext_u64(plane, lanes[k]), (uint32_t)__builtin_popcountll(lanes[k]));
         }
@@ -341,6 +347,8 @@ static ALWAYS bool decode_rows(const struct kvc_e_plan *plan, struct kvc_e_block
         for (uint32_t j = 0; j < KVC_E_LANES; j += 16)
             rebuild(p, b, kind, c + j, symbols + j, bits + j, decoded + c + j);
         for (; exact != 0; exact &= exact - 1) {
+            if (bits[__builtin_ctzll(exact)] != 0)
+                return false;
             memcpy(decoded + c + __builtin_ctzll(exact), b->exact, 2);
             b->exact += 2;
         }

@@ -7,8 +7,8 @@
  */
 #include "e_avx512_values.h"
 
-/* Symbols of 32 channels as bytes, their low bits as bytes, which are exact, what they decode to.
- */
+/* Symbols of 32 channels as bytes, their low bits as bytes, which are exact, what they
+ * decode to. */
 static ALWAYS __m256i symbols_of(const struct kvc_e_plan *p, const struct kvc_e_block *b,
                                  struct kind kind, uint32_t c, const uint16_t *row,
                                  uint16_t *decoded, __m256i *low, __mmask32 *exact)
@@ -188,7 +188,8 @@ static ALWAYS bool decode_rows(const struct kvc_e_plan *plan, struct kvc_e_block
 
         uint64_t exact = _mm512_cmpeq_epi8_mask(u, _mm512_set1_epi8((char)KVC_E_U_EXACT));
 
-        if (b->exact_end - b->exact < 2 * __builtin_popcountll(exact))
+        if (b->exact_end - b->exact < 2 * __builtin_popcountll(exact) ||
+            _mm512_mask_test_epi8_mask(exact, bits, bits) != 0)
             return false;
         rebuild(p, b, kind, c, _mm512_castsi512_si256(u), _mm512_castsi512_si256(bits),
                 (__mmask32)exact, decoded + c);

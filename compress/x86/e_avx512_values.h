@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "e.h"
+#include "../e.h"
 #include "expand_avx512.h"
 
 #define ALWAYS inline __attribute__((always_inline))

@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 32 lanes at a time: lanes.h for AVX2, whose byte tables hold 16, so that each class has its own.
- */
+/* 32 lanes at a time: lanes.h for AVX2, whose byte tables hold 16, so that each class has
+ * its own. */
 #include <immintrin.h>
 
-#include "../kvwire/le.h"
-#include "../kvwire/mem.h"
-#include "kernels_impl.h"
+#include "../../kvwire/wire/le.h"
+#include "../../kvwire/mem.h"
+#include "../kernels_impl.h"
 #include "lanes_avx2.h"
-
-static inline uint32_t zeros(__m256i row)
-{
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(row, _mm256_setzero_si256()));
-}
 
 static inline __m256i codes_of(const struct kvc_block *b, uint32_t column, __m256i exponents,
                                const struct tables *t)
@@ -104,30 +99,34 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
     }
 }
 
-static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
+static bool join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
-                       uint8_t *values)
+                       const uint64_t *escapes, uint8_t *values)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
     const struct tables t = tables_of(kvc_exponent_codes.place);
     const __m256i field = _mm256_set1_epi8((char)((1u << exponent_bits) - 1));
     const __m128i up = _mm_cvtsi32_si128((int)mantissa_bits);
     struct walk k = walk_of(b);
+    uint32_t outside = 0;
 
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
-        for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t at = 64 * w + 32 * i;
-            const __m256i e = exponents_of(b, k.column + 32 * i, load(ranks + at), &t);
-            __m256i v = _mm256_sll_epi16(_mm256_and_si256(e, field), up);
+    for (uint32_t at = 0; at < b->n; at += 32) {
+        const uint32_t w = at / 64, in = at % 64, left = b->n - at;
+        const __m256i e = exponents_of(b, k.column + in, load(ranks + at), &t);
+        const __m256i bits = _mm256_and_si256(e, field);
+        const uint32_t fits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(e, bits));
+        __m256i v = _mm256_sll_epi16(bits, up);
 
-            v = _mm256_or_si256(
-                v, spread((uint32_t)(kept[0][w] >> 32 * i), _mm256_set1_epi8((char)0x80)));
-            for (uint32_t p = 0; p < mantissa_bits; ++p)
-                v = _mm256_or_si256(
-                    v, spread((uint32_t)(kept[1 + p][w] >> 32 * i),
-                              _mm256_set1_epi8((char)(1u << (mantissa_bits - 1 - p)))));
-            store(values + at, v);
-        }
+        outside |= ~fits & ~(uint32_t)(escapes[w] >> in) & (left < 32 ? (1u << left) - 1 : ~0u);
+        v = _mm256_or_si256(v, spread((uint32_t)(kept[0][w] >> in), _mm256_set1_epi8((char)0x80)));
+        for (uint32_t p = 0; p < mantissa_bits; ++p)
+            v = _mm256_or_si256(v, spread((uint32_t)(kept[1 + p][w] >> in),
+                                          _mm256_set1_epi8((char)(1u << (mantissa_bits - 1 - p)))));
+        store(values + at, v);
+        if (in != 0)
+            walk_on(&k);
+    }
+    return outside == 0;
 }
 
 static void unzip(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high)
@@ -152,15 +151,6 @@ static void zip(const uint8_t *low, const uint8_t *high, uint32_t n, uint8_t *va
     }
 }
 
-static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
-{
-    struct walk k = walk_of(b);
-
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k))
-        words[w] = zeros(load(b->class_row + k.column)) |
-                   (uint64_t)zeros(load(b->class_row + k.column + 32)) << 32;
-}
-
 static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t *to)
 {
     uint32_t i = 0;
@@ -180,7 +170,7 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
 
 /* bf16 is put together by kvc_bf16_avx2. */
 static const struct kvc_lanes lanes = {split_bf16, NULL, split_bytes, join_bytes,
-                                       unzip,      zip,  narrow,      exponents};
+                                       unzip,      zip,  exponents};
 
 const struct kvc_kernels kvc_kernels_avx2 = {"avx2", &kvc_planes_avx2, &lanes, &kvc_e_avx2,
                                              &kvc_bf16_avx2};

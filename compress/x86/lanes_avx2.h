@@ -10,8 +10,8 @@
 
 #include <immintrin.h>
 
-#include "../kvwire/digest.h"
-#include "lanes.h"
+#include "../../kvwire/digest.h"
+#include "../lanes.h"
 
 struct tables {
     __m256i of[KVC_CLASSES];
@@ -42,11 +42,9 @@ static inline __m256i look_up(const struct tables *t, __m256i index, __m256i row
 {
     const __m256i a = _mm256_shuffle_epi8(t->of[0], index);
     const __m256i b = _mm256_shuffle_epi8(t->of[1], index);
-    const __m256i c = _mm256_shuffle_epi8(t->of[2], index);
 
-    /* Rows are 0, 16, 32: shifted up, bit 4 or bit 5 is a byte's highest. */
-    return _mm256_blendv_epi8(_mm256_blendv_epi8(a, b, _mm256_slli_epi16(row, 3)), c,
-                              _mm256_slli_epi16(row, 2));
+    /* Rows are 0 and 16: shifted up, bit 4 is a byte's highest. */
+    return _mm256_blendv_epi8(a, b, _mm256_slli_epi16(row, 3));
 }
 
 struct walk {
@@ -55,7 +53,7 @@ struct walk {
 
 static inline struct walk walk_of(const struct kvc_block *b)
 {
-    return (struct walk){b->phase, 64 % b->columns, b->columns};
+    return (struct walk){0, 64 % b->columns, b->columns};
 }
 
 static inline void walk_on(struct walk *w)
@@ -96,23 +94,28 @@ static inline __m256i rotate_right(__m256i v)
     return _mm256_or_si256(_mm256_srli_epi16(v, 1), _mm256_slli_epi16(v, 15));
 }
 
+static inline __m256i digest_eight(__m256i lanes, const uint8_t *words)
+{
+    const __m256i turned = _mm256_or_si256(_mm256_slli_epi32(lanes, KVW_DIGEST_LANE_TURN),
+                                           _mm256_srli_epi32(lanes, 32 - KVW_DIGEST_LANE_TURN));
+
+    return _mm256_mullo_epi32(_mm256_xor_si256(turned, load(words)),
+                              _mm256_set1_epi32((int)KVW_DIGEST_LANE_FACTOR));
+}
+
 /* The digest in a loop of its own: its lanes take eight registers, half of all. */
 static inline void digest_rows(const uint8_t *const *rows, uint32_t count, uint32_t *lanes)
 {
-    const __m256i factor = _mm256_set1_epi32((int)KVW_DIGEST_LANE_FACTOR);
     __m256i a[8];
+    uint32_t w = 0;
 
     for (uint32_t i = 0; i < 8; ++i)
         a[i] = load((const uint8_t *)(lanes + 8 * i));
-    for (uint32_t w = 0; w + 2 <= count; w += 2)
-        for (uint32_t i = 0; i < 8; ++i) { /* eight times 8 lanes: unrolled */
-            const __m256i turned =
-                _mm256_or_si256(_mm256_slli_epi32(a[i], KVW_DIGEST_LANE_TURN),
-                                _mm256_srli_epi32(a[i], 32 - KVW_DIGEST_LANE_TURN));
-
-            a[i] = _mm256_mullo_epi32(
-                _mm256_xor_si256(turned, load(rows[w + i / 4] + 32 * (i % 4))), factor);
-        }
+    for (; w + 2 <= count; w += 2)
+        for (uint32_t i = 0; i < 8; ++i) /* eight times 8 lanes: unrolled */
+            a[i] = digest_eight(a[i], rows[w + i / 4] + 32 * (i % 4));
+    for (uint32_t i = 0; w < count && i < 4; ++i) /* half a row */
+        a[i] = digest_eight(a[i], rows[w] + 32 * i);
     for (uint32_t i = 0; i < 8; ++i)
         store((uint8_t *)(lanes + 8 * i), a[i]);
 }

@@ -2,9 +2,14 @@
 /* 64 lanes at a time: lanes.h for AVX-512 with VBMI, whose byte permutations are tables of 64. */
 #include <immintrin.h>
 
-#include "../kvwire/mem.h"
-#include "kernels_impl.h"
+#include "../../kvwire/mem.h"
+#include "../kernels_impl.h"
 #include "lanes_avx512.h"
+
+static inline uint64_t lanes_left(uint32_t n)
+{
+    return n >= 64 ? ~0ull : (1ull << n) - 1;
+}
 
 static inline __m512i bit_mask(uint32_t bit)
 {
@@ -31,25 +36,29 @@ static void split_bytes(const struct kvc_block *b, uint32_t exponent_bits, const
     }
 }
 
-static void join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
+static bool join_bytes(const struct kvc_block *b, uint32_t exponent_bits,
                        const uint64_t kept[KVC_KEPT_MAX][KVC_BLOCK_WORDS], const uint8_t *ranks,
-                       uint8_t *values)
+                       const uint64_t *escapes, uint8_t *values)
 {
     const uint32_t mantissa_bits = 7 - exponent_bits;
     const __m512i table = _mm512_loadu_si512(kvc_exponent_codes.place);
     const __m512i field = _mm512_set1_epi8((char)((1u << exponent_bits) - 1));
     const __m128i up = _mm_cvtsi32_si128((int)mantissa_bits);
     struct walk k = walk_of(b);
+    uint64_t outside = 0;
 
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        const __m512i e = exponents_of(b, k.column, _mm512_loadu_si512(ranks + 64 * w), table);
+    for (uint32_t at = 0; at < b->n; at += 64, walk_on(&k)) {
+        const __m512i e = exponents_of(b, k.column, _mm512_loadu_si512(ranks + at), table);
+        const uint32_t w = at / 64;
         __m512i v = _mm512_sll_epi16(_mm512_and_si512(e, field), up);
 
+        outside |= _mm512_cmpgt_epu8_mask(e, field) & ~escapes[w] & lanes_left(b->n - at);
         v = _mm512_mask_add_epi8(v, kept[0][w], v, bit_mask(7));
         for (uint32_t p = 0; p < mantissa_bits; ++p)
             v = _mm512_mask_add_epi8(v, kept[1 + p][w], v, bit_mask(mantissa_bits - 1 - p));
-        _mm512_storeu_si512(values + 64 * w, v);
+        _mm512_storeu_si512(values + at, v);
     }
+    return outside == 0;
 }
 
 static void unzip(const uint8_t *values, uint32_t n, uint8_t *low, uint8_t *high)
@@ -78,17 +87,6 @@ static void zip(const uint8_t *low, const uint8_t *high, uint32_t n, uint8_t *va
     }
 }
 
-static void narrow(const struct kvc_block *b, uint64_t words[KVC_BLOCK_WORDS])
-{
-    struct walk k = walk_of(b);
-
-    for (uint32_t w = 0; w < (b->n + 63) / 64; ++w, walk_on(&k)) {
-        const __m512i row = _mm512_loadu_si512(b->class_row + k.column);
-
-        words[w] = _mm512_testn_epi8_mask(row, row);
-    }
-}
-
 static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t *to)
 {
     uint32_t i = 0;
@@ -105,8 +103,7 @@ static void exponents(uint32_t dtype, const uint8_t *values, uint32_t n, uint8_t
 }
 
 /* bf16 goes by kvc_bf16_avx512. */
-static const struct kvc_lanes lanes = {NULL,  NULL, split_bytes, join_bytes,
-                                       unzip, zip,  narrow,      exponents};
+static const struct kvc_lanes lanes = {NULL, NULL, split_bytes, join_bytes, unzip, zip, exponents};
 
 const struct kvc_kernels kvc_kernels_avx512 = {"avx512", &kvc_planes_avx512, &lanes, &kvc_e_avx512,
                                                &kvc_bf16_avx512};

@@ -10,9 +10,9 @@
 
 #include <immintrin.h>
 
-#include "../kvwire/digest.h"
+#include "../../kvwire/digest.h"
 #include "expand_avx512.h"
-#include "lanes.h"
+#include "../lanes.h"
 
 /* The columns of the next 64 lanes. */
 struct walk {
@@ -21,7 +21,7 @@ struct walk {
 
 static inline struct walk walk_of(const struct kvc_block *b)
 {
-    return (struct walk){b->phase, 64 % b->columns, b->columns};
+    return (struct walk){0, 64 % b->columns, b->columns};
 }
 
 static inline void walk_on(struct walk *w)
@@ -41,7 +41,7 @@ static inline __m512i codes_of(const struct kvc_block *b, uint32_t column, __m51
     return _mm512_mask_mov_epi8(codes, outside, _mm512_set1_epi8(-1));
 }
 
-/* Only the lowest four bits of a rank and two of its class are looked at. */
+/* Only the lowest four bits of a rank and one of its class are looked at. */
 static inline __m512i exponents_of(const struct kvc_block *b, uint32_t column, __m512i ranks,
                                    __m512i table)
 {
@@ -100,15 +100,18 @@ static inline struct digest digest_load(const uint32_t *lanes)
                            {_mm512_loadu_si512(p + 32), _mm512_loadu_si512(p + 48)}};
 }
 
-/* After an even number of rows. */
-static inline void digest_store(const struct digest *d, uint32_t *lanes)
+/* After n values: after an odd number of rows of 64, the halves are exchanged. */
+static inline void digest_store(const struct digest *d, uint32_t n, uint32_t *lanes)
 {
+    const __m512i *first = n % 128 == 0 ? d->now : d->after;
+    const __m512i *second = n % 128 == 0 ? d->after : d->now;
+
     if (lanes == NULL)
         return;
-    _mm512_storeu_si512(lanes, d->now[0]);
-    _mm512_storeu_si512(lanes + 16, d->now[1]);
-    _mm512_storeu_si512(lanes + 32, d->after[0]);
-    _mm512_storeu_si512(lanes + 48, d->after[1]);
+    _mm512_storeu_si512(lanes, first[0]);
+    _mm512_storeu_si512(lanes + 16, first[1]);
+    _mm512_storeu_si512(lanes + 32, second[0]);
+    _mm512_storeu_si512(lanes + 48, second[1]);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <immintrin.h>
 
-#include "kernels_impl.h"
+#include "../kernels_impl.h"
 #include "lanes_avx2.h"
 
 static inline uint64_t test_bit(const uint8_t *codes, uint32_t bit)

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "planes.h"
+#include "../planes.h"
 
 static inline uint64_t load64(const uint8_t *p)
 {
@@ -35,7 +35,7 @@ static inline uint64_t tail_mask(uint32_t n)
     return n % 64 == 0 ? ~0ull : (1ull << n % 64) - 1;
 }
 
-/* All lanes are in this plane: its words are the stream's. */
+/* All lanes are in this plane, of group 0: its words are the stream's, in pairs. */
 static inline uint8_t *write_all(const uint8_t *codes, uint32_t bit, bool first, uint32_t n,
                                  uint8_t *to, uint64_t *next)
 {
@@ -48,21 +48,31 @@ static inline uint8_t *write_all(const uint8_t *codes, uint32_t bit, bool first,
         next[w] = first ? m : next[w] & m;
     }
     store64(to + 8 * (words - 1), load64(to + 8 * (words - 1)) & tail_mask(n));
+    if (words % 2 != 0)
+        store64(to + 8 * words, 0);
     next[words - 1] &= tail_mask(n);
-    return to + (n + 7) / 8;
+    return to + kvc_first_plane(n);
 }
 
-/* Only the lanes in alive, without those in narrow (NULL: none), are in this plane. */
+/* Lanes on their way through a group: those that are in it, and those that were ones so far. */
+struct going {
+    const uint64_t *alive;
+    uint64_t *next;
+    uint32_t words;
+};
+
+/* Only the lanes in g->alive are in this plane, the first of its group or a later one. */
 static inline uint8_t *write_some(const uint8_t *codes, uint32_t bit, bool first,
-                                  const uint64_t *alive, const uint64_t *narrow, uint32_t words,
-                                  uint8_t *to, uint64_t *next)
+                                  const struct going *g, uint8_t *to)
 {
+    const uint64_t *const alive = g->alive;
+    uint64_t *const next = g->next;
+    const uint32_t words = g->words;
     uint64_t part = 0;
     uint32_t fill = 0;
 
     for (uint32_t w = 0; w < words; ++w) {
-        const uint64_t lanes = narrow != NULL ? alive[w] & ~narrow[w] : alive[w];
-        const uint64_t m = test_bit(codes + 64 * w, bit);
+        const uint64_t lanes = alive[w], m = test_bit(codes + 64 * w, bit);
         const uint64_t x = _pext_u64(m, lanes);
         const uint64_t rest = x >> 1 >> (63 - fill); /* of x, what this word has no room for */
         uint32_t full;
@@ -74,15 +84,15 @@ static inline uint8_t *write_some(const uint8_t *codes, uint32_t bit, bool first
         part = full ? rest : part;
         to += full * 8;
         fill &= 63;
-        next[w] = (first ? alive[w] : next[w]) & (m | ~lanes);
+        next[w] = (first ? lanes : next[w]) & m;
     }
     store64(to, part);
     return to + (fill + 7) / 8;
 }
 
 static inline __attribute__((always_inline)) uint32_t
-encode_shape(const struct kvc_shape shape, const uint8_t *codes, const uint64_t *narrow, uint32_t n,
-             uint8_t *to, uint64_t escapes[KVC_BLOCK_WORDS])
+encode_shape(const struct kvc_shape shape, const uint8_t *codes, uint32_t n, uint8_t *to,
+             uint64_t escapes[KVC_BLOCK_WORDS])
 {
     const uint32_t words = (n + 63) / 64;
     uint64_t other[KVC_BLOCK_WORDS], *alive = other, *next = escapes;
@@ -91,15 +101,10 @@ encode_shape(const struct kvc_shape shape, const uint8_t *codes, const uint64_t 
 
     for (uint32_t g = 0; g < KVC_GROUPS_MAX && shape.bits[g] > 0; ++g) {
         for (uint32_t b = 0; b < shape.bits[g]; ++b, ++bit) {
-            const bool top = g == 0 && narrow != NULL && b + 1u == shape.bits[g];
-
-            if (g == 0 && b == 0)
-                for (uint32_t w = 0; w < words; ++w)
-                    alive[w] = w + 1 < words ? ~0ull : tail_mask(n);
-            if (g == 0 && !top)
+            if (g == 0)
                 p = write_all(codes, bit, b == 0, n, p, next);
             else
-                p = write_some(codes, bit, b == 0, alive, top ? narrow : NULL, words, p, next);
+                p = write_some(codes, bit, b == 0, &(struct going){alive, next, words}, p);
         }
         uint64_t *was = alive;
 
@@ -134,35 +139,14 @@ static inline uint64_t lanes_of(uint32_t n, uint32_t w)
     return n - 64 * w >= 64 ? ~0ull : tail_mask(n);
 }
 
-static inline bool padded(const uint8_t *plane, uint32_t n)
+/* Whether what pads a plane of n bits to `bytes` is zero. */
+static inline bool padded(const uint8_t *plane, uint32_t n, uint32_t bytes)
 {
-    return n % 8 == 0 || plane[n / 8] >> n % 8 == 0;
+    return (n % 8 == 0 || plane[n / 8] >> n % 8 == 0) &&
+           kvc_is_zero(plane + (n + 7) / 8, bytes - (n + 7) / 8);
 }
 
-/* Group 0's top plane as words, with a one in each narrow lane, which is how such a lane goes on.
- */
-static inline void spread_top(const uint8_t *from, uint32_t n, const uint64_t *narrow,
-                              uint64_t *top)
-{
-    uint32_t at = 0;
-
-    for (uint32_t w = 0; w < (n + 63) / 64; ++w) {
-        const uint64_t lanes = lanes_of(n, w), wide = ~narrow[w] & lanes;
-
-        top[w] = _pdep_u64(get(from, at), wide) | (narrow[w] & lanes);
-        at += (uint32_t)__builtin_popcountll(wide);
-    }
-}
-
-/* Bit b of a group's lanes of word w. top, if not NULL, is the last of them. */
-static inline uint64_t part_bit(const struct part *p, uint32_t bits, const uint64_t *top,
-                                uint32_t b, uint32_t w)
-{
-    return top != NULL && b + 1 == bits ? top[w] : load64(p->planes[b] + 8 * w);
-}
-
-static inline __attribute__((always_inline)) uint32_t count_on(const struct part *p, uint32_t bits,
-                                                               const uint64_t *top)
+static inline __attribute__((always_inline)) uint32_t count_on(const struct part *p, uint32_t bits)
 {
     uint32_t count = 0;
 
@@ -170,7 +154,7 @@ static inline __attribute__((always_inline)) uint32_t count_on(const struct part
         uint64_t on = lanes_of(p->n, w);
 
         for (uint32_t b = 0; b < bits; ++b)
-            on &= part_bit(p, bits, top, b, w);
+            on &= load64(p->planes[b] + 8 * w);
         count += (uint32_t)__builtin_popcountll(on);
     }
     return count;
@@ -184,9 +168,9 @@ static inline uint32_t width(uint32_t most)
 
 /* Ranks of a group's lanes: its own bits, and for those that go on what the later groups add, which
  * is most for an escape and less for all others. */
-static inline __attribute__((always_inline)) void
-add_part(const struct part *p, uint32_t bits, const uint64_t *top, const uint64_t *narrow,
-         rank_bits later, uint32_t most, rank_bits ranks, uint64_t *escapes)
+static inline __attribute__((always_inline)) void add_part(const struct part *p, uint32_t bits,
+                                                           rank_bits later, uint32_t most,
+                                                           rank_bits ranks, uint64_t *escapes)
 {
     uint32_t at = 0;
 
@@ -194,10 +178,8 @@ add_part(const struct part *p, uint32_t bits, const uint64_t *top, const uint64_
         uint64_t on = lanes_of(p->n, w), own[RANK_BITS] = {0}, carry = 0, out;
 
         for (uint32_t b = 0; b < bits; ++b) {
-            const uint64_t m = part_bit(p, bits, top, b, w);
-
-            own[b] = top != NULL && b + 1 == bits ? m & ~narrow[w] : m;
-            on &= m;
+            own[b] = load64(p->planes[b] + 8 * w);
+            on &= own[b];
         }
         out = on;
         for (uint32_t b = 0; b < RANK_BITS; ++b) {
@@ -216,51 +198,36 @@ add_part(const struct part *p, uint32_t bits, const uint64_t *top, const uint64_
     }
 }
 
-static inline uint32_t count_wide(const uint64_t *narrow, uint32_t n)
-{
-    uint32_t count = 0;
-
-    for (uint32_t w = 0; w < (n + 63) / 64; ++w)
-        count += (uint32_t)__builtin_popcountll(~narrow[w] & lanes_of(n, w));
-    return count;
-}
-
 /* Where the groups lie. Returns their bytes; 0: they don't fit, or padding isn't zero. */
-static inline __attribute__((always_inline)) uint32_t
-find_parts(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes,
-           const uint64_t *narrow, uint32_t n, struct part parts[KVC_GROUPS_MAX], uint64_t *top)
+static inline __attribute__((always_inline)) uint32_t find_parts(const struct kvc_shape shape,
+                                                                 const uint8_t *from,
+                                                                 uint32_t bytes, uint32_t n,
+                                                                 struct part parts[KVC_GROUPS_MAX])
 {
     uint32_t at = 0, left = n;
 
     for (uint32_t g = 0; g < KVC_GROUPS_MAX && shape.bits[g] > 0; ++g) {
-        const uint32_t bits = shape.bits[g];
-        const bool chosen = g == 0 && narrow != NULL;
+        const uint32_t plane = g == 0 ? kvc_first_plane(left) : (left + 7) / 8;
 
         parts[g].n = left;
-        for (uint32_t b = 0; b < bits; ++b) {
-            const uint32_t count = chosen && b + 1 == bits ? count_wide(narrow, n) : left;
-
+        for (uint32_t b = 0; b < shape.bits[g]; ++b, at += plane) {
             parts[g].planes[b] = from + at;
-            if ((count + 7) / 8 > bytes - at || !padded(from + at, count))
+            if (plane > bytes - at || !padded(from + at, left, plane))
                 return 0;
-            at += (count + 7) / 8;
         }
-        if (chosen)
-            spread_top(parts[0].planes[bits - 1], n, narrow, top);
-        left = count_on(&parts[g], bits, chosen ? top : NULL);
+        left = count_on(&parts[g], shape.bits[g]);
     }
     return at;
 }
 
 static inline __attribute__((always_inline)) uint32_t
-decode_shape(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes,
-             const uint64_t *narrow, uint32_t n, uint8_t *ranks, uint64_t escapes[KVC_BLOCK_WORDS])
+decode_shape(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes, uint32_t n,
+             uint8_t *ranks, uint64_t escapes[KVC_BLOCK_WORDS])
 {
     static const uint8_t weights[RANK_BITS] = {1, 2, 4, 8};
-    uint64_t top[KVC_BLOCK_WORDS];
     rank_bits a, b;
     struct part parts[KVC_GROUPS_MAX];
-    const uint32_t taken = find_parts(shape, from, bytes, narrow, n, parts, top);
+    const uint32_t taken = find_parts(shape, from, bytes, n, parts);
     uint32_t most = 0;
 
     if (taken == 0)
@@ -269,13 +236,12 @@ decode_shape(const struct kvc_shape shape, const uint8_t *from, uint32_t bytes,
     for (uint32_t g = KVC_GROUPS_MAX; g-- > 1;) {
         if (shape.bits[g] == 0)
             continue;
-        add_part(&parts[g], shape.bits[g], NULL, NULL, g % 2 == 0 ? a : b, most, g % 2 == 0 ? b : a,
-                 NULL);
+        add_part(&parts[g], shape.bits[g], g % 2 == 0 ? a : b, most, g % 2 == 0 ? b : a, NULL);
         most += (1u << shape.bits[g]) - 1;
     }
-    add_part(&parts[0], shape.bits[0], narrow != NULL ? top : NULL, narrow, a, most, b, escapes);
+    add_part(&parts[0], shape.bits[0], a, most, b, escapes);
     add_planes((const uint64_t *)b, KVC_BLOCK_WORDS + 2, weights, RANK_BITS, (n + 63) / 64, ranks);
     return taken;
 }
 
-#include "planes_shapes.h"
+#include "../planes_shapes.h"
