@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * arena.h - the session's one allocation. The same function lays the session out twice: first on an
+ * arena.h - the core's one allocation. The same function lays the core out twice: first on an
  * arena without memory, which only counts, then on one of exactly that size. Whoever adds a table
  * adds one line, and can't forget to size it.
  *

@@ -85,7 +85,8 @@ struct kvw_codec_ops {
     uint64_t (*scratch_bytes)(uint64_t raw_bytes);
 
     /*
-     * Read the view, write its stream to dst, feed the raw bytes to *digest.
+     * Read the view, write its stream to dst, feed the raw bytes to *digest, which was begun with
+     * kvw_digest_begin_chunk() of the same view, here as in decode.
      * KVW_OK           *bytes is the stream's length, <= bound(raw)
      * KVW_E_INVALID    dst_bytes < bound(raw), or a dtype that this codec can't take
      * On any error *bytes is untouched and dst holds rubbish. The view is never written.

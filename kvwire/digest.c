@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cpu.h"
-#include "le.h"
+#include "wire/le.h"
 
 #define XXH_STATIC_LINKING_ONLY /* the state's size, so that it can live in the caller's memory */
 #include <xxhash.h>
@@ -43,6 +43,12 @@ void kvw_digest_lanes_begin(uint32_t lanes[KVW_DIGEST_LANE_COUNT])
         lanes[j] = (j + 1) * KVW_DIGEST_LANE_FIRST;
 }
 
+static inline uint32_t turned(uint32_t lane, uint32_t word)
+{
+    lane = lane << KVW_DIGEST_LANE_TURN | lane >> (32 - KVW_DIGEST_LANE_TURN);
+    return (lane ^ word) * KVW_DIGEST_LANE_FACTOR;
+}
+
 static KVW_FOR_EACH_CPU void run_rows(uint32_t *restrict lanes, const uint8_t *restrict rows,
                                       uint64_t count)
 {
@@ -50,12 +56,8 @@ static KVW_FOR_EACH_CPU void run_rows(uint32_t *restrict lanes, const uint8_t *r
 
     memcpy(lane, lanes, sizeof(lane));
     for (; count > 0; --count, rows += ROW_BYTES)
-        for (uint32_t j = 0; j < KVW_DIGEST_LANE_COUNT; ++j) {
-            const uint32_t turned =
-                lane[j] << KVW_DIGEST_LANE_TURN | lane[j] >> (32 - KVW_DIGEST_LANE_TURN);
-
-            lane[j] = (turned ^ kvw_load_le32(rows + 4 * j)) * KVW_DIGEST_LANE_FACTOR;
-        }
+        for (uint32_t j = 0; j < KVW_DIGEST_LANE_COUNT; ++j)
+            lane[j] = turned(lane[j], kvw_load_le32(rows + 4 * j));
     memcpy(lanes, lane, sizeof(lane));
 }
 
@@ -68,17 +70,36 @@ static uint64_t piece_value(const uint32_t lanes[KVW_DIGEST_LANE_COUNT], uint32_
     return mix(sum);
 }
 
-void kvw_digest_piece(struct kvw_digest *d, const uint32_t lanes[KVW_DIGEST_LANE_COUNT])
+static void add_piece(struct lanes *l, const uint32_t lanes[KVW_DIGEST_LANE_COUNT], uint32_t bytes)
 {
-    struct lanes *l = (struct lanes *)(void *)d->state;
-
-    l->sum += mix(piece_value(lanes, KVW_DIGEST_PIECE_BYTES) + ++l->pieces * GOLDEN);
+    l->sum += mix(piece_value(lanes, bytes) + ++l->pieces * GOLDEN);
 }
 
-/* Up to the end of a piece, at most. Returns what was taken. */
-static size_t lanes_take(struct lanes *l, const uint8_t *bytes, size_t n)
+void kvw_digest_piece(struct kvw_digest *d, const uint32_t lanes[KVW_DIGEST_LANE_COUNT],
+                      uint32_t bytes)
 {
-    const uint32_t left = KVW_DIGEST_PIECE_BYTES - l->in_piece;
+    uint32_t filled[KVW_DIGEST_LANE_COUNT];
+
+    memcpy(filled, lanes, sizeof(filled));
+    for (uint32_t at = bytes % ROW_BYTES; at % ROW_BYTES != 0; at += 4)
+        filled[at / 4] = turned(filled[at / 4], 0);
+    add_piece((struct lanes *)(void *)d->state, filled, bytes);
+}
+
+/* A row that isn't whole, with zeros behind it. */
+static void run_rest(const struct lanes *l, uint32_t *lanes)
+{
+    uint8_t row[ROW_BYTES] = {0};
+
+    if (l->in_row == 0)
+        return;
+    memcpy(row, l->row, l->in_row);
+    run_rows(lanes, row, 1);
+}
+
+/* Up to the end of the piece, which is `left` bytes away. Returns what was taken. */
+static size_t lanes_take(struct lanes *l, uint32_t left, const uint8_t *bytes, size_t n)
+{
     size_t taken = 0;
 
     n = n < left ? n : left;
@@ -108,14 +129,15 @@ static void lanes_update(struct kvw_digest *d, const uint8_t *bytes, size_t n)
     struct lanes *l = (struct lanes *)(void *)d->state;
 
     while (n > 0) {
-        const size_t taken = lanes_take(l, bytes, n);
+        const size_t taken = lanes_take(l, d->piece_bytes - l->in_piece, bytes, n);
 
         bytes += taken;
         n -= taken;
-        if (l->in_piece == KVW_DIGEST_PIECE_BYTES) {
-            kvw_digest_piece(d, l->lane);
+        if (l->in_piece == d->piece_bytes) {
+            run_rest(l, l->lane);
+            add_piece(l, l->lane, d->piece_bytes);
             kvw_digest_lanes_begin(l->lane);
-            l->in_piece = 0;
+            l->in_row = l->in_piece = 0;
         }
     }
 }
@@ -128,12 +150,7 @@ static uint64_t lanes_value(const struct kvw_digest *d)
     if (l->in_piece == 0)
         return l->sum;
     memcpy(lane, l->lane, sizeof(lane));
-    if (l->in_row > 0) {
-        uint8_t row[ROW_BYTES] = {0};
-
-        memcpy(row, l->row, l->in_row);
-        run_rows(lane, row, 1);
-    }
+    run_rest(l, lane);
     return l->sum + mix(piece_value(lane, l->in_piece) + (l->pieces + 1) * GOLDEN);
 }
 
@@ -144,6 +161,7 @@ kvw_err kvw_digest_begin(struct kvw_digest *d, kvw_digest_id id)
     if (id != KVW_DIGEST_XXH3_64 && id != KVW_DIGEST_LANES)
         return KVW_E_UNSUPPORTED;
     d->id = id;
+    d->piece_bytes = KVW_DIGEST_PIECE_BYTES;
     if (id == KVW_DIGEST_XXH3_64) {
         XXH3_64bits_reset((XXH3_state_t *)(void *)d->state);
         return KVW_OK;
@@ -152,6 +170,17 @@ kvw_err kvw_digest_begin(struct kvw_digest *d, kvw_digest_id id)
     l->in_row = l->in_piece = 0;
     l->pieces = l->sum = 0;
     return KVW_OK;
+}
+
+kvw_err kvw_digest_begin_chunk(struct kvw_digest *d, kvw_digest_id id, const struct kvw_view *v)
+{
+    /* What isn't numbers (pool.h) has values of a byte. */
+    const uint32_t known = kvw_dtype_bytes(v->dtype), value_bytes = known != 0 ? known : 1;
+    const kvw_err err = kvw_digest_begin(d, id);
+
+    if (err == KVW_OK)
+        d->piece_bytes = kvw_unit_values(v->heads * (v->head_bytes / value_bytes)) * value_bytes;
+    return err;
 }
 
 void kvw_digest_update(struct kvw_digest *d, const void *bytes, size_t n)

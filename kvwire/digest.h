@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "err.h"
+#include "mem.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,13 +27,18 @@ typedef enum kvw_digest_id {
 
 /*
  * KVW_DIGEST_LANES: made to be computed where the values are in registers anyway, by a codec's
- * vectors or a GPU's warps, each piece of KVW_DIGEST_PIECE_BYTES apart from all others.
+ * vectors or a GPU's warps, each piece apart from all others. The pieces of a chunk are the units
+ * that codecs code in, kvw_unit_values() each; of other bytes, KVW_DIGEST_PIECE_BYTES.
  *
  * A piece (the last may be shorter; zeros fill its last row) is rows of 256 bytes, 64 32-bit words
- * each. Lane j starts at (j + 1) * 0x9e3779b1 and takes word j of every row:
- *   lane = (rotate_left(lane, 13) ^ word) * 0x85ebca77                          modulo 2^32
+ * each. Lane j starts at (j + 1) * 0x9e3779b1 and takes word j of every row, modulo 2^32:
+ *
+ *   lane = (rotate_left(lane, 13) ^ word) * 0x85ebca77
+ *
  * Then with mix() of splitmix64 and G = 0x9e3779b97f4a7c15, modulo 2^64, piece i is
+ *
  *   piece_i = mix(bytes in it + sum over j < 32 of mix((lane 2j | lane 2j+1 << 32) + (j + 1) * G))
+ *
  * and the digest is the sum over i of mix(piece_i + (i + 1) * G); of nothing, 0.
  *
  * Strength: each step is a bijection of the lane for a given word and of the word for a given lane,
@@ -41,6 +47,7 @@ typedef enum kvw_digest_id {
  * escapes with about 2^-32. It is no defence against somebody who wants a collision.
  */
 #define KVW_DIGEST_PIECE_BYTES 16384u
+#define KVW_UNIT_VALUES        8192u /* of a unit, at most */
 #define KVW_DIGEST_LANE_COUNT  64u
 #define KVW_DIGEST_LANE_FIRST  0x9e3779b1u
 #define KVW_DIGEST_LANE_FACTOR 0x85ebca77u
@@ -52,17 +59,36 @@ typedef enum kvw_digest_id {
 /* Streaming state; treat as opaque. Sized and aligned for XXH3's own. */
 struct kvw_digest {
     kvw_digest_id id;
+    uint32_t piece_bytes;
     unsigned char state[640] __attribute__((aligned(64)));
 };
 
-/* KVW_E_UNSUPPORTED: no such id; *d is untouched. */
+/*
+ * Values in a unit of a chunk of `columns` values a token: as many whole tokens as KVW_UNIT_VALUES
+ * hold, counted from the chunk's token 0; KVW_UNIT_VALUES where one token is longer. The last unit
+ * may be shorter.
+ */
+static inline uint32_t kvw_unit_values(uint32_t columns)
+{
+    return columns < KVW_UNIT_VALUES ? KVW_UNIT_VALUES / columns * columns : KVW_UNIT_VALUES;
+}
+
+/* Of bytes that are no chunk. KVW_E_UNSUPPORTED: no such id; *d is untouched. */
 KVW_API KVW_NODISCARD kvw_err kvw_digest_begin(struct kvw_digest *d, kvw_digest_id id);
+/* Of a chunk's raw bytes: its pieces are its units. v has tokens of at least one value. The same
+ * error. */
+KVW_API KVW_NODISCARD kvw_err kvw_digest_begin_chunk(struct kvw_digest *d, kvw_digest_id id,
+                                                     const struct kvw_view *v);
 KVW_API void kvw_digest_update(struct kvw_digest *d, const void *bytes, size_t n);
 /* The lanes at the beginning of a piece. */
 KVW_API void kvw_digest_lanes_begin(uint32_t lanes[KVW_DIGEST_LANE_COUNT]);
-/* The same as an update with one whole piece whose lanes the caller has run; only with
- * KVW_DIGEST_LANES, and after whole pieces only. */
-KVW_API void kvw_digest_piece(struct kvw_digest *d, const uint32_t lanes[KVW_DIGEST_LANE_COUNT]);
+/*
+ * The same as an update with one piece of `bytes` bytes, a multiple of 4, whose words the caller
+ * has run through the lanes. What fills its last row is run here. bytes is d->piece_bytes, or less
+ * for the last piece. Only with KVW_DIGEST_LANES, and after whole pieces only.
+ */
+KVW_API void kvw_digest_piece(struct kvw_digest *d, const uint32_t lanes[KVW_DIGEST_LANE_COUNT],
+                              uint32_t bytes);
 /* The value of all bytes so far. May be called again after more updates. */
 KVW_API uint64_t kvw_digest_value(const struct kvw_digest *d);
 

@@ -38,7 +38,7 @@ typedef enum kvw_err {
     KVW_E_DEADLINE = -23, /* the caller's own deadline passed */
     KVW_E_NOBLOCKS = -24, /* no free KV blocks to offer */
     KVW_E_CODEC = -25,    /* a chunk's stream could not be decoded */
-    /* this session */
+    /* this connection */
     KVW_E_TRUNCATED = -40, /* a message ended before its fields did */
     KVW_E_PROTOCOL = -41,  /* the peer broke a rule of SPEC.md */
     KVW_E_PEER_LOST = -42, /* the peer went away, or was silent for too long */
@@ -50,8 +50,8 @@ typedef enum kvw_err {
     KVW_E_UNSUPPORTED = -62, /* not built in, or the device can't */
 } kvw_err;
 
-/* A static English phrase, lower case, without a full stop; never NULL, "unknown error" otherwise.
- */
+/* A static English phrase, lower case, without a full stop; never NULL, "unknown
+ * error" otherwise. */
 KVW_API const char *kvw_strerror(kvw_err err);
 
 #ifdef __cplusplus

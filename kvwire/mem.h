@@ -126,7 +126,7 @@ static inline unsigned char *kvw_view_at(const struct kvw_view *v, uint32_t i, u
 /*
  * Whether producer-side work (a CUDA stream, usually) that writes a range has finished. query
  * returns KVW_OK when it has, KVW_E_AGAIN while it hasn't, anything else when it never will. query
- * is called from the thread that polls the session, never blocks, and arg outlives the KVW_OK.
+ * is called from the thread that polls the core, never blocks, and arg outlives the KVW_OK.
  */
 struct kvw_ready {
     kvw_err (*query)(void *arg); /* NULL: ready now */

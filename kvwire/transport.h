@@ -2,30 +2,44 @@
 /*
  * transport.h - what kvwire/ asks of a network: connections that carry small ordered messages, and
  * one-sided puts that place bytes in memory the peer has registered. net/ implements it (loop, the
- * packet protocol over its ports, verbs); the conformance suite in tests/conformance is the judge.
+ * packet protocol over its ports, verbs). Every implementation passes tests/conformance unchanged.
+ *
+ * A user's loop, without the errors:
+ *
+ *     struct kvw_transport_event ev[16];
+ *     for (;;) {
+ *         uint32_t n = t->ops->poll(t, now_ns(), ev, 16);
+ *         for (uint32_t i = 0; i < n; ++i)
+ *             handle(&ev[i]); // may call send() and put()
+ *         if (n < 16)
+ *             t->ops->wait(t, t->ops->deadline_ns(t), wake_fd);
+ *     }
  *
  * threads  a transport belongs to one thread, the one that opened it; every call comes from there.
- *          Two transports share nothing (the two ends of `loop` excepted, which lock)
+ *          Two transports share nothing (the two ends of `loop` excepted, which lock). After fork()
+ *          it is the parent's: in the child disconnect(), region_remove(), source_remove() and
+ *          close() are silent and change nothing for the parent, and no other call may be made
  * memory   taken when it is opened, given back in close(); nothing in between
  * time     now_ns is the caller's monotonic clock; a transport reads no clock outside wait()
  *
  * The contract, by number; the conformance suite cites it:
  *  1. Messages of a connection arrive once, whole, in order. Puts arrive once, whole, in any order,
- * also relative to messages.
- *  2. send() and put() never block: full is KVW_E_AGAIN, and nothing was taken.
- *  3. What put() borrows (iov memory) stays borrowed until its PUT_DONE. A message is copied in
- * send().
- *  4. Every accepted put ends in exactly one PUT_DONE: KVW_OK once the peer's memory holds all of
- * it (and its PUT_LANDED is due there), an error once it never will. Puts in flight when a
- * connection goes down complete with KVW_E_PEER_LOST before CONN_DOWN is seen.
+ *     also relative to messages.
+ *  2. send() and put() never block. When the transport is full they return KVW_E_AGAIN and have
+ *     taken nothing.
+ *  3. The memory that a put's iov names stays borrowed until the put's PUT_DONE. send() copies the
+ *     message.
+ *  4. Every accepted put ends in exactly one PUT_DONE. KVW_OK says that the peer's memory holds all
+ *     of the put, and that PUT_LANDED is due there. An error says that it never will. Puts in
+ *     flight when a connection goes down end with KVW_E_PEER_LOST before CONN_DOWN is seen.
  *  5. A put outside a registered region, or outside the range that the receiver's gate allows,
- * never touches memory: the connection ends with KVW_E_PROTOCOL on both sides.
- *  6. After region_remove() returns, no byte of that region is written any more.
- *  7. Each connection ends in exactly one CONN_DOWN, unless this side called disconnect() itself.
- * After it the id is dead; ids aren't reused within a transport's life.
- *  8. A peer that vanishes is noticed within the transport's dead_ns (KVW_PEER_DEAD_NS) of poll()
- * calls.
- *  9. wait() sleeps without burning a core, and returns early for input, wake_fd or the deadline.
+ *     never touches memory. The connection ends with KVW_E_PROTOCOL on both sides.
+ *  6. After region_remove() has returned, no byte of that region is written any more.
+ *  7. Each connection ends in exactly one CONN_DOWN, unless this side called disconnect(). After
+ *     CONN_DOWN the id is dead. Ids aren't reused within a transport's life.
+ *  8. A peer that vanishes is noticed after dead_ns (KVW_PEER_DEAD_NS) of poll() calls.
+ *  9. wait() sleeps without burning a core. It returns early for input, for wake_fd and at the
+ *     deadline.
  */
 #ifndef KVW_TRANSPORT_H
 #define KVW_TRANSPORT_H
@@ -43,8 +57,8 @@ struct kvw_transport_ops;
 /* Every implementation's object starts with this. */
 struct kvw_transport {
     const struct kvw_transport_ops *ops;
-    bool one_host; /* Puts never leave this host: the wire is a copy by the cores that codecs would
-                      need, and the choice leaves them alone. Set by open, never changed. */
+    bool one_host; /* Puts never leave this host: the "wire" is a copy by the very cores that
+                      codecs would need, so raw is sent. Set by open, never changed. */
 };
 
 /* Never 0 for a live connection. */
@@ -81,7 +95,10 @@ struct kvw_put {
 
 /*
  * Asked before the first byte of a put is placed (packet transports; verbs can't ask and relies on
- * rkeys): may the peer write [offset, offset + bytes) now? Must not call back into the transport.
+ * rkeys): may the peer write [offset, offset + bytes) now? It is asked from any thread of the
+ * transport's, several at once, beside the owner's own code: it reads what it shares by atomics,
+ * takes no lock, and calls nothing of the transport. What it allows is allowed before the peer is
+ * told of it.
  */
 typedef bool (*kvw_put_gate)(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t bytes,
                              uint32_t imm);
@@ -133,7 +150,8 @@ struct kvw_transport_ops {
     /*
      * Begin a connection. peer: address as the transport's config wants it; NULL: the link's only
      * peer. On KVW_OK *conn is set and exactly one of CONN_UP, CONN_DOWN follows; on an error there
-     * is no other side effect.
+     * is no other side effect. A peer that the system knows no way to (its family, its route, its
+     * MTU) is down at the next poll(): KVW_E_ADDRESS, and the system's reason in text.
      *
      *   KVW_E_AGAIN    the connection table is full
      *   KVW_E_ADDRESS  peer can't be parsed
@@ -161,16 +179,20 @@ struct kvw_transport_ops {
                                            const struct kvw_region_key *key);
 
     /*
-     * The peer of conn may put into a region of this side's from now on; or no longer, until it is
-     * opened again. Both or neither: NULL where a gate is asked before each put, which is the same
-     * and closer. Where they exist regions start shut, for each connection, and end with it.
+     * region_open(): the peer of conn may put into a region of this side's from now on.
+     * region_shut(): it may no longer, until the region is opened again. Both return at once.
      *
-     * A put into a region that is shut is no error: it waits where it was posted, as if its
-     * connection had no credit, and goes on when the region is opened, without being asked for
-     * again. The call returns at once; region_shut() lets puts that are on their way land, for
-     * KVW_PEER_DEAD_NS twice at most. A peer that writes still later breaks rule 5. Opening what is
-     * open, or shutting what is shut, does nothing; opening what isn't shut entirely yet opens it
-     * when it is. A region that is left open by mistake is as it would be without them.
+     * A transport that asks the gate before each put leaves both NULL: the gate gives the same
+     * protection, put by put. A transport that has them starts each region shut for each new
+     * connection, and forgets the state with the connection.
+     *
+     * A put into a shut region is no error. It waits where it was posted, as if its connection had
+     * no credit, and goes on when the region is opened; nobody has to ask for it again.
+     *
+     * After region_shut() puts that are on their way may still land, for twice KVW_PEER_DEAD_NS at
+     * most. A put that comes later breaks rule 5. Opening an open region, or shutting a shut one,
+     * does nothing. Opening a region while its shut is in progress takes effect after the shut.
+     * Leaving a region open is a lost protection, not an error.
      *   KVW_E_NOTFOUND  no such region, or no such connection
      *   KVW_E_AGAIN     too many regions are open to it
      */
@@ -222,6 +244,10 @@ struct kvw_transport_ops {
 
     /* Tell every peer, complete nothing more, give everything back. Takes NULL. */
     void (*close)(struct kvw_transport *t);
+
+    /* Where this side really is, as peers' connect() takes it: what was opened with port 0 knows
+     * its port. False: it isn't known, or doesn't fit text. NULL: never known. */
+    bool (*local)(const struct kvw_transport *t, char *text, size_t bytes);
 };
 
 #ifdef __cplusplus

@@ -1,30 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * wire.h - every message number, length and limit of the KV protocol, on one page. SPEC.md is the
- * text that goes with it; the packet protocol has its own page, net/packet/wire.h.
+ * wire.h - the KV protocol's limits that callers, transports and codecs must know. Its message
+ * numbers and lengths are in wire/types.h, SPEC.md is the text; the packet protocol has its own
+ * page, net/packet/wire.h.
  */
 #ifndef KVW_WIRE_H
 #define KVW_WIRE_H
 
 #include <stdint.h>
 
-/* SPEC.md 2: a HELLO of another version is answered by REJECT, nothing else is read. */
-#define KVW_WIRE_MAGIC 0x4557564bu /* "KVWE", little-endian */
-#ifndef KVW_WIRE_VERSION           /* tests build the next version, to meet it */
-#define KVW_WIRE_VERSION 1
-#endif
-
-/* SPEC.md 3: the first byte of a message. */
-enum kvw_msg_type {
-    KVW_MSG_HELLO = 1,  /* both ways, first */
-    KVW_MSG_REJECT = 2, /* last: the HELLO can't be lived with */
-    KVW_MSG_OFFER = 3,  /* receiver -> sender: blocks are waiting */
-    KVW_MSG_GRANT = 4,  /* receiver -> sender: landing slots, absolute */
-    KVW_MSG_RENEW = 5,  /* sender -> receiver: the stream is alive, don't let the lease run out */
-    KVW_MSG_COMMIT = 6, /* sender -> receiver: this many chunks are all */
-    KVW_MSG_DONE = 7,   /* receiver -> sender: every byte is in place */
-    KVW_MSG_ABORT = 8,  /* both ways: the transfer ends */
-};
+#define KVW_WIRE_MAGIC 0x4557564bu /* "KVWE", little-endian: of every version's HELLO */
 
 /* Limits. A peer that exceeds one is in breach of SPEC.md; a caller gets KVW_E_INVALID. */
 #define KVW_MSG_BYTES_MAX    (64u * 1024)
@@ -38,10 +23,7 @@ enum kvw_msg_type {
 #define KVW_POOL_BLOCKS_MAX  (1u << 24)
 #define KVW_XFER_TOKENS_MAX  (1u << 22)
 #define KVW_XFER_BLOCKS_MAX  65536u /* of one transfer */
-#define KVW_XFERS_MAX        64u    /* open at once in a session */
-#define KVW_SLOTS_MAX        256u   /* landing slots of a session */
 #define KVW_REGIONS_MAX      64u    /* regions of a transport */
-#define KVW_CONNS_MAX        64u    /* connections of a transport */
 #define KVW_CODECS_MAX       16u
 
 /* A chunk: header, then stream, in one landing slot. SPEC.md 5. */

@@ -4,24 +4,35 @@
 #include <assert.h>
 #include <string.h>
 
-#define BETTER     0.9  /* a switch must gain 10 % if a model says so */
-#define PRODUCED   0.95 /* 5 % if all that is waited for is what is still produced */
-#define SMALL      0.1  /* of the wire's time: a codec that costs no more is used unmeasured */
-#define MEASURED   0.96 /* 4 % if both were measured; none to get back to raw */
-#define TRIAL      0.93 /* a trial must promise 7 % */
-#define HOPELESS   1.2  /* times the one in use: a trial needs to go on no longer */
-#define NOT_YET    UINT64_MAX
-#define TRIAL_COST 0.005 /* of what is sent between one that was lost and the next */
-#define DOUBLINGS  5u    /* of the time between trials, at most */
-#define LOSS_MIN   0.05
-#define CHANGED    1.6 /* times faster or slower: what was measured beside it is forgotten */
-#define PROBES     2u
-#define RETRY_EACH 128u
-#define RETRY_WITH 1.3 /* times the best's time, at most */
-#define GAIN       0.25
-#define OUTLIER    4.0 /* times the estimate, as which a sample counts at most: a lost time slice */
-#define COLD       4u  /* first samples: the least of them, as tables and buffers are still cold */
-#define RATIO_ONE  32768.0
+/* The numbers behind the five rules of choose.h. Rule 5, a switch must bring the time down to: */
+#define BETTER   0.9  /* 0.9 x, if either codec's end-to-end time is an estimate */
+#define MEASURED 0.96 /* 0.96 x, if both were measured (back to raw: anything below 1 x) */
+#define PRODUCED 0.95 /* 0.95 x, while the request's own production is what is waited for */
+
+/* Rule 2 */
+#define SMALL 0.1 /* a codec that costs less than this part of its wire time is used unmeasured */
+
+/* Rule 3 */
+#define TRIAL    0.93       /* a trial must promise 0.93 x the time of the codec in use */
+#define HOPELESS 1.2        /* a trial slower than 1.2 x the codec in use ends early */
+#define NOT_YET  UINT64_MAX /* try_at of a codec whose first trial has no date */
+
+/* Rule 4 */
+#define TRIAL_COST 0.005 /* lost trials cost this part of the time spent sending */
+#define DOUBLINGS  5u    /* the pause between lost trials doubles so often at most */
+#define LOSS_MIN   0.05  /* a smaller loss counts as one of 5 %, so that there is some pause */
+#define CHANGED    1.6   /* the codec in use got so many times faster or slower: forget the rest */
+
+/* Rule 1 */
+#define PROBES     2u   /* chunks that a codec gets before its first estimate */
+#define RETRY_EACH 128u /* every 128th chunk may go to the codec unused longest */
+#define RETRY_WITH 1.3  /* ... if its time is at most 1.3 x the best codec's */
+
+/* Smoothing of samples */
+#define GAIN      0.25    /* weight of a new sample */
+#define OUTLIER   4.0     /* a sample above 4 x the estimate counts as 4 x: a lost time slice */
+#define COLD      4u      /* of the first 4 samples the smallest counts: caches are still cold */
+#define RATIO_ONE 32768.0 /* a ratio of 1 in chooser.ratios */
 
 void kvw_chooser_init(struct kvw_chooser *c, const struct kvw_codec_ops *const *codecs,
                       uint32_t count, uint32_t layers, uint16_t *ratios)
@@ -44,15 +55,6 @@ void kvw_chooser_init(struct kvw_chooser *c, const struct kvw_codec_ops *const *
         c->current[b] = c->raw;
     c->in_use = c->raw;
     assert(c->raw < count);
-}
-
-uint32_t kvw_choose_find(const struct kvw_chooser *c, uint8_t codec_id)
-{
-    uint32_t i = 0;
-
-    while (i < c->count && c->codecs[i].ops->id != codec_id)
-        ++i;
-    return i;
 }
 
 static uint16_t *ratio_at(const struct kvw_chooser *c, uint32_t i, uint32_t layer, uint32_t kv)
@@ -80,7 +82,8 @@ static const struct kvw_choice *beside(const struct kvw_chooser *c, kvw_budget b
     return c->codecs[i].end_ps > 0 ? &c->codecs[i] : NULL;
 }
 
-/* What a byte of stream takes at most, in ps: what any codec that was measured took for all. */
+/* Upper bound on the wire time of a stream byte, in ps: the smallest end-to-end time per stream
+ * byte of any measured codec; the wire's rate where none is measured. */
 static double send_at_most(const struct kvw_chooser *c, const struct kvw_rate *wire)
 {
     double least = 0;
@@ -94,7 +97,8 @@ static double send_at_most(const struct kvw_chooser *c, const struct kvw_rate *w
     return least > 0 ? least : kvw_rate_ns(wire, 1) * 1000;
 }
 
-/* What it takes at least for codec of; whatever costs more to encode may be what held it up. */
+/* Lower bound on the wire time of a stream byte for codec `of`, in ps: the largest that any
+ * measured codec needed, without its encoding and decoding where those cost more than `of`'s. */
 static double send_at_least(const struct kvw_chooser *c, const struct kvw_choice *of)
 {
     double most = 0;
@@ -110,7 +114,8 @@ static double send_at_least(const struct kvw_chooser *c, const struct kvw_choice
     return most;
 }
 
-/* s of choose.h, in ns a raw byte. */
+/* End-to-end time of a raw byte with codec i, in ns (s of choose.h): measured, or estimated as if
+ * both ends and the wire shared one core. */
 static double end_ns(const struct kvw_chooser *c, const struct kvw_rate *wire, uint32_t i)
 {
     const struct kvw_choice *k = &c->codecs[i];
@@ -120,7 +125,7 @@ static double end_ns(const struct kvw_chooser *c, const struct kvw_rate *wire, u
     return (k->encode_ps + send_at_most(c, wire) * k->ratio + k->decode_ps) / 1000;
 }
 
-/* The same, if only what is known to be shared is: sender's and receiver's cores are two. */
+/* The same, estimated for a sender and a receiver with a core each. */
 static double apart_ns(const struct kvw_chooser *c, const struct kvw_rate *wire, uint32_t i,
                        const struct kvw_choose_ask *ask)
 {
@@ -130,7 +135,7 @@ static double apart_ns(const struct kvw_chooser *c, const struct kvw_rate *wire,
     return max(ask->encoders > 0 ? max(e / ask->encoders, send) : e + send, k->decode_ps) / 1000;
 }
 
-/* And if nothing is. */
+/* The same, estimated for encoders, wire and decoder that share nothing. */
 static double at_best_ns(const struct kvw_chooser *c, uint32_t i, const struct kvw_choose_ask *ask)
 {
     const struct kvw_choice *k = &c->codecs[i];

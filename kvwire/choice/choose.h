@@ -3,37 +3,54 @@
  * choose.h - which codec a chunk gets: the one with which the request's last chunk lands soonest,
  * of those that its budget allows.
  *
- * With B the wire's rate, and for a codec r = stream / raw (by layer and K|V) and e, d the time
- * that a raw byte costs to encode and to decode, all smoothed; for a request with `left` raw bytes
- * to go, of which the last is produced in `due`; and s the time that a raw byte takes from end to
- * end while there is always a next one: all ends after
+ * For each codec the chooser estimates when the request's last chunk will have landed:
  *
  *   T = max(due, queue + left s, left d) + chunk (e + r / B + d)
  *
- * and what is compared is T - due, the time that the hand-over shows. s is what was measured
- * (stretch.h), which holds what no model knows: ends that share cores, a wire that is a copy.
- * Until it is, it is foretold as e + r / B + d, which is no less than the truth, as if everything
- * shared one core; 1 / B is then the least that a measured codec took for a byte of its stream.
+ *   due    time until the last raw byte of the request is produced
+ *   left   raw bytes of the request that aren't cut yet
+ *   queue  time for what is cut and waits for encoders and wire
+ *   chunk  raw bytes of this chunk
+ *   B      the wire's rate                             measured: rate.h
+ *   r      stream bytes / raw bytes of the codec       measured, by layer and K|V
+ *   e, d   time to encode, to decode a raw byte        measured here; told by the receiver
+ *   s      time a raw byte takes from end to end while there is always a next one
  *
- * Raw goes first; when the wire's rate is known, each codec is probed by two chunks, and later the
- * one unused longest by one chunk now and then, if it is not far off. Where e + d is little beside
- * r / B the best is used at once, elsewhere raw is measured before any other is used. One that
- * could win if nothing were shared is measured in a trial, a stretch long. One that loses it isn't
- * tried again before the loss is 0.5 % of what was sent meanwhile, and half as often after each
- * further loss. What was measured is forgotten when the codec in use has become much faster or
- * slower since. The codec in use is left only for one that is 4 % better, 10 % where that is
- * foretold; for raw, if it was measured, as soon as that is better. What was measured of a codec
- * not in use ages: a raw that was slow by accident may be passed over for long.
+ * It compares T - due, the part of the hand-over that isn't hidden behind prefill. A *stretch* is a
+ * run of about 16 to 64 chunks of one codec, from which s is measured (stretch.h). A *trial* is a
+ * stretch of a codec that is not the one in use. A formula can't know that both ends run on one
+ * core, or that the "wire" is a memory copy, so a measured s overrules it. A codec without a
+ * measured s is estimated as if everything shared one core: s = e + r / B + d.
+ *
+ * Five rules; names in capitals are constants of choose.c:
+ *  1. Probe. Raw goes first. Once the wire's rate is known each codec gets PROBES chunks. Later one
+ *     chunk in RETRY_EACH goes to the codec that was unused longest, if its T is at most RETRY_WITH
+ *     times the best codec's.
+ *  2. Raw first. A codec whose e + d is more than SMALL of its time on the wire isn't used before
+ *     raw has a measured s. A cheaper codec is used as soon as its estimate wins.
+ *  3. Trial. A codec that would beat the one in use by more than TRIAL allows if nothing were
+ *     shared gets a trial. A trial whose time passes HOPELESS times that of the codec in use ends
+ *     at half its length.
+ *  4. Pause. A codec that loses a trial isn't tried again before the loss is TRIAL_COST of what was
+ *     sent meanwhile. Each further loss doubles the pause, DOUBLINGS times at most. All that was
+ *     measured of a codec is forgotten when the codec in use has become CHANGED times faster or
+ *     slower since then.
+ *  5. Switch. The codec in use is left for one that is better by MEASURED if both have a measured
+ *     s, by BETTER if not, and by PRODUCED while production is what is waited for. Raw with a
+ *     measured s is taken as soon as it is better at all.
+ *
+ * A known weakness: measurements of a codec that isn't in use grow old, so a raw that was slow once
+ * by accident may be passed over for long.
  *
  * threads  one      memory  the caller's      time  none: durations are handed in
  */
 #ifndef KVW_CHOOSE_H
 #define KVW_CHOOSE_H
 
-#include "codec.h"
+#include "../codec.h"
 #include "rate.h"
 #include "stretch.h"
-#include "wire.h"
+#include "../wire.h"
 
 #define KVW_BUDGETS 3u
 
@@ -111,8 +128,5 @@ void kvw_choose_delivered(struct kvw_chooser *c, uint32_t i, uint32_t raw_bytes,
 void kvw_choose_stop(struct kvw_chooser *c);
 /* The receiver says what decoding costs it. */
 void kvw_choose_told(struct kvw_chooser *c, uint32_t i, uint32_t decode_ps);
-
-/* Index of the codec, or c->count. */
-uint32_t kvw_choose_find(const struct kvw_chooser *c, uint8_t codec_id);
 
 #endif

@@ -29,10 +29,10 @@ struct kvw_stretch {
     uint32_t codec;
     uint64_t begin_ns;
     uint64_t last_ns; /* the latest delivery's time, begin_ns if there is none yet */
-    uint64_t end_ns;  /* the last time before it: until then it is counted */
+    uint64_t end_ns;  /* deliveries up to here are in chunks and raw_bytes */
     uint32_t chunks;
     uint64_t raw_bytes;
-    uint32_t told_chunks; /* at last_ns */
+    uint32_t told_chunks; /* deliveries after end_ns, all of them told at last_ns */
     uint64_t told_bytes;
 };
 

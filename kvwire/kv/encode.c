@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct worker {
     struct kvw_encoders *pool;
@@ -11,6 +12,8 @@ struct worker {
 };
 
 struct kvw_encoders {
+    struct kvw_jobs base;
+    pid_t pid; /* that has the threads: a child of fork() has none */
     struct kvw_clock clock;
     void (*wake)(void *arg);
     void *wake_arg;
@@ -25,18 +28,16 @@ struct kvw_encoders {
     struct kvw_job *queue[]; /* max; NULL: dropped */
 };
 
-static void set_state(struct kvw_job *j, enum kvw_job_state state)
-{
-    atomic_store_explicit(&j->state, state, memory_order_release);
-}
-
-static void encode(struct kvw_job *j, void *scratch, const struct kvw_clock *clock)
+static void run(struct kvw_job *j, void *scratch, const struct kvw_clock *clock)
 {
     const uint64_t begin = clock->now_ns != NULL ? clock->now_ns(clock->arg) : 0;
     struct kvw_digest digest;
 
-    j->err = kvw_digest_begin(&digest, j->digest);
-    if (j->err == KVW_OK)
+    j->err = kvw_digest_begin_chunk(&digest, j->digest, &j->view);
+    if (j->err == KVW_OK && j->kind == KVW_JOB_DECODE)
+        j->err =
+            j->codec->decode(j->from, j->stream_bytes, j->args.book, &j->view, &digest, scratch);
+    else if (j->err == KVW_OK)
         j->err = j->codec->encode(&j->view, &j->args, j->to, j->to_bytes, &j->stream_bytes, &digest,
                                   scratch);
     if (j->err == KVW_OK)
@@ -46,8 +47,8 @@ static void encode(struct kvw_job *j, void *scratch, const struct kvw_clock *clo
 
 void kvw_job_run(struct kvw_job *j, void *scratch, const struct kvw_clock *clock)
 {
-    encode(j, scratch, clock);
-    set_state(j, KVW_JOB_DONE);
+    run(j, scratch, clock);
+    kvw_job_set(j, KVW_JOB_DONE);
 }
 
 /* The oldest job that wasn't dropped, or NULL. The mutex is held. */
@@ -76,11 +77,11 @@ static void *worker_main(void *arg)
             pthread_cond_wait(&e->work, &e->mutex);
             continue;
         }
-        set_state(j, KVW_JOB_RUNNING);
+        kvw_job_set(j, KVW_JOB_RUNNING);
         pthread_mutex_unlock(&e->mutex);
-        encode(j, w->scratch, &e->clock);
+        run(j, w->scratch, &e->clock);
         pthread_mutex_lock(&e->mutex);
-        set_state(j, KVW_JOB_DONE);
+        kvw_job_set(j, KVW_JOB_DONE);
         pthread_cond_broadcast(&e->idle);
         if (e->wake != NULL)
             e->wake(e->wake_arg);
@@ -88,6 +89,8 @@ static void *worker_main(void *arg)
     pthread_mutex_unlock(&e->mutex);
     return NULL;
 }
+
+static const struct kvw_jobs_ops ops;
 
 kvw_err kvw_encoders_open(struct kvw_encoders **out, uint32_t threads, uint32_t queue_max,
                           uint64_t scratch_bytes, const struct kvw_clock *clock,
@@ -97,6 +100,8 @@ kvw_err kvw_encoders_open(struct kvw_encoders **out, uint32_t threads, uint32_t 
 
     if (e == NULL)
         return KVW_E_NOMEM;
+    e->base.ops = &ops;
+    e->pid = getpid();
     e->clock = *clock;
     e->wake = wake;
     e->wake_arg = wake_arg;
@@ -122,7 +127,7 @@ kvw_err kvw_encoders_open(struct kvw_encoders **out, uint32_t threads, uint32_t 
 
 void kvw_encoders_close(struct kvw_encoders *e)
 {
-    if (e == NULL)
+    if (e == NULL || e->pid != getpid())
         return;
     pthread_mutex_lock(&e->mutex);
     e->stop = true;
@@ -144,7 +149,7 @@ kvw_err kvw_encoders_submit(struct kvw_encoders *e, struct kvw_job *j)
 
     pthread_mutex_lock(&e->mutex);
     if (e->count < e->max) {
-        set_state(j, KVW_JOB_QUEUED);
+        kvw_job_set(j, KVW_JOB_QUEUED);
         e->queue[(e->head + e->count++) % e->max] = j;
         pthread_cond_signal(&e->work);
         err = KVW_OK;
@@ -162,9 +167,55 @@ void kvw_encoders_drop(struct kvw_encoders *e, struct kvw_job *j)
         if (*at == j)
             *at = NULL;
     }
-    if (j->state == KVW_JOB_QUEUED)
-        set_state(j, KVW_JOB_IDLE);
-    while (j->state == KVW_JOB_RUNNING)
+    if (kvw_job_state_of(j) == KVW_JOB_QUEUED)
+        kvw_job_set(j, KVW_JOB_IDLE);
+    while (kvw_job_state_of(j) == KVW_JOB_RUNNING)
         pthread_cond_wait(&e->idle, &e->mutex);
     pthread_mutex_unlock(&e->mutex);
+}
+
+/* ---- by the table of job.h ------------------------------------------------------------------- */
+
+static struct kvw_encoders *of(struct kvw_jobs *q)
+{
+    return (struct kvw_encoders *)(void *)q;
+}
+
+static kvw_err submit(struct kvw_jobs *q, struct kvw_job *j)
+{
+    return kvw_encoders_submit(of(q), j);
+}
+
+static void flush(struct kvw_jobs *q)
+{
+    (void)q; /* a job begins when a thread is free */
+}
+
+static bool done(struct kvw_jobs *q, struct kvw_job *j)
+{
+    (void)q;
+    return kvw_job_done(j);
+}
+
+static void drop(struct kvw_jobs *q, struct kvw_job *j)
+{
+    kvw_encoders_drop(of(q), j);
+}
+
+static void close_queue(struct kvw_jobs *q)
+{
+    kvw_encoders_close(of(q));
+}
+
+static const struct kvw_jobs_ops ops = {
+    .submit = submit,
+    .flush = flush,
+    .done = done,
+    .drop = drop,
+    .close = close_queue,
+};
+
+struct kvw_jobs *kvw_encoders_jobs(struct kvw_encoders *e)
+{
+    return &e->base;
 }

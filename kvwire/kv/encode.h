@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * encode.h - encoding one chunk, here or on threads of its own, so that whoever polls the session
- * isn't held up by a codec.
+ * encode.h - a chunk's codec here or on threads of its own, so that whoever polls the core isn't
+ * held up by it: a queue of job.h whose jobs begin as soon as a thread is free.
  *
- * threads  a job belongs to the session's thread until kvw_encoders_submit() and again once
+ * threads  a job belongs to the core's thread until kvw_encoders_submit() and again once
  *          kvw_job_done() has said so or kvw_encoders_drop() has returned
  * memory   the pool and each thread's scratch are taken in open, given back in close
  * time     read from the clock that the caller brings; only drop and close wait, for at most the
@@ -12,42 +12,16 @@
 #ifndef KVW_ENCODE_H
 #define KVW_ENCODE_H
 
-#include <stdatomic.h>
+#include "../job.h"
 
-#include "codec.h"
-#include "kvwire.h"
-
-enum kvw_job_state {
-    KVW_JOB_IDLE = 0, /* submit() -> QUEUED; kvw_job_run() -> DONE */
-    KVW_JOB_QUEUED,   /* a thread takes it -> RUNNING; drop() -> IDLE */
-    KVW_JOB_RUNNING,  /* -> DONE */
-    KVW_JOB_DONE,     /* the results are there */
+/* Monotonic nanoseconds. Called from the core's thread and from its encoders'. */
+struct kvw_clock {
+    uint64_t (*now_ns)(void *arg); /* NULL: durations can't be measured, codecs count as free */
+    void *arg;
 };
 
-struct kvw_job {
-    /* to be filled in */
-    const struct kvw_codec_ops *codec;
-    struct kvw_codec_args args;
-    struct kvw_view view;
-    void *to;
-    uint64_t to_bytes;
-    kvw_digest_id digest;
-    /* results */
-    kvw_err err;
-    uint64_t stream_bytes;
-    uint64_t digest_value;
-    uint64_t ns; /* that it took; 0 without a clock */
-
-    _Atomic uint32_t state; /* enum kvw_job_state */
-};
-
-/* Encode now, on this thread. */
+/* Now, on this thread. */
 void kvw_job_run(struct kvw_job *j, void *scratch, const struct kvw_clock *clock);
-
-static inline bool kvw_job_done(const struct kvw_job *j)
-{
-    return atomic_load_explicit(&j->state, memory_order_acquire) == KVW_JOB_DONE;
-}
 
 struct kvw_encoders; /* opaque */
 
@@ -69,5 +43,8 @@ void kvw_encoders_close(struct kvw_encoders *e);
 KVW_NODISCARD kvw_err kvw_encoders_submit(struct kvw_encoders *e, struct kvw_job *j);
 /* Take a job back, whatever it is at; afterwards nothing reads its view or writes its buffer. */
 void kvw_encoders_drop(struct kvw_encoders *e, struct kvw_job *j);
+
+/* The same threads by the table of job.h; kvw_encoders_close() is its close(). */
+struct kvw_jobs *kvw_encoders_jobs(struct kvw_encoders *e);
 
 #endif

@@ -5,7 +5,7 @@
  *
  * A sender cuts each (layer, K|V) in ascending token order and numbers its puts as it goes; with S
  * landing slots at most S - 1 puts can have been processed ahead of the oldest one that hasn't.
- * Each span holds at least one of those, so a session needs at most S - 1 spans over all of its
+ * Each span holds at least one of those, so a peer needs at most S - 1 spans over all of its
  * transfers and layers. A pool of S is therefore enough for every peer that keeps to SPEC.md 4.2,
  * and running dry convicts one that doesn't.
  *
@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "err.h"
+#include "../err.h"
 
 #define KVW_SPAN_NONE UINT16_MAX
 
@@ -53,8 +53,8 @@ void kvw_ranges_free(struct kvw_ranges *r, struct kvw_span_pool *pool);
 bool kvw_ranges_overlap(const struct kvw_ranges *r, const struct kvw_span_pool *pool,
                         uint32_t first, uint32_t end);
 
-/* [first, end), which overlaps nothing, is in place. KVW_E_NOMEM: the pool is dry; r is as before.
- */
+/* [first, end), which overlaps nothing, is in place. KVW_E_NOMEM: the pool is dry; r is
+ * as before. */
 KVW_NODISCARD kvw_err kvw_ranges_add(struct kvw_ranges *r, struct kvw_span_pool *pool,
                                      uint32_t first, uint32_t end);
 

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "chunk.h"
+/* SPEC.md 5: the header of a chunk, with a check of its own. */
+#include "chunks.h"
 
 #include <assert.h>
-#include <stdbool.h>
-#include <string.h>
 
-#include "digest.h"
-#include "le.h"
+#include "../digest.h"
+#include "fields.h"
 
-#define CHECK_AT 56u /* the header's own check; it covers what stands before it */
+#define CHECK_AT 60u /* covers what stands before it */
 
 /*
- * The transport's checks end where its memory begins; a header that went bad in between could place
- * a sound stream in the wrong tokens. So the header carries a check of its own.
+ * The transport's checks end where its memory begins. A header that went bad in between could place
+ * a sound stream in the wrong entries, so the header carries a check of its own.
  */
-static uint32_t header_check(const uint8_t *hdr)
+uint32_t kvw_wire_chunk_check(const uint8_t *hdr)
 {
     struct kvw_digest d;
 
@@ -24,67 +23,68 @@ static uint32_t header_check(const uint8_t *hdr)
     return (uint32_t)kvw_digest_value(&d);
 }
 
-static bool in_range(const struct kvw_chunk_hdr *h)
+static bool in_range(const struct kvw_wire_chunk *h)
 {
-    return h->epoch != 0 && h->layer < KVW_LAYERS_MAX && h->kv <= 1 && h->codec != 0 &&
-           h->digest != 0 && h->head_count >= 1 && h->head_first + h->head_count <= KVW_HEADS_MAX &&
-           h->token_count >= 1 && h->token_count <= KVW_XFER_TOKENS_MAX &&
-           h->token_first <= KVW_XFER_TOKENS_MAX - h->token_count && h->raw_bytes >= 1 &&
+    return h->epoch != 0 && h->layer < KVW_LAYERS_MAX && h->codec != 0 && h->codec < 64 &&
+           h->digest != 0 && h->digest < 64 && h->rows >= 1 &&
+           h->row_first <= UINT32_MAX - h->rows && h->entries >= 1 &&
+           h->entries <= KVW_XFER_TOKENS_MAX &&
+           h->entry_first <= KVW_XFER_TOKENS_MAX - h->entries && h->raw_bytes >= 1 &&
            h->raw_bytes <= KVW_CHUNK_RAW_MAX && h->stream_bytes >= 1 &&
-           h->stream_bytes <= KVW_PUT_BYTES_MAX - KVW_CHUNK_HDR_BYTES;
+           h->stream_bytes <= KVW_PUT_BYTES_MAX - KVW_WIRE_CHUNK_LEN;
 }
 
-void kvw_chunk_hdr_encode(uint8_t to[KVW_CHUNK_HDR_BYTES], const struct kvw_chunk_hdr *in)
+void kvw_wire_chunk_encode(uint8_t to[KVW_WIRE_CHUNK_LEN], const struct kvw_wire_chunk *in)
 {
     assert(in_range(in));
-    kvw_store_le32(to, KVW_CHUNK_MAGIC);
+    kvw_store_le32(to, KVW_WIRE_CHUNK_MAGIC);
     kvw_store_le32(to + 4, in->epoch);
-    kvw_store_le64(to + 8, in->xfer);
+    kvw_store_le64(to + 8, in->key_front);
     kvw_store_le32(to + 16, in->seq);
     kvw_store_le16(to + 20, (uint16_t)in->layer);
-    to[22] = (uint8_t)in->kv;
-    to[23] = in->codec;
-    to[24] = in->digest;
-    memset(to + 25, 0, 3);
-    kvw_store_le16(to + 28, (uint16_t)in->head_first);
-    kvw_store_le16(to + 30, (uint16_t)in->head_count);
-    kvw_store_le32(to + 32, in->token_first);
-    kvw_store_le32(to + 36, in->token_count);
-    kvw_store_le32(to + 40, in->raw_bytes);
-    kvw_store_le32(to + 44, in->stream_bytes);
+    to[22] = in->group;
+    to[23] = in->part;
+    to[24] = in->codec;
+    to[25] = in->digest;
+    kvw_store_le16(to + 26, 0);
+    kvw_store_le32(to + 28, in->row_first);
+    kvw_store_le32(to + 32, in->rows);
+    kvw_store_le32(to + 36, in->entry_first);
+    kvw_store_le32(to + 40, in->entries);
+    kvw_store_le32(to + 44, in->raw_bytes);
     kvw_store_le64(to + 48, in->digest_value);
-    kvw_store_le32(to + CHECK_AT, header_check(to));
-    kvw_store_le32(to + 60, 0);
+    kvw_store_le32(to + 56, in->stream_bytes);
+    kvw_store_le32(to + CHECK_AT, kvw_wire_chunk_check(to));
 }
 
-kvw_err kvw_chunk_hdr_decode(struct kvw_chunk_hdr *out, const uint8_t *from, uint32_t bytes)
+kvw_err kvw_wire_chunk_decode(struct kvw_wire_chunk *out, const uint8_t *from, uint32_t bytes)
 {
-    struct kvw_chunk_hdr h;
+    struct kvw_wire_chunk h;
 
-    if (bytes < KVW_CHUNK_HDR_BYTES)
+    if (bytes < KVW_WIRE_CHUNK_LEN)
         return KVW_E_TRUNCATED;
-    if (kvw_load_le32(from + CHECK_AT) != header_check(from))
+    if (kvw_load_le32(from + CHECK_AT) != kvw_wire_chunk_check(from))
         return KVW_E_CHECKSUM;
-    if (kvw_load_le32(from) != KVW_CHUNK_MAGIC || from[25] != 0 || from[26] != 0 || from[27] != 0 ||
-        kvw_load_le32(from + 60) != 0)
+    if (kvw_load_le32(from) != KVW_WIRE_CHUNK_MAGIC || !kvw_field_zero(from + 26, 2))
         return KVW_E_PROTOCOL;
-    h = (struct kvw_chunk_hdr){
+    h = (struct kvw_wire_chunk){
         .epoch = kvw_load_le32(from + 4),
-        .xfer = kvw_load_le64(from + 8),
+        .key_front = kvw_load_le64(from + 8),
         .seq = kvw_load_le32(from + 16),
         .layer = kvw_load_le16(from + 20),
-        .kv = from[22],
-        .codec = from[23],
-        .digest = from[24],
-        .head_first = kvw_load_le16(from + 28),
-        .head_count = kvw_load_le16(from + 30),
-        .token_first = kvw_load_le32(from + 32),
-        .token_count = kvw_load_le32(from + 36),
-        .raw_bytes = kvw_load_le32(from + 40),
-        .stream_bytes = kvw_load_le32(from + 44),
+        .group = from[22],
+        .part = from[23],
+        .codec = from[24],
+        .digest = from[25],
+        .row_first = kvw_load_le32(from + 28),
+        .rows = kvw_load_le32(from + 32),
+        .entry_first = kvw_load_le32(from + 36),
+        .entries = kvw_load_le32(from + 40),
+        .raw_bytes = kvw_load_le32(from + 44),
         .digest_value = kvw_load_le64(from + 48),
+        .stream_bytes = kvw_load_le32(from + 56),
     };
-    if (!in_range(&h) || h.stream_bytes != bytes - KVW_CHUNK_HDR_BYTES)
+    if (!in_range(&h) || h.stream_bytes != bytes - KVW_WIRE_CHUNK_LEN)
         return KVW_E_PROTOCOL;
     *out = h;
     return KVW_OK;

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * device.h - a core's GPU: a queue that codes chunks of pools in its memory, and host memory that
+ * it reaches, in which all landing and staging slots lie. What crosses the bus is compressed.
+ *
+ * threads  one
+ * memory   the GPU's, from kvw_device_open() to kvw_device_close(); the plugin and the GPU are the
+ *          caller's
+ * time     opening takes milliseconds
+ */
+#ifndef KVW_KV_DEVICE_H
+#define KVW_KV_DEVICE_H
+
+#include "../peer/core_state.h"
+
+/*
+ * Take what a core with c->device.plugin and c->device.gpu needs, and let its slots lie there.
+ * c->device.plugin NULL: nothing is done. Errors and why (KVW_GPU_TEXT bytes) as gpu.h has them;
+ * nothing is kept then.
+ */
+KVW_NODISCARD kvw_err kvw_device_open(struct kvw_core *c, char *why);
+/* No job and no transport has its memory any more. */
+void kvw_device_close(struct kvw_core *c);
+
+/* Whether a pool that lies in device memory can be coded there; else why names the part. */
+bool kvw_device_takes(const struct kvw_core *c, const struct kvw_place *place, char *why,
+                      size_t why_bytes);
+
+#endif

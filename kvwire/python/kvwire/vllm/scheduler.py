@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The half of the connector that lives in vLLM's scheduler process: which requests send, which receive, whose blocks
+are held.
+
+kv_transfer_params, as routers for NixlConnector send them, with one key more:
+
+    to prefill   do_remote_decode true, transfer_id "..." (concurrent mode; without one it is made here: serial mode)
+    its answer   do_remote_prefill true, transfer_id, remote_host, remote_port ...: for decode, verbatim
+    to decode    do_remote_prefill true, transfer_id, remote_host, remote_port
+
+Concurrent mode: a router that knows remote_host and remote_port (it asks once, with kvwire_hello true) sends to both at
+once, and layers leave while they are computed. Serial mode: prefill first, then decode with the answer; prefill's
+blocks are held until decode has pulled them or kvwire_wait is over, because the library has no staging yet.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from ..pool import fingerprint_of
+from .plan import Plan, Receive, Send
+from .settings import Journal, Settings
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+
+def _key(transfer_id: str, request: "Request") -> str:
+    """The transfer's key: of the id and of all that the state depends on. So a reference that is stale, used twice or
+    made up for another prompt meets no stream, whatever the ids of blocks and requests are by then."""
+    state = (request.prompt_token_ids, getattr(request, "cache_salt", None),
+             getattr(getattr(request, "lora_request", None), "lora_name", None),
+             [f.identifier for f in getattr(request, "mm_features", None) or ()])
+    return "%s %s" % (transfer_id, fingerprint_of(*state).hex())
+
+
+class _Sending:
+    """A request of which this side sends the prompt."""
+
+    def __init__(self, transfer: str, key: str, tokens: int) -> None:
+        self.transfer, self.key, self.tokens, self.blocks, self.computed = transfer, key, tokens, 0, 0
+
+
+class Scheduler:
+    def __init__(self, settings: Settings, host: str, producer: bool, consumer: bool, engine: str) -> None:
+        self.settings, self.host, self.engine = settings, host, engine
+        self.producer, self.consumer = producer, consumer
+        self.sending: dict[str, _Sending] = {}
+        self.receiving: set[str] = set()
+        self.plan = Plan()
+        self.journal = Journal(settings.log)
+
+    # -- decode ---------------------------------------------------------------------------------------------------
+
+    def matched_tokens(self, request: "Request", computed: int) -> tuple[int, bool]:
+        params = request.kv_transfer_params or {}
+        if not params.get("do_remote_prefill"):
+            return 0, False
+        lacking = request.num_prompt_tokens - computed
+        return (lacking, True) if lacking > 0 else (0, False)
+
+    def allocated(self, request: "Request", ids: list[int], external: int) -> None:
+        params = request.kv_transfer_params or {}
+        if params.get("do_remote_prefill") and external > 0:
+            params["do_remote_prefill"] = False  # once: after a failure vLLM computes it here, and mustn't ask again
+            self.receiving.add(request.request_id)
+            self.plan.receives.append(Receive(request.request_id, _key(str(params.get("transfer_id")), request),
+                                              request.num_prompt_tokens, request.num_prompt_tokens - external,
+                                              list(ids), *self._source(params)))
+        elif params.get("do_remote_decode") and self.producer and not params.get("kvwire_hello"):
+            if request.request_id not in self.sending:
+                key = params.get("transfer_id") or uuid.uuid4().hex
+                params["transfer_id"] = key
+                self.sending[request.request_id] = _Sending(key, _key(key, request), request.num_prompt_tokens)
+
+    def _source(self, params: dict[str, Any]) -> tuple[str, str]:
+        """(address, "") of who has the prompt, or ("", why there is nobody): the worker then reports the load as
+        failed, so that kv_load_failure_policy decides, and no wrong token goes out."""
+        if not self.consumer:
+            return "", "kv_role of this engine is kv_producer: it asks nobody"
+        for name, kind in (("transfer_id", str), ("remote_host", str), ("remote_port", int)):
+            if not isinstance(params.get(name), kind) or not params[name]:
+                return "", "kv_transfer_params: %s is %r" % (name, params.get(name))
+        return "%s:%d" % (params["remote_host"], params["remote_port"]), ""
+
+    # -- each step ------------------------------------------------------------------------------------------------
+
+    def step(self, output: "SchedulerOutput") -> Plan:
+        plan, self.plan = self.plan, Plan()
+        for name in output.preempted_req_ids or ():
+            if self.sending.pop(name, None) is not None:
+                plan.dropped[name] = "prefill preempted the request"
+        for new in output.scheduled_new_reqs:
+            self.journal.note("scheduled", request=new.req_id, before=new.num_computed_tokens,
+                              tokens=output.num_scheduled_tokens.get(new.req_id, 0))
+            s = self.sending.get(new.req_id)
+            if s is not None:
+                self._advance(plan, new.req_id, s, new.block_ids[0], new.num_computed_tokens, output)
+        cached = output.scheduled_cached_reqs
+        for i, name in enumerate(cached.req_ids):
+            s = self.sending.get(name)
+            if s is None or s.computed >= s.tokens:
+                continue
+            blocks = cached.new_block_ids[i]
+            self._advance(plan, name, s, blocks[0] if blocks else [], cached.num_computed_tokens[i], output)
+        return plan
+
+    @staticmethod
+    def _advance(plan: Plan, name: str, s: _Sending, blocks: list[int], computed: int,
+                 output: "SchedulerOutput") -> None:
+        begins = s.blocks == 0
+        s.computed = min(s.tokens, computed + output.num_scheduled_tokens.get(name, 0))
+        plan.sends.append(Send(name, s.key, s.tokens, s.blocks, list(blocks), s.computed, begins))
+        s.blocks += len(blocks)
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def finished(self, request: "Request", complete: bool) -> tuple[bool, dict[str, Any] | None]:
+        """Whether its blocks are held, and what goes back to the router."""
+        name, params = request.request_id, request.kv_transfer_params or {}
+        if name in self.receiving:
+            self.receiving.discard(name)
+            self.plan.dropped[name] = "decode ended the request"
+        if params.get("kvwire_hello"):
+            return False, {"remote_host": self.host, "remote_port": self.settings.port, "remote_engine_id": self.engine}
+        s = self.sending.pop(name, None)
+        if s is None:
+            return False, None
+        if not complete or s.computed < s.tokens:
+            self.plan.dropped[name] = "prefill ended the request"
+            if s.blocks == 0:  # never scheduled: the worker knows nothing of it
+                return False, None
+            self.plan.held.append(name)
+            return True, None
+        self.plan.held.append(name)
+        return True, {"do_remote_prefill": True, "do_remote_decode": False, "transfer_id": s.transfer,
+                      "remote_engine_id": self.engine, "remote_request_id": name, "remote_host": self.host,
+                      "remote_port": self.settings.port, "remote_num_tokens": s.tokens, "tp_size": 1}
