@@ -3,7 +3,8 @@
  * net.h - the transports by name, and how one is opened.
  *
  * threads  kvn_open() and every later call on the transport come from the thread that will own it;
- *          with queues it has threads of its own, which that thread doesn't see (queues.h)
+ *          with queues it has threads of its own, which that thread doesn't see
+ *          (queues/queues.h)
  * memory   the config is read during kvn_open() only; close gives everything back
  * time     kvn_open() blocks until cfg->open_by_ns (CLOCK_MONOTONIC) at most
  */
@@ -20,15 +21,23 @@ struct kvn_config {
     /*
      * Where this side is.
      *   loop  a name; the two ends in one process that use the same name are joined
-     *   udp   "IPV4:PORT" or "[IPV6]:PORT"; port 0: any (senders). With ",queues=N", 1 to 8: so
-     *         many threads, each with connections of its own (queues.h). A listener's share its
-     *         UDP ports; queue k of a sender has the paths' ports from PORT + k * paths on
-     *   verbs RAIL[+RAIL...], one per RDMA device (4 at most). RAIL is an address of the device's
-     * interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"); the port is where the
-     * listener's side channel (TCP) listens. Each may go on with ",gid=N", and the whole with
-     * ",qps=1..4", ",mw=0" (no memory windows: keys as long-lived as the region),
-     * ",mtu=256..4096" (no more than that), ",tcp=ADDR:PORT", ",cm=1": queue pairs are joined by
-     * rdma_cm, ",cm=ADDR[:PORT]": from this address of the device (IPoIB's) and listening there
+     *   udp   "IPV4:PORT", "[IPV6]:PORT" or, link-local, "[IPV6%IFACE]:PORT"; port 0: any
+     *         (senders).
+     *         ,queues=N   1 to 8 threads, each with connections of its own (queues/queues.h). The
+     *                     queues of a listener share its UDP ports; queue k of a sender has the
+     *                     paths' ports from PORT + k * paths on
+     *   verbs RAIL[+RAIL...], one for each RDMA device, 4 at most. RAIL is an address of the
+     *         device's interface, ADDR[:PORT], or DEVICE[/PORT][:TCPPORT] ("rxe0/1"). The port is
+     *         where the listener's side channel (TCP) listens. After a RAIL:
+     *         ,gid=N              the GID's index
+     *         and after the last one:
+     *         ,qps=1..4           queue pairs
+     *         ,mw=0               no memory windows: keys live as long as the region
+     *         ,mtu=256..4096      no more than that
+     *         ,tcp=ADDR:PORT      of the side channel
+     *         ,cm=1               queue pairs are joined by rdma_cm
+     *         ,cm=ADDR[:PORT]     the same, from this address of the device (IPoIB's), and
+     *                             listening there
      *   dpdk  path of the link's Unix socket; its directory should be 0700, it joins one trust
      *         domain. Or KIND:WHAT[,KEY=VALUE...] (a path that begins so is written ./KIND:...):
      *           pci:0000:00:04.0,ip=...   a NIC of its own, bound to vfio-pci or uio_pci_generic
@@ -57,7 +66,10 @@ struct kvn_config {
     uint64_t open_by_ns; /* 0: 10 s from the call */
     uint8_t paths;       /* udp: UDP ports of this side, PORT, PORT + 1, ..; 0: 1; at most 8 */
     uint32_t slice_bytes; /* udp, dpdk: most bytes of a put in one packet; 0: what suits the port */
-    bool busy_poll; /* udp, dpdk: wait() never sleeps. For a core that has nothing else to do */
+    bool busy_poll;     /* udp, dpdk: wait() never sleeps. For a core that has nothing else to do */
+    uint32_t dead_ms;   /* udp, dpdk: silence after which a peer is lost; 0: KVW_PEER_DEAD_NS */
+    uint32_t conns_max; /* udp, dpdk: connections at the same time; 0: 4096. Each
+                           of several queues has a share of 64 */
 };
 
 #define KVN_WHY_BYTES 256

@@ -2,14 +2,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../open.h"
-#include "../trace_file.h"
-#include "../packet/endpoint.h"
-#include "dpdk_job.h"
-#include "dpdk_kind.h"
-#include "dpdk_port.h"
-#include "fault.h"
-#include "steer.h"
+#include "open.h"
+#include "packet/trace_file.h"
+#include "packet/endpoint.h"
+#include "port/dpdk/job.h"
+#include "port/dpdk/kind.h"
+#include "port/dpdk/link.h"
+#include "port/fault.h"
+#include "port/steer.h"
 
 #define OPEN_NS 10000000000ull
 /* The longest slice whose packet fits; the port's README has the figures for it. */
@@ -50,6 +50,8 @@ KVN_OPEN_DECLARE(dpdk)
     if (cfg->fault != NULL && (err = kvn_fault_parse(&spec, cfg->fault, why)) != KVW_OK)
         return err;
     packet.slice_bytes = cfg->slice_bytes;
+    packet.dead_ns = (uint64_t)cfg->dead_ms * 1000000u;
+    packet.conns_max = cfg->conns_max;
     err = kvn_dpdk_kind_find(cfg->local) != NULL ? kvn_dpdk_kind_open(&port, cfg, &packet, why)
                                                  : open_link(&port, cfg, &packet, why);
     if (err != KVW_OK)

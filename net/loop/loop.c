@@ -13,7 +13,8 @@
  * of reorder=P holds each put back with probability P for one to eight polls of its receiver, so
  * that later puts and messages overtake it.
  */
-#include "open.h"
+#include "../open.h"
+#include "../put.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -96,6 +97,8 @@ static void loop_disconnect(struct kvw_transport *t, kvw_conn_id id, uint64_t no
     struct loop_conn *c;
 
     (void)now_ns;
+    if (e->pid != getpid())
+        return;
     pthread_mutex_lock(&e->hub->lock);
     if ((c = kvn_loop_conn_find(e, id)) != NULL) {
         if (c->state == CONN_LIVE)
@@ -152,6 +155,8 @@ static kvw_err loop_region_remove(struct kvw_transport *t, const struct kvw_regi
     struct loop_end *e = end_of(t);
     struct loop_region *r;
 
+    if (e->pid != getpid())
+        return KVW_OK;
     pthread_mutex_lock(&e->hub->lock);
     if ((r = region_find(e, key)) != NULL)
         r->used = false;
@@ -174,6 +179,8 @@ static kvw_err loop_send(struct kvw_transport *t, kvw_conn_id id, const void *ms
     } else if (c->state != CONN_LIVE) {
         err = KVW_E_NOTFOUND; /* its CONN_DOWN is on the way */
     } else if (!kvn_loop_ring_push(c->other, msg, bytes)) {
+        c->other->ring_refused = true;
+        kvn_loop_end_wake(c->peer); /* what it has reported it gives back in its next poll alone */
         err = KVW_E_AGAIN;
     } else {
         ++e->stats.packets_sent;
@@ -184,26 +191,14 @@ static kvw_err loop_send(struct kvw_transport *t, kvw_conn_id id, const void *ms
     return err;
 }
 
-static bool put_sound(const struct kvw_put *put, uint32_t *bytes)
-{
-    uint64_t sum = 0;
-
-    if (put->iov_count == 0 || put->iov_count > KVW_PUT_IOV_MAX)
-        return false;
-    for (uint32_t i = 0; i < put->iov_count; ++i)
-        sum += put->iov[i].bytes;
-    *bytes = (uint32_t)sum;
-    return sum > 0 && sum <= KVW_PUT_BYTES_MAX;
-}
-
 static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put)
 {
     struct loop_end *e = end_of(t);
     struct loop_conn *c;
-    uint32_t bytes;
+    const uint32_t bytes = kvn_put_bytes(put);
     kvw_err err = KVW_OK;
 
-    if (!put_sound(put, &bytes))
+    if (bytes == 0)
         return KVW_E_INVALID;
     pthread_mutex_lock(&e->hub->lock);
     c = kvn_loop_conn_find(e, id);
@@ -326,6 +321,12 @@ static void conn_new_poll(struct loop_conn *c)
 {
     if (c->state == CONN_SPENT)
         c->state = CONN_FREE;
+    c->room_due = false;
+    if (c->ring_refused && c->ring_reported > 0 && c->state == CONN_LIVE) {
+        c->ring_refused = false;
+        c->other->room_due = true;
+        kvn_loop_end_wake(c->peer);
+    }
     c->ring_used -= c->ring_reported;
     c->ring_reported = 0;
     for (uint32_t k = 0; k < c->put_count; ++k)
@@ -355,14 +356,16 @@ static uint32_t loop_poll(struct kvw_transport *t, uint64_t now_ns,
     return n;
 }
 
-/* Whether a poll now would report something, or bring a held put nearer. */
+/* Whether a poll now would report something, bring a held put nearer, or give or find room. */
 static bool end_has_work(const struct loop_end *e)
 {
     for (uint32_t i = 0; i < LOOP_CONNS; ++i) {
         const struct loop_conn *c = &e->conns[i];
 
-        if (c->state != CONN_FREE && (c->up_due || c->done_count > 0 || c->put_count > 0 ||
-                                      c->ring_used > c->ring_reported || c->state != CONN_LIVE))
+        if (c->state != CONN_FREE &&
+            (c->up_due || c->done_count > 0 || c->put_count > 0 ||
+             c->ring_used > c->ring_reported || c->room_due ||
+             (c->ring_refused && c->ring_reported > 0) || c->state != CONN_LIVE))
             return true;
     }
     return false;
@@ -464,6 +467,8 @@ static void loop_close(struct kvw_transport *t)
     if (t == NULL)
         return;
     e = end_of(t);
+    if (e->pid != getpid()) /* another thread may have held the locks when it forked */
+        goto free_end;
     pthread_mutex_lock(&hubs_lock);
     pthread_mutex_lock(&e->hub->lock);
     for (uint32_t i = 0; i < LOOP_CONNS; ++i)
@@ -474,6 +479,7 @@ static void loop_close(struct kvw_transport *t)
     pthread_mutex_unlock(&e->hub->lock);
     hub_put(e->hub);
     pthread_mutex_unlock(&hubs_lock);
+free_end:
     close(e->wake_fd);
     free(e->rings);
     free(e);
@@ -495,8 +501,8 @@ static const struct kvw_transport_ops loop_ops = {
     .close = loop_close,
 };
 
-/* "reorder=0.1,seed=7". Nothing else can go wrong in one process's memory, and none is pretended.
- */
+/* "reorder=0.1,seed=7". Nothing else can go wrong in one process's memory, and none
+ * is pretended. */
 static kvw_err fault_parse(const char *fault, struct loop_end *e, char why[KVN_WHY_BYTES])
 {
     const char *at = fault;
@@ -539,6 +545,7 @@ static kvw_err end_new(struct loop_end **end, const struct kvn_config *cfg, char
     if ((err = fault_parse(cfg->fault, e, why)) != KVW_OK)
         goto free_end;
     err = KVW_E_NOMEM;
+    e->pid = getpid();
     if ((e->rings = malloc((size_t)LOOP_CONNS * LOOP_RING)) == NULL)
         goto free_end;
     for (uint32_t i = 0; i < LOOP_CONNS; ++i)

@@ -13,8 +13,8 @@
 
 #include <pthread.h>
 
-#include "../kvwire/transport.h"
-#include "../kvwire/wire.h"
+#include "../../kvwire/transport.h"
+#include "../../kvwire/wire.h"
 
 #define LOOP_CONNS    8u            /* connections of one end */
 #define LOOP_PUTS     256u          /* puts of one connection in flight, each way */
@@ -58,6 +58,8 @@ struct loop_conn {
     unsigned char *ring; /* [u64 stamp][u32 bytes][message], padded to 8; wraps as a whole */
     uint32_t ring_head, ring_tail, ring_used;
     uint32_t ring_reported; /* bytes reported as events, given back by the next poll */
+    bool ring_refused;      /* the other side found the ring full: it waits for room */
+    bool room_due;          /* there is room in the other side's ring again */
 
     struct loop_put_in puts[LOOP_PUTS]; /* order[0 .. put_count-1] wait, the rest are free */
     uint16_t order[LOOP_PUTS];
@@ -87,6 +89,7 @@ struct loop_hub {
 struct loop_end {
     struct kvw_transport transport;
     struct loop_hub *hub;
+    pid_t pid; /* that opened it: the hub's lock and ends are that process's */
     bool may_listen, listening, asleep;
     int wake_fd; /* written by peers while asleep */
     uint32_t next_id, next_serial;
@@ -115,8 +118,8 @@ struct loop_conn *kvn_loop_conn_find(struct loop_end *e, kvw_conn_id id);
 struct loop_conn *kvn_loop_conn_take(struct loop_end *e);
 /* The outcome of one of this connection's own puts. */
 void kvn_loop_conn_push_done(struct loop_conn *c, uint64_t cookie, kvw_err err);
-/* Take the waiting put at position k out of the order. Its record stays valid until the next put.
- */
+/* Take the waiting put at position k out of the order. Its record stays valid until the
+ * next put. */
 struct loop_put_in *kvn_loop_conn_pop_put(struct loop_conn *c, uint32_t k);
 /* Part the two ends of a live connection. Each is left in its own state; both may still drain. */
 void kvn_loop_conn_part(struct loop_conn *c, kvw_err err, const char *text);

@@ -43,7 +43,7 @@ struct loop_conn *kvn_loop_conn_take(struct loop_end *e)
         if (c->state != CONN_FREE)
             continue;
         c->id.value = ++e->next_id;
-        c->up_due = c->incoming = false;
+        c->up_due = c->incoming = c->ring_refused = c->room_due = false;
         c->peer = NULL;
         c->other = NULL;
         c->next_stamp = 0;

@@ -86,10 +86,11 @@ static void delayed(struct kvn_cc *cc, uint64_t rtt_ns, uint64_t base_ns, uint64
 }
 
 /*
- * What a round trip without a cut adds. Whoever comes to a link that is full sees the others' queue
- * at once and stops doubling far below its share. Until its own target is reached for the first
- * time it grows by 3/8, so that the others reach theirs and make room within 20 round trips; by
- * less while it is small, as many that begin at the same time are, with the queue that they make.
+ * What the window gains in a round trip without a cut. A flow that begins on a full link sees the
+ * queue of the others at once, so it stops doubling far below its share. Until its first cut (it is
+ * young) it grows by 3/8 a round trip: the others then reach their targets and make room within 20
+ * round trips. Small windows grow more slowly: when many flows start together, each is small and
+ * their sum is already a queue.
  */
 static uint64_t growth(const struct kvn_cc *cc)
 {
@@ -122,14 +123,18 @@ static void round_over(struct kvn_cc *cc, const struct kvn_cc_ack *a)
 
 /* A window in the least round trip, and a quarter more so that it is the window which rules; twice
  * while it doubles. Two packets at once, or what the hosts' lateness makes of it. */
-static void set_pace(struct kvn_cc *cc, uint64_t rtt_ns)
+static void set_pace(struct kvn_cc *cc, uint64_t rtt_ns, uint64_t now_ns)
 {
+    const uint64_t before = cc->ns_per_byte;
     const uint64_t window = cc->slow_start ? 2 * cc->window : cc->window + cc->window / 4;
 
     cc->ns_per_byte = (rtt_ns << KVN_PACE_SHIFT) / window;
     cc->burst_ns = 2 * cc->slice * cc->ns_per_byte >> KVN_PACE_SHIFT;
     if (cc->burst_ns < cc->slack_ns)
         cc->burst_ns = cc->slack_ns;
+    /* The pace was wrong, as after a handshake whose other end was away: nothing is owed to it. */
+    if (cc->ns_per_byte < before / 2 && cc->due_ns > now_ns)
+        cc->due_ns = now_ns;
 }
 
 /* The window doubles until the first sign of a queue. By then it is twice what the packet that
@@ -146,7 +151,7 @@ static void start(struct kvn_cc *cc, const struct kvn_cc_ack *a)
 
 void kvn_cc_guess(struct kvn_cc *cc, uint64_t rtt_ns)
 {
-    set_pace(cc, rtt_ns);
+    set_pace(cc, rtt_ns, 0);
 }
 
 void kvn_cc_acked(struct kvn_cc *cc, const struct kvn_cc_ack *a)
@@ -169,7 +174,7 @@ void kvn_cc_acked(struct kvn_cc *cc, const struct kvn_cc_ack *a)
     if (a->sent_ns != 0 && a->sent_ns >= cc->round_ns)
         round_over(cc, a);
     if (a->base_ns != UINT64_MAX)
-        set_pace(cc, a->base_ns);
+        set_pace(cc, a->base_ns, a->now_ns);
 }
 
 void kvn_cc_lost(struct kvn_cc *cc, uint64_t bytes)

@@ -59,7 +59,7 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
         kvn_path_begin(&c->path[i], c, (uint8_t)i, mem->sent[i]);
     c->path[0].peer = *peer;
     c->local_id = kvn_env_local_id(env);
-    c->began_ns = env->now_ns;
+    c->began_ns = c->last_use_ns = env->now_ns;
     c->paths = 1;
     kvn_stream_out_begin(&c->stream_out, mem->stream_out, 0);
     kvn_stream_in_begin(&c->stream_in, mem->stream_in, mem->wrap);
@@ -75,7 +75,7 @@ void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_
     c->api_id = api_id;
     c->version = kvn_versions_choose(env->cfg.versions, UINT16_MAX, 0);
     c->tried = (uint16_t)(1u << c->version);
-    c->payload = env->payload_max;
+    c->hello_bytes = env->payload_max;
     c->hello_due = true;
     kvn_timers_began(&c->timers, env->now_ns, env->cfg.connect_ns);
 }
@@ -93,12 +93,18 @@ static uint32_t slice_for(uint32_t wish, uint32_t payload)
     return wish < fits ? wish : fits;
 }
 
-void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer)
+/* Longest packet that the ends have room for now, whatever the path carries. */
+static uint32_t payload_limit(const struct kvn_conn *c)
+{
+    return least(c->payload, c->env->payload_max);
+}
+
+void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer,
+                    uint32_t proved)
 {
     c->peer_id = peer->source;
-    if (peer->payload < c->payload)
-        c->payload = peer->payload;
-    c->fits = least(c->payload, env->payload_max);
+    c->payload = least(env->takes, peer->payload);
+    c->fits = least(proved, payload_limit(c));
     c->slice = slice_for(env->cfg.slice_bytes, c->fits);
     c->stream_out.limit = peer->stream;
     kvn_puts_out_agreed(&c->puts_out, c->slice, peer->puts, peer->credit);
@@ -120,10 +126,26 @@ void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_f
     c->incoming = true;
     c->version = hello->version;
     c->path[0].source = rx->source;
-    c->payload = env->payload_max;
-    kvn_conn_agree(c, env, &hello->hello);
+    c->hello_bytes = c->hello_least = least(rx->len, env->payload_max);
+    kvn_conn_agree(c, env, &hello->hello, rx->len);
     c->hello_due = true;
     kvn_timers_began(&c->timers, env->now_ns, KVN_HALF_OPEN_NS);
+}
+
+/* What the handshake has proved is used, and more is asked for at once: it may have been a short
+ * HELLO that was answered, at the end of a long dial. */
+static void begin_to_search(struct kvn_conn *c)
+{
+    for (uint32_t i = 0; i < c->paths; ++i) {
+        struct kvn_fit *fit = &c->path[i].fit;
+
+        if (c->incoming)
+            fit->payload = least(fit->payload, c->hello_least);
+        if (fit->payload < payload_limit(c))
+            kvn_fit_search_now(fit, c->env->now_ns);
+    }
+    kvn_conn_refit(c, c->env);
+    kvn_timers_search(&c->timers, 0);
 }
 
 void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
@@ -146,6 +168,7 @@ void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
     kvn_timers_up(&c->timers);
     kvn_timers_heard(&c->timers, env->now_ns, env->cfg.dead_ns);
     kvn_note_conn(c, "up");
+    begin_to_search(c);
 }
 
 void kvn_conn_free(struct kvn_conn *c)
@@ -171,7 +194,7 @@ void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tel
     c->farewell = err;
     c->down_due = true;
     c->hello_due = false;
-    c->answers = tell;
+    c->repeats_goodbye = tell;
     c->goodbye_due = tell && c->peer_id != 0;
     snprintf(c->text, sizeof(c->text), "%s", text);
     kvn_puts_out_fail(&c->puts_out, KVW_E_PEER_LOST);
@@ -240,7 +263,7 @@ static void lost(void *arg, const struct kvn_sent *s)
     else if (s->kind == KVN_SENT_MSG)
         kvn_stream_out_lost(&c->stream_out, s->what, s->part);
     else if (s->part != 0) {
-        kvn_fit_probe_lost(&p->fit, s->part);
+        kvn_fit_probe_lost(&p->fit, s->part, p->acked_ns > s->sent_ns);
         kvn_timers_search(&c->timers, 0);
     }
 }
@@ -285,7 +308,7 @@ static void stalled(struct kvn_conn *c)
         return; /* a slice has come since the timer was set */
     while (c->path[i].state != KVN_PATH_LIVE)
         ++i;
-    c->path[i].says |= KVN_SAYS_NACK;
+    c->path[i].due |= KVN_DUE_NACK;
     ++c->nacks;
 }
 
@@ -313,15 +336,18 @@ void kvn_path_agreed(struct kvn_path *p, const struct kvn_env *env, uint32_t sli
 
 void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env)
 {
-    uint32_t fits = least(c->payload, env->payload_max);
+    uint32_t fits = payload_limit(c);
 
     for (uint32_t i = 0; i < c->paths; ++i)
         if (c->path[i].state == KVN_PATH_LIVE)
             fits = least(fits, c->path[i].fit.payload);
     if (fits == c->fits)
         return;
+    for (uint32_t i = 0; i < c->paths && fits > c->fits; ++i)
+        kvn_loss_longer(&c->path[i].loss);
     c->fits = fits;
     c->slice = slice_for(env->cfg.slice_bytes, fits);
+    kvn_note_payload(c);
     kvn_puts_out_recut(&c->puts_out, c->slice);
     for (uint32_t i = 0; i < c->paths; ++i) {
         kvn_cc_slice(&c->path[i].cc, c->slice + KVN_DATA_BYTES);
@@ -341,7 +367,7 @@ static void path_shrinks(struct kvn_path *p, struct kvn_env *env, uint32_t paylo
             kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
         }
     }
-    p->says &= (uint8_t)~KVN_SAYS_PROBE;
+    p->due &= (uint8_t)~KVN_DUE_PROBE;
     kvn_fit_fall(&p->fit, payload, env->now_ns);
     kvn_timers_search(&p->conn->timers, 0);
 }
@@ -377,11 +403,10 @@ static void search(struct kvn_conn *c, struct kvn_env *env)
     for (uint32_t i = 0; i < c->paths; ++i) {
         struct kvn_path *p = &c->path[i];
 
-        if (p->state == KVN_PATH_LIVE &&
-            kvn_fit_search(&p->fit, least(c->payload, env->payload_max), env->now_ns))
-            p->says |= KVN_SAYS_PROBE;
+        if (p->state == KVN_PATH_LIVE && kvn_fit_search(&p->fit, payload_limit(c), env->now_ns))
+            p->due |= KVN_DUE_PROBE;
         else if (p->fit.trying == 0)
-            p->says &= (uint8_t)~KVN_SAYS_PROBE; /* one that was late has answered in its stead */
+            p->due &= (uint8_t)~KVN_DUE_PROBE; /* one that was late has answered in its stead */
         if (p->state == KVN_PATH_LIVE && p->fit.search_at_ns < at)
             at = p->fit.search_at_ns;
     }
@@ -460,7 +485,7 @@ static void path_down(struct kvn_path *p, struct kvn_env *env)
     p->state = KVN_PATH_DOWN;
     kvn_note_path(p, "down");
     share_address(p->conn);
-    p->says &= (uint8_t) ~(KVN_SAYS_PING | KVN_SAYS_PROBE | KVN_SAYS_NACK);
+    p->due &= (uint8_t) ~(KVN_DUE_PING | KVN_DUE_PROBE | KVN_DUE_NACK);
     kvn_fit_fall(&p->fit, p->fit.payload, env->now_ns);
     kvn_conn_refit(p->conn, env);
     p->loss.loss_at_ns = UINT64_MAX;
@@ -491,7 +516,7 @@ static void probe(struct kvn_path *p, struct kvn_env *env)
         kvn_inflight_lose(&p->out, pn, &kvn_conn_inflight_events, p);
     }
     if (p->fit.lost > 0 && p->fit.payload > KVN_PAYLOAD_MIN)
-        p->says |= KVN_SAYS_PING; /* tells a path that carries no long packets from a dead one */
+        p->due |= KVN_DUE_PING; /* tells a path that carries no long packets from a dead one */
     mind_the_hole(p, env);
     p->probe_credit = 2;
     p->ping_due = true; /* in case what was lost needs no second copy */
@@ -549,15 +574,12 @@ static void hello_timer(struct kvn_conn *c, struct kvn_env *env)
     uint32_t size = env->payload_max;
 
     /* Perhaps the path carries no packets of this size: what is left of the time goes to smaller
-     * ones. Another size is another attempt, so it has another id (SPEC.md 4). */
+     * ones, and whatever is answered, longer packets are tried afterwards. */
     if (waited > env->cfg.connect_ns * 3 / 4)
         size = KVN_PAYLOAD_MIN;
     else if (waited > env->cfg.connect_ns / 2 && size > 1452)
         size = 1452;
-    if (size != c->payload) {
-        c->payload = size;
-        c->local_id = kvn_env_local_id(env);
-    }
+    c->hello_bytes = size;
     c->hello_due = true;
 }
 
@@ -583,7 +605,7 @@ static void run_path_timers(struct kvn_path *p, struct kvn_env *env)
     if (probe_at(p) <= env->now_ns)
         probe(p, env);
     if (p->challenge_at_ns <= env->now_ns)
-        p->says |= KVN_SAYS_CHALLENGE;
+        p->due |= KVN_DUE_CHALLENGE;
 }
 
 static void run_up_timers(struct kvn_conn *c, struct kvn_env *env)

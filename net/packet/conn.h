@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * conn.h - one connection: its handshake, what it sends, what it takes, how it ends. Split over
- * conn.c (life and events), conn_rx.c (a packet came) and conn_tx.c (what leaves next).
+ * conn.c (life and events), conn_rx.c (a packet came), conn_tx.c (what leaves next) and
+ * conn_check.c (what is always true).
  *
  * threads  one
  * memory   struct kvn_conn_memory is the endpoint's, kept from connection to connection
@@ -38,7 +39,8 @@ struct kvn_env {
     struct kvn_trace *trace; /* NULL: nobody listens */
     uint64_t now_ns;
     uint64_t random;      /* state of kvn_env_random() */
-    uint32_t payload_max; /* the port's, now */
+    uint32_t takes;       /* longest packet the port ever brings: its payload_max at open */
+    uint32_t payload_max; /* longest packet the port sends, now; <= takes */
     uint32_t sources;     /* the port's own UDP ports, 1 .. KVN_PATHS_MAX */
     uint64_t slack_ns;    /* the port's */
     uint32_t busy;        /* connections that brought DATA lately */
@@ -68,23 +70,29 @@ struct kvn_conn {
     uint32_t api_id; /* struct kvw_conn_id's value */
     uint32_t local_id, peer_id;
     uint8_t version; /* of all its packets */
-    uint16_t tried;  /* versions: this client's HELLOs were of these */
+    uint16_t tried;  /* set of versions that this client's HELLOs were of; only grows */
     bool incoming;
     bool up_due, down_due;
     bool hello_due, goodbye_due;
-    kvw_err err;      /* of CONN_DOWN */
-    kvw_err farewell; /* in GOODBYE */
-    bool answers;     /* ENDED: tell the peer again when it still sends */
-    char text[192];   /* of CONN_DOWN */
+    kvw_err err;          /* of CONN_DOWN */
+    kvw_err farewell;     /* in GOODBYE */
+    bool repeats_goodbye; /* ENDED by this side: kvn_conn_end() sets it, the peer's GOODBYE clears
+                             it; while it is set, whatever else the peer sends gets another GOODBYE
+                           */
+    char text[224];       /* of CONN_DOWN */
     uint64_t began_ns;
     uint32_t hellos; /* sent, of either kind */
     uint64_t hello_ns;
-    uint32_t payload;      /* proposed; after the handshake, agreed */
-    uint32_t fits;         /* longest packet now: all paths that work carry it; <= payload */
-    uint32_t slice;        /* bytes this side sends in one packet */
-    uint32_t paths;        /* path[0 .. paths) may be used */
-    uint32_t turn;         /* whose turn it is */
-    uint32_t turn_left;    /* packets */
+    uint32_t hello_bytes;  /* length of the next HELLO or HELLO_ACK */
+    uint32_t hello_least;  /* of the HELLO_ACKs that were sent: the client got one of them */
+    uint32_t payload;      /* longest packet that both ends take */
+    uint32_t fits;         /* longest packet in use, <= payload: every LIVE path carries it. Set by
+                              kvn_conn_agree(), then by kvn_conn_refit() whenever a path changes */
+    uint32_t slice;        /* bytes of a put in one packet; follows fits */
+    uint32_t paths;        /* path[0 .. paths) may be used; fixed by kvn_conn_agree() */
+    uint32_t turn;         /* DATA and MSG leave on path[turn]; open_path() moves it on */
+    uint32_t turn_left;    /* packets that may leave on it before the next path's turn */
+    uint64_t last_use_ns;  /* when its user or its peer sent a message or a put last */
     uint64_t last_data_ns; /* 0: none came */
     uint32_t nacks;        /* sent since then */
     uint64_t nacked_ns;    /* when the peer's last NACK was believed */
@@ -105,21 +113,36 @@ struct kvn_tx_slot {
     struct kvn_conn *conn;        /* NULL: nobody's (RESET) */
     uint32_t api_id;              /* conn's, as it may be another's before the packet leaves */
     bool of_put, of_msg;
-    struct kvw_iov
-        next;        /* what this connection's next packet will be made of; perhaps of 0 bytes */
+    /* What this connection's next packet will be made of; perhaps of 0 bytes. */
+    struct kvw_iov next;
     uint32_t put;    /* of_put: whose memory the body borrows */
     uint64_t msg_at; /* of_msg: where in the control stream; it borrows the stream's ring */
     uint8_t *bounce; /* for slices in too many pieces; the endpoint's, payload_max bytes */
     uint8_t head[KVN_HEAD_BYTES_MAX];
 };
 
+/* conn_check.c: aborts if what is always true between two calls isn't. Debug builds alone. */
+#ifndef NDEBUG
+void kvn_conn_assert_consistent(const struct kvn_conn *c);
+#else
+static inline void kvn_conn_assert_consistent(const struct kvn_conn *c)
+{
+    (void)c;
+}
+#endif
+
+/* config.c: defaults for what is 0. KVW_E_INVALID: out of range, why says what. */
+kvw_err kvn_packet_resolve(struct kvn_packet_config *cfg, const struct kvn_port *port,
+                           char why[KVN_WHY_BYTES]);
+
 /* conn.c */
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,
                       uint32_t api_id);
 void kvn_conn_accept(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *hello,
                      const struct kvn_rx_packet *rx, uint32_t api_id);
-/* Sizes both sides now know. */
-void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer);
+/* Sizes both sides now know. proved: a packet of this length has arrived. */
+void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_hello *peer,
+                    uint32_t proved);
 void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env);
 /* text: a sentence. tell: a GOODBYE with err leaves, now and as often as the peer still sends. */
 void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tell,
@@ -158,6 +181,8 @@ __attribute__((cold)) void kvn_note_dropped(struct kvn_env *env, const struct kv
                                             enum kvn_drop why);
 __attribute__((cold)) void kvn_note_lost(struct kvn_path *p, const struct kvn_sent *sent);
 void kvn_note_conn(const struct kvn_conn *c, const char *text);
+/* The longest packet in use has changed. */
+__attribute__((cold)) void kvn_note_payload(const struct kvn_conn *c);
 void kvn_note_path(const struct kvn_path *p, const char *text);
 /* A path is open, and nothing may leave: whether the peer's last word holds something back. Told
  * once between two packets that leave. */
@@ -168,8 +193,8 @@ void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats);
  * filled in. */
 void kvn_conn_receive(struct kvn_conn *c, struct kvn_env *env, struct kvn_frame *f,
                       const struct kvn_rx_packet *rx);
-/* A HELLO for a connection that is here already. */
-void kvn_conn_hello(struct kvn_conn *c);
+/* A HELLO of this length for a connection that is here already. */
+void kvn_conn_hello(struct kvn_conn *c, uint32_t bytes);
 void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_frame *reset);
 
 /* Answer on some path, as soon as it can be. */

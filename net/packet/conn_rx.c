@@ -24,7 +24,8 @@ static void sample(struct kvn_path *p, struct kvn_env *env, const struct kvn_ack
     kvn_loss_rtt(&p->loss, env->now_ns - s->sent_ns, (uint64_t)a->delay << KVN_DELAY_SHIFT);
     env->stats.srtt_ns = p->loss.srtt_ns;
     if (s->bytes >= p->cc.slice) {
-        kvn_loss_base(&p->loss, env->now_ns);
+        if (kvn_loss_base(&p->loss, env->now_ns))
+            p->nack_doubt -= p->nack_doubt > 0;
         news->rtt_ns = p->loss.latest_rtt_ns;
     }
     news->sent_ns = s->sent_ns;
@@ -85,7 +86,7 @@ static kvw_err take_data(struct kvn_conn *c, struct kvn_env *env, const struct k
     const kvw_err err = kvn_puts_in_take(&c->puts_in, f, &env->regions, id, &fresh);
 
     env->stats.put_bytes_received += fresh;
-    c->last_data_ns = env->now_ns;
+    c->last_data_ns = c->last_use_ns = env->now_ns;
     c->nacks = 0;
     if (c->puts_in.credit - c->puts_in.taken < kvn_env_window(env) / 2)
         kvn_conn_ack_soon(c);
@@ -103,6 +104,7 @@ static kvw_err take_msg(struct kvn_conn *c, struct kvn_env *env, const struct kv
     const kvw_err err =
         kvn_stream_in_take(&c->stream_in, f->stream_at, f->payload, f->payload_bytes);
 
+    c->last_use_ns = env->now_ns;
     if (err == KVW_E_PROTOCOL)
         kvn_conn_end(c, env, KVW_E_PROTOCOL, true,
                      "the peer sent more of the control stream than it was allowed");
@@ -128,12 +130,13 @@ static void take_goodbye(struct kvn_conn *c, struct kvn_env *env, kvw_err why)
 static void receive_ended(struct kvn_conn *c, const struct kvn_env *env, const struct kvn_frame *f)
 {
     if (f->type == KVN_PACKET_GOODBYE) {
-        c->answers = false;
+        c->repeats_goodbye = false;
         return;
     }
     if (f->type == KVN_PACKET_HELLO_ACK && c->peer_id == 0)
         c->peer_id = f->hello.source;
-    if (c->answers && c->peer_id != 0 && env->now_ns - c->last_goodbye_ns >= KVN_GOODBYE_GAP_NS)
+    if (c->repeats_goodbye && c->peer_id != 0 &&
+        env->now_ns - c->last_goodbye_ns >= KVN_GOODBYE_GAP_NS)
         c->goodbye_due = true;
 }
 
@@ -156,26 +159,25 @@ static void receive_hello_ack(struct kvn_conn *c, struct kvn_env *env, const str
 {
     if (c->state != KVN_CONN_CONNECTING)
         return; /* a second copy */
-    if (f->hello.payload > c->payload) {
-        ++env->stats.packets_rejected; /* it may only agree to what was proposed */
-        return;
-    }
     if (kvn_versions_choose(env->cfg.versions, f->versions, 0) != c->version) {
         refuse_downgrade(c, env, f->versions, &rx->from);
         return;
     }
     /* A listener on every address answers from the one it likes. */
     c->path[0].peer = rx->from;
-    kvn_conn_agree(c, env, &f->hello);
+    kvn_conn_agree(c, env, &f->hello, rx->len);
     kvn_conn_up(c, env);
     c->hello_due = false;
     c->path[0].ping_due = true; /* tells the listener that this side's address is real */
 }
 
-void kvn_conn_hello(struct kvn_conn *c)
+void kvn_conn_hello(struct kvn_conn *c, uint32_t bytes)
 {
-    if (c->state == KVN_CONN_ACCEPTING || c->state == KVN_CONN_UP)
-        c->hello_due = true; /* our HELLO_ACK was lost, or this is an old copy */
+    if (c->state != KVN_CONN_ACCEPTING && !(c->state == KVN_CONN_UP && c->incoming))
+        return;
+    c->hello_due = true; /* our HELLO_ACK was lost, or this is an old copy */
+    if (bytes > c->hello_bytes)
+        c->hello_bytes = bytes;
 }
 
 /* A listener doesn't speak the version of our HELLO. */
@@ -235,7 +237,7 @@ static kvw_err act(struct kvn_path *p, struct kvn_env *env, const struct kvn_fra
         return KVW_OK;
     case KVN_PACKET_CHALLENGE:
         p->response = f->token;
-        p->says |= KVN_SAYS_RESPONSE;
+        p->due |= KVN_DUE_RESPONSE;
         return KVW_OK;
     case KVN_PACKET_RESPONSE:
         if (kvn_path_response(p, f->token, env->now_ns)) {

@@ -27,8 +27,8 @@ static void begin(struct kvn_frame *f, const struct kvn_path *p, uint8_t type)
     f->pn = 0;
 }
 
-/* At the begin of finish(), where it costs least when nobody listens: the length isn't known yet.
- */
+/* Called at the start of finish(), which keeps the path without a trace short; so the packet's
+ * length is computed here a second time. */
 __attribute__((cold, noinline)) static void
 tell_sent(const struct kvn_path *path, const struct kvn_tx_packet *p, const struct kvn_frame *f)
 {
@@ -66,6 +66,7 @@ static void finish(const struct kvn_path *path, struct kvn_env *env, struct kvn_
 static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
     const bool client = c->state == KVN_CONN_CONNECTING;
+    const uint32_t bytes = c->hello_bytes < env->payload_max ? c->hello_bytes : env->payload_max;
     struct kvn_frame f;
 
     begin(&f, &c->path[0], client ? KVN_PACKET_HELLO : KVN_PACKET_HELLO_ACK);
@@ -77,19 +78,23 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
     f.versions = kvn_versions_grease(env->cfg.versions, kvn_env_random64(env));
     f.hello = (struct kvn_hello){
         .source = c->local_id,
-        .payload = c->payload,
+        .payload = env->takes,
         .paths = client ? env->sources : KVN_PATHS_MAX,
         .stream = KVN_STREAM_BYTES,
         .credit = (uint32_t)c->puts_in.credit,
         .puts = KVN_PUTS_MAX,
     };
-    slot->packet->body[0] = (struct kvw_iov){padding, c->payload - KVN_HELLO_BYTES};
-    slot->packet->body_count = c->payload > KVN_HELLO_BYTES ? 1 : 0;
+    slot->packet->body[0] = (struct kvw_iov){padding, bytes - KVN_HELLO_BYTES};
+    slot->packet->body_count = 1;
     c->hello_due = false;
     ++c->hellos;
     c->hello_ns = env->now_ns;
-    if (client)
+    if (client) {
         kvn_timers_hello_sent(&c->timers, env->now_ns, c->hellos);
+    } else {
+        c->hello_least = bytes < c->hello_least ? bytes : c->hello_least;
+        c->hello_bytes = 0; /* the next HELLO says how long its answer may be */
+    }
     finish(&c->path[0], env, slot, &f);
 }
 
@@ -133,14 +138,14 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
 
 static void build_token(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    const bool response = (p->says & KVN_SAYS_RESPONSE) != 0;
+    const bool response = (p->due & KVN_DUE_RESPONSE) != 0;
     struct kvn_frame f;
 
     begin(&f, p, response ? KVN_PACKET_RESPONSE : KVN_PACKET_CHALLENGE);
     f.pn = number(p, env);
     f.token = response ? p->response : p->challenge;
     if (response)
-        p->says &= (uint8_t)~KVN_SAYS_RESPONSE;
+        p->due &= (uint8_t)~KVN_DUE_RESPONSE;
     else
         kvn_path_challenged(p, env->now_ns);
     finish(p, env, slot, &f);
@@ -154,7 +159,7 @@ static void build_who(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slo
     begin(&f, p, KVN_PACKET_CHALLENGE);
     f.pn = number(p, env);
     f.token = p->move.token;
-    p->says &= (uint8_t)~KVN_SAYS_WHO;
+    p->due &= (uint8_t)~KVN_DUE_WHO;
     finish(p, env, slot, &f);
     slot->packet->to = p->move.to;
     slot->packet->source = p->move.source;
@@ -292,11 +297,11 @@ static void build_ping(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
 /* A PING that asks whether the path carries anything, or packets of a length. */
 static void build_probe(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_slot *slot)
 {
-    const bool longer = (p->says & KVN_SAYS_PING) == 0;
+    const bool longer = (p->due & KVN_DUE_PING) == 0;
     const uint32_t bytes = longer ? p->fit.trying : KVN_PING_BYTES;
     struct kvn_frame f;
 
-    p->says &= longer ? (uint8_t)~KVN_SAYS_PROBE : (uint8_t)~KVN_SAYS_PING;
+    p->due &= longer ? (uint8_t)~KVN_DUE_PROBE : (uint8_t)~KVN_DUE_PING;
     begin(&f, p, KVN_PACKET_PING);
     f.flags = KVN_FLAG_ACK_NOW;
     f.pn = kvn_path_record(p, &(struct kvn_sent){.sent_ns = env->now_ns,
@@ -314,7 +319,7 @@ static bool build_nack(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
 {
     struct kvn_frame f;
 
-    p->says &= (uint8_t)~KVN_SAYS_NACK;
+    p->due &= (uint8_t)~KVN_DUE_NACK;
     f.nack.count = kvn_puts_in_missing(&p->conn->puts_in, f.nack.missing, KVN_NACK_MAX);
     if (f.nack.count == 0)
         return false;
@@ -330,7 +335,7 @@ static struct kvn_path *talks(struct kvn_conn *c)
     for (uint32_t i = 0; i < c->paths; ++i) {
         struct kvn_path *p = &c->path[i];
 
-        if ((p->says != 0 || p->seen.due) && kvn_inflight_room(&p->out))
+        if ((p->due != 0 || p->seen.due) && kvn_inflight_room(&p->out))
             return p;
     }
     return NULL;
@@ -398,13 +403,13 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
     struct kvn_path *p;
 
     while ((p = talks(c)) != NULL) {
-        if (p->says & (KVN_SAYS_RESPONSE | KVN_SAYS_CHALLENGE))
+        if (p->due & (KVN_DUE_RESPONSE | KVN_DUE_CHALLENGE))
             build_token(p, env, slot);
-        else if (p->says & KVN_SAYS_WHO)
+        else if (p->due & KVN_DUE_WHO)
             build_who(p, env, slot);
         else if (p->seen.due)
             build_ack(p, env, slot);
-        else if ((p->says & KVN_SAYS_NACK) == 0)
+        else if ((p->due & KVN_DUE_NACK) == 0)
             build_probe(p, env, slot);
         else if (!build_nack(p, env, slot))
             continue;
@@ -438,11 +443,13 @@ bool kvn_conn_build(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot 
     slot->of_put = slot->of_msg = false;
     slot->next.bytes = 0;
     slot->packet->body_count = 0;
+    if (c->state == KVN_CONN_UP && !c->hello_due)
+        return build_up(c, env, slot);
     if (c->state == KVN_CONN_ENDED && c->goodbye_due)
         build_goodbye(c, env, slot);
     else if (c->state != KVN_CONN_ENDED && c->hello_due)
         build_hello(c, env, slot);
     else
-        return c->state == KVN_CONN_UP && build_up(c, env, slot);
+        return false;
     return true;
 }

@@ -3,12 +3,13 @@
 
 #include <assert.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
-#include "../port/steer.h"
-#include "conn.h"
+#include "../put.h"
+#include "conns.h"
 
 #define QUANTUM 8u /* packets of one connection before the next one's turn */
 
@@ -21,16 +22,14 @@ struct refusal {
 
 struct kvn_endpoint {
     struct kvw_transport base;
+    size_t bytes; /* of its one allocation */
     struct kvn_port *port;
     struct kvn_env env;
+    pid_t pid; /* that opened it; a child of fork() says no farewells */
     bool listening;
     bool polled;  /* last_poll_ns says when */
     bool more_rx; /* the last poll() stopped before the port was empty */
     uint64_t last_poll_ns;
-    uint32_t serial; /* connections made so far */
-    uint32_t high;   /* connections at and above are FREE and never were anything else */
-    uint32_t turn;   /* whose turn it is to send */
-    struct kvn_conn *last_hit;
     /* A burst the port hasn't taken yet: packets[tx_first .. tx_count). */
     uint32_t tx_first, tx_count;
     uint64_t tx_retry_ns;
@@ -40,11 +39,11 @@ struct kvn_endpoint {
     uint32_t refusals;
     struct refusal refusal[KVN_RESET_BURST];
     uint64_t refusal_credit_ns; /* time that has not been spent on RESETs */
-    struct kvn_conn conns[KVW_CONNS_MAX];
+    struct kvn_conns conns;
 };
 
-/* The one allocation: the endpoint, its connections' memory, KVN_BURST bounce buffers. */
-#define CONN_MEMORY_AT ((sizeof(struct kvn_endpoint) + 63) / 64 * 64)
+/* The one allocation: the endpoint, the tables of its connections, KVN_BURST bounce buffers. */
+#define TABLES_AT ((sizeof(struct kvn_endpoint) + 63) / 64 * 64)
 
 static struct kvn_endpoint *self(const struct kvw_transport *t)
 {
@@ -56,68 +55,39 @@ static struct kvn_endpoint *self(const struct kvw_transport *t)
 /* A connection its user may name. */
 static struct kvn_conn *by_api_id(struct kvn_endpoint *ep, kvw_conn_id id)
 {
-    struct kvn_conn *c = &ep->conns[id.value % KVW_CONNS_MAX];
+    struct kvn_conn *c = kvn_conns_by_api(&ep->conns, id.value);
 
-    return id.value != 0 && c->api_id == id.value &&
-                   (c->state == KVN_CONN_CONNECTING || c->state == KVN_CONN_UP)
-               ? c
-               : NULL;
+    return c != NULL && (c->state == KVN_CONN_CONNECTING || c->state == KVN_CONN_UP) ? c : NULL;
 }
 
-static struct kvn_conn *by_local_id(struct kvn_endpoint *ep, uint32_t id)
+/* What of it waits for the port names memory that is about to go. */
+static void forget(struct kvn_endpoint *ep, struct kvn_conn *c)
 {
-    if (id == 0)
-        return NULL;
-    if (ep->last_hit != NULL && ep->last_hit->local_id == id)
-        return ep->last_hit;
-    for (uint32_t i = 0; i < ep->high; ++i)
-        if (ep->conns[i].local_id == id)
-            return ep->last_hit = &ep->conns[i];
-    return NULL;
-}
-
-static struct kvn_conn *by_peer_id(struct kvn_endpoint *ep, uint32_t id,
-                                   const struct kvn_addr *from)
-{
-    for (uint32_t i = 0; i < ep->high; ++i) {
-        struct kvn_conn *c = &ep->conns[i];
-        if (c->state != KVN_CONN_FREE && c->peer_id == id && kvn_addr_equal(&c->path[0].peer, from))
-            return c;
-    }
-    return NULL;
+    for (uint32_t i = ep->tx_first; i < ep->tx_count; ++i)
+        if (ep->slots[i].conn == c) {
+            ep->slots[i].conn = NULL;
+            ep->slots[i].of_put = true; /* nobody's put: drop_stale() */
+        }
+    kvn_conns_forget(&ep->conns, c);
 }
 
 /* A free connection and its api_id; NULL: none. evict: one that only lingers may be taken. */
 static struct kvn_conn *take_free(struct kvn_endpoint *ep, bool evict, uint32_t *api_id)
 {
-    struct kvn_conn *c = NULL;
+    struct kvn_conn *c = kvn_conns_new(&ep->conns, api_id), *old;
 
-    /* Ids aren't reused within a transport's life; queues.c makes room in them for the queue. */
-    if (ep->serial >= UINT32_MAX / KVW_CONNS_MAX / KVN_QUEUES_MAX)
-        return NULL;
-    for (uint32_t i = 0; i < ep->env.cfg.conns_max && c == NULL; ++i)
-        if (ep->conns[i].state == KVN_CONN_FREE)
-            c = &ep->conns[i];
-    for (uint32_t i = 0; i < ep->high && c == NULL && evict; ++i)
-        if (ep->conns[i].state == KVN_CONN_ENDED && !kvn_conn_has_event(&ep->conns[i])) {
-            c = &ep->conns[i];
-            kvn_conn_free(c);
-        }
-    if (c == NULL)
-        return NULL;
-    *api_id = ++ep->serial * KVW_CONNS_MAX + (uint32_t)(c - ep->conns);
-    if ((uint32_t)(c - ep->conns) >= ep->high)
-        ep->high = (uint32_t)(c - ep->conns) + 1;
-    return c;
+    if (c != NULL || !evict || (old = kvn_conns_lingering(&ep->conns)) == NULL)
+        return c;
+    forget(ep, old);
+    return kvn_conns_new(&ep->conns, api_id);
 }
 
-static uint32_t half_open(const struct kvn_endpoint *ep)
+/* How many HELLOs may be answered and not yet heard again: more where many may come at once. */
+static uint32_t half_open_max(const struct kvn_endpoint *ep)
 {
-    uint32_t n = 0;
+    const uint32_t share = ep->conns.max / KVN_HALF_OPEN_SHARE;
 
-    for (uint32_t i = 0; i < ep->high; ++i)
-        n += ep->conns[i].state == KVN_CONN_ACCEPTING;
-    return n;
+    return share > KVN_HALF_OPEN_MAX ? share : KVN_HALF_OPEN_MAX;
 }
 
 /* --- receiving --- */
@@ -148,18 +118,21 @@ static void receive_hello(struct kvn_endpoint *ep, const struct kvn_frame *f,
         refuse(ep, rx, f->hello.source, KVN_RESET_VERSION);
         return;
     }
-    c = by_peer_id(ep, f->hello.source, from);
+    c = kvn_conns_by_peer(&ep->conns, f->hello.source, from);
     if (c != NULL) {
-        kvn_conn_hello(c);
+        kvn_conns_wake(&ep->conns, c);
+        kvn_conn_hello(c, rx->len);
         return;
     }
-    if (half_open(ep) >= KVN_HALF_OPEN_MAX)
+    if (ep->conns.half_open >= half_open_max(ep))
         return;
     c = take_free(ep, true, &api_id);
-    if (c == NULL)
+    if (c == NULL) {
         refuse(ep, rx, f->hello.source, KVN_RESET_FULL);
-    else
-        kvn_conn_accept(c, &ep->env, f, rx, api_id);
+        return;
+    }
+    kvn_conn_accept(c, &ep->env, f, rx, api_id);
+    kvn_conns_renamed(&ep->conns, c);
 }
 
 /* A RESET is believed when it names an id that only the peer can know. */
@@ -169,14 +142,16 @@ static void receive_reset(struct kvn_endpoint *ep, const struct kvn_frame *f,
     struct kvn_conn *c;
 
     if (f->reset.reason == KVN_RESET_UNKNOWN) {
-        c = by_peer_id(ep, f->reset.id, from);
-        if (c != NULL && c->state != KVN_CONN_CONNECTING)
-            kvn_conn_reset(c, &ep->env, f);
-        return;
+        c = kvn_conns_by_peer(&ep->conns, f->reset.id, from);
+        if (c == NULL || c->state == KVN_CONN_CONNECTING)
+            return;
+    } else {
+        c = kvn_conns_by_local(&ep->conns, f->reset.id);
+        if (c == NULL || c->state != KVN_CONN_CONNECTING || !kvn_addr_equal(&c->path[0].peer, from))
+            return;
     }
-    c = by_local_id(ep, f->reset.id);
-    if (c != NULL && c->state == KVN_CONN_CONNECTING && kvn_addr_equal(&c->path[0].peer, from))
-        kvn_conn_reset(c, &ep->env, f);
+    kvn_conns_wake(&ep->conns, c);
+    kvn_conn_reset(c, &ep->env, f);
 }
 
 static enum kvn_drop unreadable(kvw_err err)
@@ -217,9 +192,14 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint
         receive_reset(ep, &f, &p->from);
         return;
     }
-    c = by_local_id(ep, f.conn);
+    c = ep->conns.last_hit;
+    if (c == NULL || c->local_id != f.conn || f.conn == 0)
+        c = kvn_conns_by_local(&ep->conns, f.conn);
     if (c != NULL && c->version == f.version) {
+        kvn_conns_touched(&ep->conns, c);
         kvn_conn_receive(c, &ep->env, &f, p);
+        if (c->state != KVN_CONN_UP || kvn_conns_entry(c)->peer_id != c->peer_id)
+            kvn_conns_renamed(&ep->conns, c);
         return;
     }
     ++ep->env.stats.packets_rejected;
@@ -252,27 +232,41 @@ static void build_refusal(struct kvn_endpoint *ep, struct kvn_tx_slot *slot)
     ep->env.stats.bytes_sent += slot->packet->head_bytes;
 }
 
-/* Fill the empty burst, QUANTUM packets a connection and turn. */
+/* Fill the empty burst, QUANTUM packets a connection and turn; then it is the next one's. */
 static void fill(struct kvn_endpoint *ep)
 {
-    uint32_t idle = 0;
+    const struct kvn_entry *quiet = NULL; /* the first of those in a row with nothing to send */
 
     ep->tx_first = ep->tx_count = 0;
     while (ep->refusals > 0 && ep->tx_count < KVN_BURST)
         build_refusal(ep, &ep->slots[ep->tx_count++]);
-    while (idle < ep->high && ep->tx_count < KVN_BURST) {
-        struct kvn_conn *c = &ep->conns[ep->turn % ep->high];
+    while (ep->conns.first != NULL && ep->conns.first != quiet && ep->tx_count < KVN_BURST) {
+        struct kvn_entry *e = ep->conns.first;
         uint32_t n = 0;
 
         while (n < QUANTUM && ep->tx_count < KVN_BURST &&
-               kvn_conn_build(c, &ep->env, &ep->slots[ep->tx_count])) {
+               kvn_conn_build(&e->conn, &ep->env, &ep->slots[ep->tx_count])) {
             ++ep->tx_count;
             ++n;
         }
-        idle = n > 0 ? 0 : idle + 1;
-        ep->turn = (ep->turn + 1) % ep->high;
+        if (n == 0 && quiet == NULL)
+            quiet = e;
+        else if (n > 0)
+            quiet = NULL;
+        if (ep->conns.last != e)
+            kvn_conns_to_back(&ep->conns, &e->conn);
     }
     ep->env.stats.packets_sent += ep->tx_count;
+}
+
+static bool is_stale(const struct kvn_conn *c, const struct kvn_tx_slot *s)
+{
+    if (c->api_id != s->api_id)
+        return true;
+    if (s->of_put && kvn_puts_out_find(&c->puts_out, s->put) == NULL)
+        return true;
+    /* A copy of what has arrived; the ring may hold something else there. */
+    return s->of_msg && s->msg_at < c->stream_out.tail;
 }
 
 /*
@@ -286,12 +280,8 @@ static void drop_stale(struct kvn_endpoint *ep)
     for (uint32_t i = ep->tx_first; i < ep->tx_count; ++i) {
         const struct kvn_tx_slot *s = &ep->slots[i];
 
-        if (s->conn != NULL && s->conn->api_id != s->api_id)
+        if (s->conn == NULL ? s->of_put : is_stale(s->conn, s))
             continue;
-        if (s->of_put && kvn_puts_out_find(&s->conn->puts_out, s->put) == NULL)
-            continue;
-        if (s->of_msg && s->msg_at < s->conn->stream_out.tail)
-            continue; /* a copy of what has arrived; the ring may hold something else there */
         if (kept != i) {
             struct kvn_tx_slot *to = &ep->slots[kept];
             uint8_t *const bounce = to->bounce;
@@ -358,14 +348,23 @@ static void clock_is(struct kvn_endpoint *ep, uint64_t now_ns)
         ep->env.now_ns = now_ns;
 }
 
+/* What the port sends now; what it takes, and the bounce buffers, are as at open. */
+static uint32_t payload_max(const struct kvn_endpoint *ep)
+{
+    return ep->port->payload_max < ep->env.takes ? ep->port->payload_max : ep->env.takes;
+}
+
 /* The port's interface may have got another MTU. */
 static void look_at_payload_max(struct kvn_endpoint *ep)
 {
-    if (ep->env.payload_max == ep->port->payload_max)
+    if (ep->env.payload_max == payload_max(ep))
         return;
-    ep->env.payload_max = ep->port->payload_max;
-    for (uint32_t i = 0; i < ep->high; ++i)
-        kvn_conn_payload_max(&ep->conns[i], &ep->env);
+    ep->env.payload_max = payload_max(ep);
+    for (uint32_t i = 0; i < ep->conns.high; ++i)
+        if (ep->conns.slot[i] != NULL) {
+            kvn_conns_wake(&ep->conns, &ep->conns.slot[i]->conn);
+            kvn_conn_payload_max(&ep->conns.slot[i]->conn, &ep->env);
+        }
 }
 
 static kvw_err ep_listen(struct kvw_transport *t)
@@ -383,6 +382,7 @@ static kvw_err ep_connect(struct kvw_transport *t, const char *peer, uint64_t no
 {
     struct kvn_endpoint *ep = self(t);
     struct kvn_addr addr = ep->port->default_peer;
+    char why[KVN_REACH_WHY_BYTES];
     struct kvn_conn *c;
     uint32_t api_id;
 
@@ -396,19 +396,26 @@ static kvw_err ep_connect(struct kvw_transport *t, const char *peer, uint64_t no
     clock_is(ep, now_ns);
     look_at_payload_max(ep);
     kvn_conn_connect(c, &ep->env, &addr, api_id);
+    kvn_conns_renamed(&ep->conns, c);
+    kvn_conn_assert_consistent(c);
     conn->value = api_id;
+    if (ep->port->ops->reaches != NULL && !ep->port->ops->reaches(ep->port, &addr, why))
+        kvn_conn_end(c, &ep->env, KVW_E_ADDRESS, false, why);
     return KVW_OK;
 }
 
 static void ep_disconnect(struct kvw_transport *t, kvw_conn_id conn, uint64_t now_ns)
 {
     struct kvn_endpoint *ep = self(t);
-    struct kvn_conn *c = &ep->conns[conn.value % KVW_CONNS_MAX];
+    struct kvn_conn *c = kvn_conns_by_api(&ep->conns, conn.value);
 
-    if (conn.value == 0 || c->api_id != conn.value)
+    if (c == NULL)
         return;
+    kvn_conn_assert_consistent(c);
     clock_is(ep, now_ns);
+    kvn_conns_wake(&ep->conns, c);
     kvn_conn_disconnect(c, &ep->env);
+    kvn_conn_assert_consistent(c);
 }
 
 static kvw_err ep_region_add(struct kvw_transport *t, const struct kvw_mem *mem, kvw_put_gate gate,
@@ -425,28 +432,43 @@ static kvw_err ep_region_remove(struct kvw_transport *t, const struct kvw_region
 static kvw_err ep_send(struct kvw_transport *t, kvw_conn_id conn, const void *msg, uint32_t bytes)
 {
     struct kvn_conn *c = by_api_id(self(t), conn);
+    kvw_err err;
 
     if (bytes == 0 || bytes > KVW_MSG_BYTES_MAX)
         return KVW_E_INVALID;
     if (c == NULL)
         return KVW_E_NOTFOUND;
-    return kvn_stream_out_push(&c->stream_out, msg, bytes);
+    kvn_conn_assert_consistent(c);
+    kvn_conns_touched(&self(t)->conns, c);
+    c->last_use_ns = c->env->now_ns;
+    err = kvn_stream_out_push(&c->stream_out, msg, bytes);
+    kvn_conn_assert_consistent(c);
+    return err;
 }
 
 static kvw_err ep_put(struct kvw_transport *t, kvw_conn_id conn, const struct kvw_put *put)
 {
     struct kvn_conn *c = by_api_id(self(t), conn);
-    uint64_t bytes = 0;
+    const uint32_t bytes = kvn_put_bytes(put);
+    kvw_err err;
 
-    if (put->iov_count == 0 || put->iov_count > KVW_PUT_IOV_MAX)
-        return KVW_E_INVALID;
-    for (uint32_t i = 0; i < put->iov_count; ++i)
-        bytes += put->iov[i].bytes;
-    if (bytes == 0 || bytes > KVW_PUT_BYTES_MAX)
+    if (bytes == 0)
         return KVW_E_INVALID;
     if (c == NULL)
         return KVW_E_NOTFOUND;
-    return kvn_puts_out_push(&c->puts_out, put, (uint32_t)bytes);
+    kvn_conn_assert_consistent(c);
+    kvn_conns_touched(&self(t)->conns, c);
+    c->last_use_ns = c->env->now_ns;
+    err = kvn_puts_out_push(&c->puts_out, put, bytes);
+    kvn_conn_assert_consistent(c);
+    return err;
+}
+
+static void assert_consistent(const struct kvn_endpoint *ep)
+{
+    for (const struct kvn_entry *e = ep->conns.first; e != NULL; e = e->after)
+        kvn_conn_assert_consistent(&e->conn);
+    assert(ep->env.payload_max <= ep->env.takes && ep->tx_first <= ep->tx_count);
 }
 
 /* This side may not have looked for a long while (it computes, or was stopped); what the peer sent
@@ -456,9 +478,9 @@ static void mind_the_gap(struct kvn_endpoint *ep, uint64_t now_ns)
     const uint64_t dead = ep->env.cfg.dead_ns;
 
     if (ep->polled && now_ns - ep->last_poll_ns > dead / 4)
-        for (uint32_t i = 0; i < ep->high; ++i)
-            if (ep->conns[i].state == KVN_CONN_UP)
-                kvn_timers_was_away(&ep->conns[i].timers, now_ns, dead / 4);
+        for (uint32_t i = 0; i < ep->conns.high; ++i)
+            if (ep->conns.slot[i] != NULL && ep->conns.slot[i]->conn.state == KVN_CONN_UP)
+                kvn_timers_was_away(&ep->conns.slot[i]->conn.timers, now_ns, dead / 4);
     ep->polled = true;
     ep->last_poll_ns = now_ns;
 }
@@ -469,13 +491,95 @@ static bool brings_data(const struct kvn_conn *c, uint64_t now_ns)
            now_ns - c->last_data_ns < KVN_BUSY_NS;
 }
 
+/* When this connection must be looked at again; 0: at once. What the port doesn't take is no
+ * reason to. */
+static uint64_t due_ns(struct kvn_endpoint *ep, struct kvn_conn *c, bool tx_waits)
+{
+    const uint64_t timer = kvn_timers_next(&c->timers);
+    uint64_t at;
+
+    if (kvn_conn_has_event(c))
+        return 0;
+    at = tx_waits ? UINT64_MAX : kvn_conn_send_at(c, &ep->env);
+    if (c->state == KVN_CONN_UP && !tx_waits && kvn_stream_in_reopened(&c->stream_in))
+        return 0;
+    /* What was due at the last poll() was done, and if it is still due, then because what it led to
+     * waits for the port. */
+    if (tx_waits && timer <= ep->env.now_ns)
+        return at;
+    return timer < at ? timer : at;
+}
+
+/* Whether the other side lives is asked more seldom of an idle one, and by the dialler, of many at
+ * once: the listener asks if the dialler doesn't. */
+static void put_ping_off(struct kvn_conn *c, uint64_t dead_ns)
+{
+    if (c->env->now_ns - c->last_use_ns > KVN_IDLE_DEADS * dead_ns)
+        kvn_timers_ping_later(&c->timers, dead_ns);
+    if (!c->incoming)
+        kvn_timers_ping_together(&c->timers, dead_ns);
+}
+
+/* More than a question is on its way: it will be looked at again soon, so when needn't be known. */
+static bool is_busy(const struct kvn_conn *c)
+{
+    return c->state == KVN_CONN_UP && c->path[0].out.bytes > KVN_PAYLOAD_MIN;
+}
+
+/* At the end of a poll: who has nothing to do now sleeps. Who has handed out messages, or counts
+ * as busy, is looked at once more. */
+static void settle(struct kvn_endpoint *ep)
+{
+    const uint64_t now_ns = ep->env.now_ns;
+
+    kvn_conns_each(&ep->conns, e, next)
+    {
+        struct kvn_conn *c = &e->conn;
+        uint64_t at;
+
+        if (c->state == KVN_CONN_FREE) {
+            forget(ep, c);
+            continue;
+        }
+        if (c->state == KVN_CONN_UP)
+            kvn_conn_rearm(c);
+        if ((is_busy(c) || brings_data(c, now_ns)) && !e->half_open)
+            continue;
+        if (c->state == KVN_CONN_UP)
+            put_ping_off(c, ep->env.cfg.dead_ns);
+        kvn_conns_renamed(&ep->conns, c);
+        at = due_ns(ep, c, false);
+        if (at > now_ns &&
+            (c->state != KVN_CONN_UP || c->stream_in.released == c->stream_in.delivered))
+            kvn_conns_sleep(&ep->conns, c, at);
+    }
+}
+
+/* In turns, should there be more than fit. */
+static uint32_t take_events(struct kvn_endpoint *ep, struct kvw_transport_event *events,
+                            uint32_t max)
+{
+    uint32_t n = 0;
+
+    kvn_conns_each(&ep->conns, e, next)
+    {
+        while (n < max && kvn_conn_next_event(&e->conn, &ep->env, &events[n]))
+            ++n;
+        if (n == max) {
+            kvn_conns_to_back(&ep->conns, &e->conn);
+            break;
+        }
+    }
+    return n;
+}
+
 static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
                         struct kvw_transport_event *events, uint32_t max)
 {
     struct kvn_endpoint *ep = self(t);
     const uint64_t full = (uint64_t)KVN_RESET_BURST * KVN_RESET_GAP_NS;
     const uint64_t before_ns = ep->env.now_ns;
-    uint32_t n = 0;
+    uint32_t n;
 
     clock_is(ep, now_ns);
     now_ns = ep->env.now_ns;
@@ -484,21 +588,25 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     if (ep->refusal_credit_ns > full)
         ep->refusal_credit_ns = full;
     look_at_payload_max(ep);
+    if (kvn_conns_next_ns(&ep->conns) <= now_ns)
+        kvn_conns_wake_due(&ep->conns, now_ns);
+    assert_consistent(ep);
     ep->env.busy = 0;
-    for (uint32_t i = 0; i < ep->high; ++i) {
-        kvn_conn_release(&ep->conns[i]);
-        ep->env.busy += brings_data(&ep->conns[i], now_ns);
+    kvn_conns_each(&ep->conns, e, next)
+    {
+        kvn_conn_release(&e->conn);
+        ep->env.busy += brings_data(&e->conn, now_ns);
     }
     receive_all(ep);
-    for (uint32_t i = 0; i < ep->high; ++i)
-        kvn_conn_run_timers(&ep->conns[i], &ep->env);
+    kvn_conns_each(&ep->conns, e, next)
+    {
+        kvn_conn_run_timers(&e->conn, &ep->env);
+        ++ep->conns.visited;
+    }
     transmit(ep);
-    for (uint32_t i = 0; i < ep->high; ++i)
-        while (n < max && kvn_conn_next_event(&ep->conns[i], &ep->env, &events[n]))
-            ++n;
-    for (uint32_t i = 0; i < ep->high; ++i)
-        if (ep->conns[i].state == KVN_CONN_UP)
-            kvn_conn_rearm(&ep->conns[i]);
+    n = take_events(ep, events, max);
+    settle(ep);
+    assert_consistent(ep);
     return n;
 }
 
@@ -508,30 +616,18 @@ static uint64_t ep_deadline_ns(const struct kvw_transport *t)
     const bool tx_waits = ep->tx_first < ep->tx_count;
     uint64_t next = ep->port->ops->deadline_ns(ep->port);
 
-    if (ep->more_rx || (ep->refusals > 0 && !tx_waits))
+    if (ep->more_rx || (ep->refusals > 0 && !tx_waits) || ep->env.payload_max != payload_max(ep))
         return 0;
     if (tx_waits && ep->tx_retry_ns < next)
         next = ep->tx_retry_ns;
-    for (uint32_t i = 0; i < ep->high; ++i) {
-        struct kvn_conn *c = &ep->conns[i];
-        const uint64_t timer = kvn_timers_next(&c->timers);
-        uint64_t send_at;
+    if (kvn_conns_next_ns(&ep->conns) < next)
+        next = kvn_conns_next_ns(&ep->conns);
+    kvn_conns_each(&ep->conns, e, after)
+    {
+        const uint64_t at = due_ns(ep, &e->conn, tx_waits);
 
-        if (c->state == KVN_CONN_FREE)
-            continue;
-        if (kvn_conn_has_event(c))
-            return 0;
-        send_at = tx_waits ? UINT64_MAX : kvn_conn_send_at(c, &ep->env);
-        if (send_at < next)
-            next = send_at;
-        if (c->state == KVN_CONN_UP && !tx_waits && kvn_stream_in_reopened(&c->stream_in))
-            return 0;
-        /* What was due at the last poll() was done, and if it is still due, then because what it
-         * led to waits for the port. */
-        if (tx_waits && timer <= ep->env.now_ns)
-            continue;
-        if (timer < next)
-            next = timer;
+        if (at < next)
+            next = at;
     }
     return next;
 }
@@ -541,6 +637,15 @@ static void ep_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
     struct kvn_endpoint *ep = self(t);
 
     ep->port->ops->wait(ep->port, until_ns, wake_fd);
+}
+
+static bool ep_local(const struct kvw_transport *t, char *text, size_t bytes)
+{
+    const struct kvn_addr *local = &self(t)->port->local;
+    char buffer[KVN_ADDR_TEXT_BYTES];
+
+    return local->family != 0 &&
+           snprintf(text, bytes, "%s", kvn_addr_format(local, buffer)) < (int)bytes;
 }
 
 static void ep_stats(const struct kvw_transport *t, struct kvw_transport_stats *stats)
@@ -554,12 +659,24 @@ void kvn_packet_stats(const struct kvw_transport *t, struct kvn_packet_stats *st
 
     stats->all = env->stats;
     memcpy(stats->dropped, env->dropped, sizeof(stats->dropped));
+    stats->payload_least = 0;
+    stats->conns = self(t)->conns.live;
+    stats->conns_visited = self(t)->conns.visited;
+    for (uint32_t i = 0; i < self(t)->conns.high; ++i) {
+        const struct kvn_entry *e = self(t)->conns.slot[i];
+        const struct kvn_conn *c = e != NULL ? &e->conn : NULL;
+
+        if (c != NULL && c->state == KVN_CONN_UP &&
+            (stats->payload_least == 0 || c->fits < stats->payload_least))
+            stats->payload_least = c->fits;
+    }
 }
 
 kvw_err kvn_packet_conn_stats(const struct kvw_transport *t, kvw_conn_id conn,
                               struct kvn_conn_stats *stats)
 {
     const struct kvn_conn *c = by_api_id(self(t), conn);
+    const struct kvn_env *env = &self(t)->env;
 
     if (c == NULL)
         return KVW_E_NOTFOUND;
@@ -567,6 +684,8 @@ kvw_err kvn_packet_conn_stats(const struct kvw_transport *t, kvw_conn_id conn,
         .credit_stalls = c->credit_stalls,
         .stream_stalls = c->stream_stalls,
         .credit_bytes = c->puts_out.credit - c->puts_out.sent,
+        .payload = c->fits,
+        .payload_limit = c->payload < env->payload_max ? c->payload : env->payload_max,
         .paths = c->paths,
     };
     for (uint32_t i = 0; i < c->paths; ++i)
@@ -580,14 +699,24 @@ static void ep_close(struct kvw_transport *t)
 
     if (t == NULL)
         return;
+    if (ep->pid != getpid()) {
+        /* The connections are the parent's, and so is what the trace file still buffers. */
+        ep->port->ops->close(ep->port);
+        kvn_conns_end(&ep->conns);
+        munmap(ep, ep->bytes);
+        return;
+    }
     /* Three copies of the farewell: nobody will be here to repeat it. A full port gets a chance. */
     for (int copy = 0; copy < 3; ++copy) {
-        for (uint32_t i = 0; i < ep->high; ++i) {
-            struct kvn_conn *c = &ep->conns[i];
+        for (uint32_t i = 0; i < ep->conns.high; ++i) {
+            struct kvn_conn *c = ep->conns.slot[i] != NULL ? &ep->conns.slot[i]->conn : NULL;
 
+            if (c == NULL)
+                continue;
+            kvn_conns_wake(&ep->conns, c);
             if (c->state == KVN_CONN_CONNECTING || c->state == KVN_CONN_UP)
                 kvn_conn_disconnect(c, &ep->env);
-            if (c->state == KVN_CONN_ENDED && c->answers && c->peer_id != 0)
+            if (c->state == KVN_CONN_ENDED && c->repeats_goodbye && c->peer_id != 0)
                 c->goodbye_due = true;
         }
         transmit(ep);
@@ -595,7 +724,8 @@ static void ep_close(struct kvw_transport *t)
     ep->port->ops->close(ep->port);
     if (ep->env.trace != NULL && ep->env.trace->close != NULL)
         ep->env.trace->close(ep->env.trace);
-    free(ep);
+    kvn_conns_end(&ep->conns);
+    munmap(ep, ep->bytes);
 }
 
 static const struct kvw_transport_ops ops = {
@@ -612,96 +742,47 @@ static const struct kvw_transport_ops ops = {
     .wait = ep_wait,
     .stats = ep_stats,
     .close = ep_close,
+    .local = ep_local,
 };
-
-/* Defaults for what is 0. KVW_E_INVALID: out of range. */
-static kvw_err resolve(struct kvn_packet_config *cfg, const struct kvn_port *port,
-                       char why[KVN_WHY_BYTES])
-{
-    if (port->payload_max < KVN_PAYLOAD_MIN || port->payload_max > KVN_PAYLOAD_MAX) {
-        snprintf(why, KVN_WHY_BYTES, "port %s: payload_max %u is not within %u .. %u",
-                 port->ops->name, port->payload_max, KVN_PAYLOAD_MIN, KVN_PAYLOAD_MAX);
-        return KVW_E_INVALID;
-    }
-    if (cfg->dead_ns == 0)
-        cfg->dead_ns = KVW_PEER_DEAD_NS;
-    if (cfg->connect_ns == 0)
-        cfg->connect_ns = KVW_HELLO_TIMEOUT_NS;
-    if (cfg->slice_bytes == 0)
-        cfg->slice_bytes = KVN_SLICE_DEFAULT;
-    if (cfg->inflight_bytes == 0)
-        cfg->inflight_bytes = KVN_INFLIGHT_BYTES;
-    if (cfg->conns_max == 0)
-        cfg->conns_max = KVW_CONNS_MAX;
-    if (cfg->queues == 0)
-        cfg->queues = 1;
-    if (cfg->versions == 0)
-        cfg->versions = KVN_VERSIONS;
-    if ((cfg->versions & ~KVN_VERSIONS_ALL) != 0) {
-        snprintf(why, KVN_WHY_BYTES, "versions 0x%x: bits outside 0x%x", cfg->versions,
-                 KVN_VERSIONS_ALL);
-        return KVW_E_INVALID;
-    }
-    if (cfg->queues > KVN_QUEUES_MAX || cfg->queue >= cfg->queues) {
-        snprintf(why, KVN_WHY_BYTES, "queue %u of %u; there can be %u queues", cfg->queue,
-                 cfg->queues, KVN_QUEUES_MAX);
-        return KVW_E_INVALID;
-    }
-    if (cfg->slice_bytes < KVN_SLICE_MIN) {
-        snprintf(why, KVN_WHY_BYTES, "slice_bytes %u is below %u", cfg->slice_bytes, KVN_SLICE_MIN);
-        return KVW_E_INVALID;
-    }
-    if (cfg->inflight_bytes < 2 * port->payload_max) {
-        snprintf(why, KVN_WHY_BYTES, "inflight_bytes %u is below two packets of %u",
-                 cfg->inflight_bytes, port->payload_max);
-        return KVW_E_INVALID;
-    }
-    if (cfg->conns_max > KVW_CONNS_MAX) {
-        snprintf(why, KVN_WHY_BYTES, "conns_max %u is above %u", cfg->conns_max, KVW_CONNS_MAX);
-        return KVW_E_INVALID;
-    }
-    return KVW_OK;
-}
 
 kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
                         const struct kvn_packet_config *cfg, char why[KVN_WHY_BYTES])
 {
     struct kvn_packet_config c = cfg != NULL ? *cfg : (struct kvn_packet_config){.seed = 0};
-    struct kvn_conn_memory *mem;
+    const size_t burst = (size_t)KVN_BURST * port->payload_max;
     struct kvn_endpoint *ep;
     uint8_t *bounce;
+    size_t bytes;
     kvw_err err;
 
-    err = resolve(&c, port, why);
+    err = kvn_packet_resolve(&c, port, why);
     if (err != KVW_OK)
         return err;
     if (c.seed == 0 && getrandom(&c.seed, sizeof(c.seed), 0) != sizeof(c.seed)) {
         snprintf(why, KVN_WHY_BYTES, "getrandom gave no entropy for connection ids");
         return KVW_E_IO;
     }
-    /* calloc, because connection memory must start as zeros; untouched pages cost nothing. */
-    ep = calloc(1, CONN_MEMORY_AT + c.conns_max * sizeof(*mem) +
-                       (size_t)KVN_BURST * port->payload_max);
-    if (ep == NULL) {
+    bytes = TABLES_AT + kvn_conns_bytes(c.conns_max) + burst;
+    ep = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+              0);
+    if (ep == MAP_FAILED) {
         snprintf(why, KVN_WHY_BYTES, "no memory for %u connections", c.conns_max);
         return KVW_E_NOMEM;
     }
-    mem = (struct kvn_conn_memory *)(void *)((uint8_t *)ep + CONN_MEMORY_AT);
-    bounce = (uint8_t *)(mem + c.conns_max);
+    ep->bytes = bytes;
+    kvn_conns_begin(&ep->conns, (uint8_t *)ep + TABLES_AT, c.conns_max, c.seed);
+    bounce = (uint8_t *)ep + TABLES_AT + kvn_conns_bytes(c.conns_max);
     ep->base.ops = &ops;
+    ep->pid = getpid();
     ep->base.one_host = port->one_host;
     ep->port = port;
     ep->env.cfg = c;
     ep->env.random = c.seed;
     ep->env.trace = c.trace;
-    ep->env.payload_max = port->payload_max;
+    ep->env.takes = ep->env.payload_max = port->payload_max;
     ep->env.slack_ns = port->slack_ns;
     ep->env.sources = port->source_count == 0 ? 1 : port->source_count;
     kvn_regions_begin(&ep->env.regions);
-    for (uint32_t i = 0; i < KVW_CONNS_MAX; ++i) {
-        ep->conns[i].mem = i < c.conns_max ? &mem[i] : NULL;
-        kvn_timers_stop(&ep->conns[i].timers);
-    }
     for (uint32_t i = 0; i < KVN_BURST; ++i) {
         ep->slots[i].packet = &ep->packets[i];
         ep->slots[i].bounce = bounce + (size_t)i * port->payload_max;

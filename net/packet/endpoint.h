@@ -3,8 +3,8 @@
  * endpoint.h - the packet protocol as a transport: a table of connections over one port.
  *
  * threads  as transport.h: one
- * memory   one allocation in open, given back in close; most of it is address space that is only
- *          touched by connections that exist
+ * memory   one allocation in open, given back in close. A connection has 2 MiB of address space,
+ *          mapped when it begins and unmapped when it is forgotten; idle ones touch little
  * time     now_ns comes from the caller; only the port's wait() reads a clock
  */
 #ifndef KVN_PACKET_ENDPOINT_H
@@ -19,6 +19,12 @@
 extern "C" {
 #endif
 
+#define KVN_CONNS_DEFAULT 4096u
+#define KVN_CONNS_MAX     65536u
+/* An endpoint of up to so many connections: an id modulo this is a number of its own of each that
+ * exists at one time, below conns_max (queues/ counts on it). */
+#define KVN_CONNS_STRIDE 64u
+
 /* 0 in a field: the default. */
 struct kvn_packet_config {
     uint64_t seed;           /* of connection ids; 0: the kernel's entropy */
@@ -28,7 +34,7 @@ struct kvn_packet_config {
                                 down to KVN_SLICE_ALIGN */
     uint32_t inflight_bytes; /* most that may be on its way, to us and from us;
                                 KVN_INFLIGHT_BYTES */
-    uint32_t conns_max;      /* 1 .. KVW_CONNS_MAX; KVW_CONNS_MAX */
+    uint32_t conns_max;      /* 1 .. KVN_CONNS_MAX; KVN_CONNS_DEFAULT */
     uint8_t queue, queues;   /* this is the queue-th of so many endpoints with one address: its
                                 connections' ids say so (../port/steer.h). 0 queues: 1 */
     uint16_t versions;       /* of the protocol that it speaks, versions.h; KVN_VERSIONS. Others are

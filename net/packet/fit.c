@@ -6,7 +6,8 @@ static const uint32_t steps[] = {8952, 3952, 1452};
 
 void kvn_fit_begin(struct kvn_fit *f, uint32_t payload)
 {
-    *f = (struct kvn_fit){.payload = payload, .search_at_ns = UINT64_MAX, .wait_ns = KVN_SEARCH_NS};
+    *f = (struct kvn_fit){
+        .payload = payload, .search_at_ns = UINT64_MAX, .wait_ns = KVN_SEARCH_FIRST_NS};
 }
 
 void kvn_fit_lost(struct kvn_fit *f, uint64_t sent_ns)
@@ -42,9 +43,12 @@ void kvn_fit_probe_arrived(struct kvn_fit *f, uint32_t bytes)
     f->proved |= bytes == f->trying;
 }
 
-void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes)
+void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes, bool heard)
 {
-    f->failed |= bytes == f->trying;
+    if (bytes != f->trying)
+        return;
+    f->failed = true;
+    f->unheard = !heard;
 }
 
 static bool attempt(struct kvn_fit *f, uint32_t bytes)
@@ -52,7 +56,7 @@ static bool attempt(struct kvn_fit *f, uint32_t bytes)
     f->tries = bytes == f->trying ? f->tries : 0;
     f->trying = bytes;
     f->search_at_ns = UINT64_MAX;
-    f->proved = f->failed = false;
+    f->proved = f->failed = f->unheard = false;
     return true;
 }
 
@@ -60,7 +64,9 @@ static bool later(struct kvn_fit *f, uint64_t now_ns)
 {
     f->trying = 0;
     f->search_at_ns = now_ns + f->wait_ns;
-    f->wait_ns = 2 * f->wait_ns < KVN_SEARCH_MAX_NS ? 2 * f->wait_ns : KVN_SEARCH_MAX_NS;
+    f->wait_ns = f->wait_ns < KVN_SEARCH_NS ? KVN_SEARCH_NS : 2 * f->wait_ns;
+    if (f->wait_ns > KVN_SEARCH_MAX_NS)
+        f->wait_ns = KVN_SEARCH_MAX_NS;
     return false;
 }
 
@@ -85,7 +91,8 @@ bool kvn_fit_search(struct kvn_fit *f, uint32_t limit, uint64_t now_ns)
         return later(f, now_ns);
     if (!f->failed)
         return false;
-    if (++f->tries < KVN_SEARCH_TRIES && f->trying <= limit)
+    f->tries += !f->unheard;
+    if (f->tries < KVN_SEARCH_TRIES && f->trying <= limit)
         return attempt(f, f->trying);
     for (uint32_t i = 0; i < sizeof(steps) / sizeof(steps[0]); ++i)
         if (steps[i] < f->trying && steps[i] > f->payload && steps[i] < limit)

@@ -18,6 +18,7 @@ struct kvn_fit {
     uint32_t payload;      /* longest packet */
     bool again;            /* a packet sent after the first loss was noticed is lost too */
     bool proved, failed;   /* what became of the probe of `trying` bytes */
+    bool unheard;          /* it failed, but nothing that was sent since has arrived either */
     uint32_t lost;         /* long packets in a row */
     uint64_t since_ns;     /* when the first of them was missed; UINT64_MAX: just now */
     uint64_t arrived_ns;   /* when the youngest long packet that arrived had left */
@@ -45,9 +46,10 @@ bool kvn_fit_hole(struct kvn_fit *f, uint64_t acked_ns, uint64_t now_ns);
 /* Packets are at most payload bytes from now on; longer ones are tried after a while. */
 void kvn_fit_fall(struct kvn_fit *f, uint32_t payload, uint64_t now_ns);
 
-/* The fate of a probe of so many bytes. */
+/* The fate of a probe of so many bytes. heard: of the path, since it was sent; otherwise its loss
+ * says nothing about lengths. */
 void kvn_fit_probe_arrived(struct kvn_fit *f, uint32_t bytes);
-void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes);
+void kvn_fit_probe_lost(struct kvn_fit *f, uint32_t bytes, bool heard);
 /* The ends can take more or less than before: if nothing is tried or planned, try. */
 void kvn_fit_search_now(struct kvn_fit *f, uint64_t now_ns);
 /* Time has come, or a probe's fate is known. limit: what the ends can take. Returns whether a probe

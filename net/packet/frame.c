@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "crc32c.h"
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "versions.h"
 
 /* Header and fields of each type, without what varies; 0: there is no such type. */
@@ -40,8 +40,8 @@ static kvw_err hello_decode(struct kvn_frame *f, bool spoken, const uint8_t *p, 
     f->hello.stream = kvw_load_le32(p + 36);
     f->hello.credit = kvw_load_le32(p + 40);
     f->hello.puts = kvw_load_le32(p + 44);
-    if (f->hello.payload != len || len < KVN_PAYLOAD_MIN || f->hello.paths == 0 ||
-        f->hello.paths > KVN_PATHS_MAX ||
+    if (len < KVN_PAYLOAD_MIN || f->hello.payload < len || f->hello.payload > KVN_PAYLOAD_MAX ||
+        f->hello.paths == 0 || f->hello.paths > KVN_PATHS_MAX ||
         f->hello.stream < KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES ||
         f->hello.credit < 2 * KVN_PAYLOAD_MIN || f->hello.puts == 0 ||
         (f->hello.puts & (f->hello.puts - 1)) != 0)

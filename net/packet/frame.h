@@ -16,7 +16,7 @@
 /* HELLO and HELLO_ACK. */
 struct kvn_hello {
     uint32_t source;  /* the sender's own connection id, not 0 */
-    uint32_t payload; /* length of this very packet: the path is known to carry it */
+    uint32_t payload; /* longest packet the sender takes; this very one shows what arrives */
     uint32_t paths;   /* the most that its sender would use, 1 .. KVN_PATHS_MAX */
     uint32_t stream;  /* control stream bytes the sender will take before its first ACK */
     uint32_t credit;  /* put bytes that the sender will take before its first ACK */
@@ -85,10 +85,12 @@ struct kvn_frame {
 
 /*
  * Read a packet of one of the versions in speaks. Everything is checked that one packet can tell;
- * *f is undefined on an error. KVW_E_TRUNCATED  shorter than its type KVW_E_CHECKSUM   the digest
- * doesn't match KVW_E_VERSION    another version, and neither HELLO nor RESET. A HELLO or RESET of
- * another version is KVW_OK; only the fields that SPEC.md 2 fixes for ever are set KVW_E_PROTOCOL
- * an unknown type, or a field out of range
+ * *f is undefined on an error. A HELLO or RESET of another version is KVW_OK; then only the fields
+ * that SPEC.md 2 fixes for ever are set.
+ *   KVW_E_TRUNCATED  shorter than its type
+ *   KVW_E_CHECKSUM   the digest doesn't match
+ *   KVW_E_VERSION    another version, and neither HELLO nor RESET
+ *   KVW_E_PROTOCOL   an unknown type, or a field out of range
  */
 KVW_NODISCARD kvw_err kvn_frame_decode(struct kvn_frame *f, uint16_t speaks, const uint8_t *bytes,
                                        uint32_t len);

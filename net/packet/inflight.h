@@ -44,6 +44,8 @@ struct kvn_sent {
 struct kvn_inflight {
     struct kvn_sent *ring;
     uint64_t base;           /* lowest number still of interest */
+    uint64_t origin;         /* whose record is the ring's first: moves while there is none, so that
+                                who sends little touches little of it */
     uint64_t next;           /* number of the next packet, from 1 */
     uint64_t largest_acked;  /* 0: none */
     uint64_t last_asking_ns; /* when the youngest FLYING packet left */
@@ -82,7 +84,7 @@ void kvn_inflight_trim(struct kvn_inflight *f, uint64_t keep_ns);
 
 static inline struct kvn_sent *kvn_inflight_at(const struct kvn_inflight *f, uint64_t pn)
 {
-    return &f->ring[pn & (KVN_SENT_MAX - 1)];
+    return &f->ring[(pn - f->origin) & (KVN_SENT_MAX - 1)];
 }
 
 #endif

@@ -25,21 +25,39 @@ void kvn_loss_guess(struct kvn_loss *l, uint64_t rtt_ns, uint64_t now_ns)
     l->rttvar_ns = rtt_ns / 2;
 }
 
+/* One time of reordering doesn't make losses slow to be seen for ever. */
+static void calm_down(struct kvn_loss *l)
+{
+    if (!l->late) {
+        l->reorder_packets -= (l->reorder_packets - KVN_REORDER_MIN + 1) / 2;
+        l->reorder_eighths -= l->reorder_eighths > 1;
+    }
+    l->late = false;
+}
+
 /* The least of the present span and the one before, so that a path that has become longer is
  * believed in the end. */
-void kvn_loss_base(struct kvn_loss *l, uint64_t now_ns)
+bool kvn_loss_base(struct kvn_loss *l, uint64_t now_ns)
 {
     const uint64_t rtt = l->latest_rtt_ns;
+    const bool over = now_ns - l->base_since_ns > KVN_BASE_NS;
 
-    if (now_ns - l->base_since_ns > KVN_BASE_NS) {
+    if (over) {
         l->base_ns = l->base_now_ns;
         l->base_now_ns = rtt;
         l->base_since_ns = now_ns;
+        calm_down(l);
     }
     if (rtt < l->base_now_ns)
         l->base_now_ns = rtt;
     if (rtt < l->base_ns)
         l->base_ns = rtt;
+    return over;
+}
+
+void kvn_loss_longer(struct kvn_loss *l)
+{
+    l->base_ns = l->base_now_ns = UINT64_MAX;
 }
 
 void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns)
@@ -63,6 +81,7 @@ void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns)
 
 void kvn_loss_was_late(struct kvn_loss *l, uint64_t distance)
 {
+    l->late = true;
     if (distance >= l->reorder_packets)
         l->reorder_packets = distance < KVN_REORDER_MAX ? (uint32_t)distance + 1 : KVN_REORDER_MAX;
     if (l->reorder_eighths < 8)

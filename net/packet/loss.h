@@ -23,6 +23,7 @@ struct kvn_loss {
     uint64_t loss_at_ns;      /* when the next packet is lost by time; UINT64_MAX: none */
     uint32_t reorder_packets; /* KVN_REORDER_MIN .. KVN_REORDER_MAX */
     uint32_t reorder_eighths; /* of a round trip, on top of one: 1 .. 8 */
+    bool late;                /* a packet was late in the present span */
     uint32_t probes;          /* sent since something last came back */
 };
 
@@ -30,8 +31,11 @@ void kvn_loss_begin(struct kvn_loss *l);
 
 /* An ACK gave a sample; delay_ns: what the peer says it waited. */
 void kvn_loss_rtt(struct kvn_loss *l, uint64_t rtt_ns, uint64_t delay_ns);
-/* The packet of the last sample was of full length. */
-void kvn_loss_base(struct kvn_loss *l, uint64_t now_ns);
+/* The packet of the last sample was of full length. Returns whether a span of KVN_BASE_NS is over:
+ * what was learnt about late packets longer ago is forgotten by halves. */
+bool kvn_loss_base(struct kvn_loss *l, uint64_t now_ns);
+/* Packets have become longer: the least round trip of the shorter ones isn't theirs. */
+void kvn_loss_longer(struct kvn_loss *l);
 /* The handshake took so long, with packets of full length: better than nothing until there are
  * samples. */
 void kvn_loss_guess(struct kvn_loss *l, uint64_t rtt_ns, uint64_t now_ns);

@@ -20,7 +20,7 @@ void kvn_path_challenge(struct kvn_path *p, uint64_t token, uint64_t now_ns)
     p->challenge = token;
     p->challenges = 0;
     p->challenge_at_ns = now_ns;
-    p->says |= KVN_SAYS_CHALLENGE;
+    p->due |= KVN_DUE_CHALLENGE;
 }
 
 void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns)
@@ -28,7 +28,7 @@ void kvn_path_challenged(struct kvn_path *p, uint64_t now_ns)
     const uint64_t wait = KVN_CHALLENGE_FIRST_NS << (p->challenges < 8 ? p->challenges : 8);
 
     ++p->challenges;
-    p->says &= (uint8_t)~KVN_SAYS_CHALLENGE;
+    p->due &= (uint8_t)~KVN_DUE_CHALLENGE;
     p->challenge_at_ns = now_ns + (wait < KVN_CHALLENGE_MAX_NS ? wait : KVN_CHALLENGE_MAX_NS);
 }
 
@@ -37,7 +37,7 @@ bool kvn_path_response(struct kvn_path *p, uint64_t token, uint64_t now_ns)
     if (p->challenge_at_ns == UINT64_MAX || token != p->challenge)
         return false;
     p->challenge_at_ns = UINT64_MAX;
-    p->says &= (uint8_t)~KVN_SAYS_CHALLENGE;
+    p->due &= (uint8_t)~KVN_DUE_CHALLENGE;
     if (p->state == KVN_PATH_LIVE)
         return false;
     p->state = KVN_PATH_LIVE;
@@ -59,7 +59,7 @@ void kvn_path_suspect(struct kvn_path *p, const struct kvn_addr *from, uint8_t s
     m->to = *from;
     m->source = source;
     m->asked_ns = now_ns;
-    p->says |= KVN_SAYS_WHO;
+    p->due |= KVN_DUE_WHO;
 }
 
 bool kvn_path_proved(const struct kvn_path *p, const struct kvn_addr *from, uint64_t token)
@@ -74,7 +74,7 @@ void kvn_path_moved(struct kvn_path *p, uint64_t now_ns)
     p->source = p->move.source;
     p->move.to.family = 0;
     p->state = KVN_PATH_LIVE;
-    p->says &= KVN_SAYS_RESPONSE;
+    p->due &= KVN_DUE_RESPONSE;
     p->challenge_at_ns = UINT64_MAX;
     p->probe_credit = p->since_asked = p->nack_doubt = 0;
     p->ping_due = true;

@@ -26,13 +26,14 @@ enum kvn_path_state {
     KVN_PATH_DOWN,   /* as UNSURE, but what was on it went to others */
 };
 
-enum kvn_path_says {
-    KVN_SAYS_RESPONSE = 1,
-    KVN_SAYS_CHALLENGE = 2,
-    KVN_SAYS_PING = 4,  /* does the path carry anything? */
-    KVN_SAYS_PROBE = 8, /* a PING of fit.trying bytes */
-    KVN_SAYS_NACK = 16, /* which slices the connection waits for */
-    KVN_SAYS_WHO = 32,  /* CHALLENGE, to where the peer may have moved */
+/* Packets that a path owes. */
+enum kvn_path_due {
+    KVN_DUE_RESPONSE = 1,
+    KVN_DUE_CHALLENGE = 2,
+    KVN_DUE_PING = 4,  /* does the path carry anything? */
+    KVN_DUE_PROBE = 8, /* a PING of fit.trying bytes */
+    KVN_DUE_NACK = 16, /* which slices the connection waits for */
+    KVN_DUE_WHO = 32,  /* CHALLENGE, to where the peer may have moved */
 };
 
 struct kvn_conn;
@@ -58,7 +59,7 @@ struct kvn_path {
     uint8_t source;        /* the port's own UDP port it leaves from */
     enum kvn_path_state state;
     struct kvn_addr peer;
-    uint8_t says; /* enum kvn_path_says, to leave before anything else */
+    uint8_t due; /* enum kvn_path_due: packets to leave before anything else */
     bool ping_due;
     uint32_t challenges;      /* since the last RESPONSE */
     uint64_t challenge_at_ns; /* when the next CHALLENGE leaves; UINT64_MAX: none */

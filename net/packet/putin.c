@@ -46,6 +46,8 @@ static kvw_err open_put(struct kvn_puts_in *p, struct kvn_put_in *in, const stru
     begin_again(in, d);
     in->state = KVN_PUT_IN_OPEN;
     ++p->open;
+    if ((int32_t)(d->put - p->end) >= 0)
+        p->end = d->put + 1;
     return KVW_OK;
 }
 
@@ -136,7 +138,7 @@ uint32_t kvn_puts_in_missing(const struct kvn_puts_in *p, struct kvn_missing *ou
 {
     uint32_t n = 0, seen = 0;
 
-    for (uint32_t put = p->first; seen < p->open && put != p->first + KVN_PUTS_MAX; ++put) {
+    for (uint32_t put = p->first; seen < p->open && put != p->end; ++put) {
         const struct kvn_put_in *in = at(p, put);
 
         if (in->state != KVN_PUT_IN_OPEN)

@@ -30,10 +30,11 @@ struct kvn_put_in {
     uint64_t map[KVN_SLICES_MAX / 64];
 };
 
-/* Numbers run modulo 2^32. Every put before first is over. */
+/* Numbers run modulo 2^32. Every put before first is over, every put at or after end is AHEAD. */
 struct kvn_puts_in {
     struct kvn_put_in *slot;
     uint32_t first;
+    uint32_t end;
     uint32_t landed_head; /* by slot; UINT32_MAX: empty */
     uint32_t landed_tail;
     uint32_t open;   /* puts that are OPEN */

@@ -96,8 +96,8 @@ struct kvn_slice kvn_puts_out_take(struct kvn_puts_out *p);
 uint32_t kvn_puts_out_pieces(const struct kvn_slice *s, struct kvw_iov piece[KVW_PUT_IOV_MAX]);
 /* The ACTIVE put of this number; NULL: it is over. */
 struct kvn_put_out *kvn_puts_out_find(const struct kvn_puts_out *p, uint32_t put);
-/* What became of a slice of cut * KVN_SLICE_ALIGN bytes; nothing, if its put was cut again since.
- */
+/* What became of a slice of cut * KVN_SLICE_ALIGN bytes; nothing, if its put was cut
+ * again since. */
 void kvn_puts_out_arrived(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut);
 void kvn_puts_out_lost(struct kvn_puts_out *p, uint32_t put, uint32_t slice, uint32_t cut);
 /* Every ACTIVE put becomes DONE with err. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 
 #define NUMBER_LAST (KVN_REGION_MAX - KVW_REGIONS_MAX) /* a slot that got this far is retired */
 

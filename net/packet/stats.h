@@ -40,8 +40,8 @@ struct kvn_path_stats {
     uint64_t moves;                 /* the peer proved to be at another address */
     /* gauges */
     uint8_t state; /* enum kvn_path_state */
-    uint64_t rtt_ns, rtt_min_ns, srtt_ns,
-        rttvar_ns; /* rtt_min_ns: lately, of a packet of full length; 0: none yet */
+    uint64_t rtt_ns, srtt_ns, rttvar_ns;
+    uint64_t rtt_min_ns; /* lately, of a packet of full length; 0: none yet */
     uint64_t cwnd_bytes, inflight_bytes;
     uint64_t pacing_bytes_per_s; /* 0: not paced */
     uint32_t payload;            /* longest packet it is known to carry */
@@ -50,7 +50,10 @@ struct kvn_path_stats {
 struct kvn_conn_stats {
     uint64_t credit_stalls; /* times that puts waited for the peer's credit alone */
     uint64_t stream_stalls; /* times that messages waited for the peer's limit alone */
-    uint64_t credit_bytes;  /* gauge: what may still be sent of it */
+    /* gauges */
+    uint64_t credit_bytes;  /* what may still be sent of it */
+    uint32_t payload;       /* longest packet in use: what every path that works carries */
+    uint32_t payload_limit; /* what both ends take; more than payload: longer ones are tried */
     uint32_t paths;
     struct kvn_path_stats path[KVN_PATHS_MAX];
 };
@@ -58,10 +61,13 @@ struct kvn_conn_stats {
 struct kvn_packet_stats {
     struct kvw_transport_stats all;
     uint64_t dropped[KVN_DROPS];
+    uint32_t payload_least; /* gauge: least `payload` of the connections that are up; 0: none is */
+    uint32_t conns;         /* gauge: connections that exist, in whatever state */
+    uint64_t conns_visited; /* by polls: idle ones aren't */
 };
 
-/* t of both: an endpoint. A transport of several queues is none: kvn_queues_stats() (../queues.h).
- */
+/* t of both: an endpoint. A transport of several queues is none:
+ * kvn_queues_stats() (../queues.h). */
 void kvn_packet_stats(const struct kvw_transport *t, struct kvn_packet_stats *stats);
 /* KVW_E_NOTFOUND: no such connection, or it is over. */
 KVW_NODISCARD kvw_err kvn_packet_conn_stats(const struct kvw_transport *t, kvw_conn_id conn,

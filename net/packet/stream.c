@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 
 #define MASK (KVN_STREAM_BYTES - 1)
 

@@ -3,17 +3,24 @@
  * timers.h - all timers of a connection, and the events that move them. Callers report what
  * happened; this file decides when something is due.
  *
- *   HELLO    the next HELLO leaves          10 ms, 20 ms, ... KVN_HELLO_MAX_NS after the last one
- *   CONNECT  connecting, or being accepted, is given up      connect_ns, or KVN_HALF_OPEN_NS, after
- *                                                            it began
- *   LOSS     packets still out count as lost                 as loss.h says
- *   PROBE    nothing comes back: send again                  as loss.h says
- *   SEARCH   longer packets are tried                    as fit.h says
- *   STALL    a put has begun and doesn't go on: say so   KVN_STALL_NS after the last slice,
- * doubling ACK      what has arrived is acknowledged                KVN_ACK_DELAY_NS after the
- * first PING     nothing was heard: ask                          dead_ns / 4 after the last packet
- *   DEAD     nothing was heard: the peer is lost             dead_ns after the last packet
- *   LINGER   an ended connection is forgotten                KVN_LINGER_NS after its end
+ *   timer      what is due                                  when
+ *   HELLO      the next HELLO leaves                        10 ms after the last one, then 20 ms,
+ *                                                           ... KVN_HELLO_MAX_NS
+ *   CONNECT    connecting is given up                       cfg.connect_ns after it began
+ *              being accepted is given up                   KVN_HALF_OPEN_NS after it began
+ *   LOSS       packets that are out count as lost           loss.h, kvn_loss.loss_at_ns
+ *   PROBE      nothing comes back: send again               loss.h, kvn_loss_probe_at()
+ *   CHALLENGE  a path is asked again whether it works       10 ms after the last CHALLENGE, then
+ *                                                           20 ms, ... KVN_CHALLENGE_MAX_NS
+ *   SEARCH     longer packets are tried                     fit.h, kvn_fit.search_at_ns
+ *   STALL      a put has begun and doesn't go on: NACK      two round trips, KVN_STALL_NS at least,
+ *                                                           after the last slice; then doubling
+ *   ACK        what has arrived is acknowledged             KVN_ACK_DELAY_NS after the first
+ *   PING       nothing was heard: ask                       dead_ns / 4 after the last packet; by
+ *                                                           a dialler up to dead_ns / 32 earlier,
+ *                                                           of an idle peer dead_ns / 4 later
+ *   DEAD       nothing was heard: the peer is lost          dead_ns after the last packet
+ *   LINGER     an ended connection is forgotten             KVN_LINGER_NS after its end
  *
  * threads  one      memory  the caller's struct      time  as given
  */
@@ -68,6 +75,22 @@ void kvn_timers_ack_sent(struct kvn_timers *t);
 
 /* A PING was queued; the next one is another interval away. */
 void kvn_timers_pinged(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns);
+
+/* The next PING leaves together with those of other connections, a little early: then one poll asks
+ * many idle peers, and reads many answers. */
+static inline void kvn_timers_ping_together(struct kvn_timers *t, uint64_t dead_ns)
+{
+    if (t->at_ns[KVN_TIMER_PING] != UINT64_MAX && dead_ns >= 32)
+        t->at_ns[KVN_TIMER_PING] -= t->at_ns[KVN_TIMER_PING] % (dead_ns / 32);
+}
+
+/* Nothing has been moved for long: the next PING leaves after half of dead_ns. Does nothing once it
+ * has been put off, or one has left. */
+static inline void kvn_timers_ping_later(struct kvn_timers *t, uint64_t dead_ns)
+{
+    if (t->at_ns[KVN_TIMER_PING] == t->at_ns[KVN_TIMER_DEAD] - dead_ns + dead_ns / 4)
+        t->at_ns[KVN_TIMER_PING] += dead_ns / 4;
+}
 
 /* What is in flight changed: UINT64_MAX where nothing is to be waited for. */
 void kvn_timers_flight(struct kvn_timers *t, uint64_t loss_at_ns, uint64_t probe_at_ns,

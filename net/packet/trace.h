@@ -53,8 +53,8 @@ struct kvn_trace {
 /* Whether anybody listens to trace. */
 #define KVN_TRACING(trace) __builtin_expect((trace) != NULL, 0)
 
-/* The event as one line of JSON, with its newline; returns its length, < bytes. Long texts are cut.
- */
+/* The event as one line of JSON, with its newline; returns its length, < bytes. Long texts
+ * are cut. */
 #define KVN_TRACE_LINE_BYTES 640
 uint32_t kvn_trace_json(char line[KVN_TRACE_LINE_BYTES], const struct kvn_trace_event *ev);
 

@@ -3,6 +3,7 @@
  * branch; what is told is put together only if somebody listens. */
 #include "conn.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Not inlined, so that nothing of it stands in the callers' way. */
@@ -47,7 +48,7 @@ void kvn_note_lost(struct kvn_path *p, const struct kvn_sent *sent)
         tell(p->conn, p->id,
              &(struct kvn_trace_event){
                  .kind = KVN_TRACE_PACKET_LOST,
-                 .pn = p->out.base + ((slot - p->out.base) & (KVN_SENT_MAX - 1)),
+                 .pn = p->out.base + ((slot - (p->out.base - p->out.origin)) & (KVN_SENT_MAX - 1)),
                  .bytes = sent->bytes,
                  .what = sent->what,
                  .part = sent->part,
@@ -67,6 +68,14 @@ void kvn_note_conn(const struct kvn_conn *c, const char *text)
 {
     if (KVN_TRACING(c->env->trace))
         tell(c, 0, &(struct kvn_trace_event){.kind = KVN_TRACE_CONN_STATE, .text = text});
+}
+
+void kvn_note_payload(const struct kvn_conn *c)
+{
+    char text[48];
+
+    snprintf(text, sizeof(text), "packets of up to %u bytes", c->fits);
+    kvn_note_conn(c, text);
 }
 
 void kvn_note_path(const struct kvn_path *p, const char *text)

@@ -9,8 +9,8 @@
 #ifndef KVN_TRACE_FILE_H
 #define KVN_TRACE_FILE_H
 
-#include "net.h"
-#include "packet/trace.h"
+#include "../net.h"
+#include "trace.h"
 
 /* Begins the file anew. name: whose trace it is, for people. KVW_E_IO: why says what the system
  * did; KVW_E_NOMEM. */

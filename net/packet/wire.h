@@ -11,13 +11,13 @@
 #include "../../kvwire/wire.h"
 
 /* SPEC.md 2: the top four bits of the first byte. All that this code speaks, as a set: 4.3. */
-#define KVN_WIRE_VERSION 1
+#define KVN_WIRE_VERSION 2
 #define KVN_VERSIONS     ((uint16_t)(1u << KVN_WIRE_VERSION))
 
 /* SPEC.md 3: the low four bits of the first byte. An unknown type is dropped and counted. */
 enum kvn_packet_type {
-    KVN_PACKET_HELLO = 1,     /* client -> listener, padded to the payload it proposes */
-    KVN_PACKET_HELLO_ACK = 2, /* listener -> client, padded to the payload agreed */
+    KVN_PACKET_HELLO = 1,     /* client -> listener, padded to a length to be proved */
+    KVN_PACKET_HELLO_ACK = 2, /* listener -> client, as long as the HELLO it answers */
     KVN_PACKET_DATA = 3,      /* one slice of a put, with its own placement */
     KVN_PACKET_MSG = 4,       /* bytes of the control stream */
     KVN_PACKET_ACK = 5,       /* what has arrived */
@@ -88,7 +88,8 @@ enum kvn_reset_reason {
 #define KVN_INFLIGHT_BYTES      (4u * 1024 * 1024) /* not yet acknowledged, default */
 #define KVN_SENT_MAX            4096u              /* packets remembered, a power of two */
 #define KVN_RANGES_MAX          64u                /* gaps tracked in one set */
-#define KVN_HALF_OPEN_MAX       16u                /* HELLOs answered, not yet heard again */
+#define KVN_HALF_OPEN_MAX       16u                /* HELLOs answered, not yet heard again; */
+#define KVN_HALF_OPEN_SHARE     4u                 /* or this share of conns_max, if it is more */
 #define KVN_ACK_EVERY           32u                /* packets, when the sender asks for none */
 #define KVN_WINDOW_START_SLICES 4u                 /* in flight before anything is known */
 #define KVN_WINDOW_MIN_SLICES   2u                 /* never fewer, whatever is lost */
@@ -124,6 +125,7 @@ enum kvn_reset_reason {
 #define KVN_RESET_GAP_NS       (1000ull * 1000)
 #define KVN_CHALLENGE_FIRST_NS (10ull * 1000 * 1000)
 #define KVN_CHALLENGE_MAX_NS   (1000ull * 1000 * 1000)
+#define KVN_IDLE_DEADS         8u /* of dead_ns without a message or a put: idle */
 #define KVN_BUSY_NS            (10ull * 1000 * 1000)   /* after its last DATA, a sender counts */
 #define KVN_SEARCH_FIRST_NS    (1000ull * 1000 * 1000) /* after a fall: are longer ones carried? */
 #define KVN_SEARCH_NS          (10ull * KVN_SEARCH_FIRST_NS) /* then, doubling */

@@ -224,6 +224,14 @@ static void fault_close(struct kvn_port *port)
     free(f);
 }
 
+static bool fault_reaches(struct kvn_port *port, const struct kvn_addr *to,
+                          char why[KVN_REACH_WHY_BYTES])
+{
+    struct kvn_port *inner = ((struct fault_port *)port)->inner;
+
+    return inner->ops->reaches == NULL || inner->ops->reaches(inner, to, why);
+}
+
 static const struct kvn_port_ops fault_ops = {
     .name = "fault",
     .rx = fault_rx,
@@ -231,6 +239,7 @@ static const struct kvn_port_ops fault_ops = {
     .wait = fault_wait,
     .deadline_ns = fault_deadline_ns,
     .close = fault_close,
+    .reaches = fault_reaches,
 };
 
 kvw_err kvn_fault_wrap(struct kvn_port **port, const char *spec, char why[KVN_WHY_BYTES])

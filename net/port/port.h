@@ -2,7 +2,7 @@
 /*
  * port.h - where the packet protocol's packets come from and go to: bursts of UDP payloads with an
  * address. A port knows nothing of connections; the protocol core (../packet/) does no I/O.
- * Implemented by udp.c (sockets), dpdk_port.c (any DPDK device), sim.c (virtual network) and
+ * Implemented by udp/ (sockets), dpdk/ (any DPDK device), sim/ (virtual network) and
  * fault.c (wraps another port and loses, reorders, repeats and corrupts).
  *
  * threads  one thread owns a port
@@ -20,18 +20,19 @@ struct kvn_addr {
     uint8_t family; /* 4 or 6; 0: none */
     uint8_t ip[16]; /* network order */
     uint16_t port;  /* host order */
+    uint32_t scope; /* of a link-local IPv6 address: the interface's index; else 0 */
 };
 
 bool kvn_addr_equal(const struct kvn_addr *a, const struct kvn_addr *b);
 
-#define KVN_ADDR_TEXT_BYTES 64
-/* "1.2.3.4:5" or "[::1]:5"; returns buf. */
+#define KVN_ADDR_TEXT_BYTES 80
+/* "1.2.3.4:5", "[::1]:5" or "[fe80::1%eth0]:5"; returns buf. */
 const char *kvn_addr_format(const struct kvn_addr *a, char buf[KVN_ADDR_TEXT_BYTES]);
-/* The same backwards, no name look-up. KVW_E_ADDRESS; *a untouched. */
+/* The same backwards, no look-up of names but an interface's. KVW_E_ADDRESS; *a untouched. */
 KVW_NODISCARD kvw_err kvn_addr_parse(struct kvn_addr *a, const char *text);
 
-/* The two ECN bits of the IP header (RFC 3168). A port that can't carry them says NOT_ECT always.
- */
+/* The two ECN bits of the IP header (RFC 3168). A port that can't carry them says
+ * NOT_ECT always. */
 enum { KVN_ECN_NOT_ECT = 0, KVN_ECN_ECT1 = 1, KVN_ECN_ECT0 = 2, KVN_ECN_CE = 3 };
 
 /* A received UDP payload. bytes are the port's until the next rx(). */
@@ -60,6 +61,8 @@ struct kvn_tx_packet {
  * by them, so each is a path through the network. */
 #define KVN_PORT_SOURCES_MAX 8
 
+#define KVN_REACH_WHY_BYTES 224
+
 struct kvn_port;
 
 struct kvn_port_ops {
@@ -73,10 +76,14 @@ struct kvn_port_ops {
                    uint32_t count);
     /* As kvw_transport_ops.wait. */
     void (*wait)(struct kvn_port *port, uint64_t until_ns, int wake_fd);
-    /* When rx() must run even without input (delayed packets of sim and fault); UINT64_MAX: never.
-     */
+    /* When rx() must run even without input (delayed packets of sim and fault);
+     * UINT64_MAX: never. */
     uint64_t (*deadline_ns)(const struct kvn_port *port);
     void (*close)(struct kvn_port *port);
+    /* Whether packets to an address can leave, as far as the system knows now. False: why is a
+     * sentence with its reason. NULL: the port can't tell. Not for the data path. */
+    bool (*reaches)(struct kvn_port *port, const struct kvn_addr *to,
+                    char why[KVN_REACH_WHY_BYTES]);
 };
 
 /* Every implementation's object starts with this. */
@@ -84,10 +91,11 @@ struct kvn_port {
     const struct kvn_port_ops *ops;
     uint32_t payload_max;  /* longest UDP payload that fits one packet, >= 1200 */
     struct kvn_addr local; /* of source 0; family 0: unknown */
-    uint64_t slack_ns; /* how late the processes at its ends may be to look at packets and clocks:
-                          less delay than that says nothing about the network, and packets
-                          aren't spaced more finely */
-    bool one_host;     /* as kvw_transport.one_host */
+    /* Scheduling noise of the two hosts: how late their processes may look at packets and clocks.
+     * Changes of the round trip below it aren't taken for congestion, and packets aren't paced more
+     * finely. */
+    uint64_t slack_ns;
+    bool one_host;                /* as kvw_transport.one_host */
     uint8_t source_count;         /* UDP ports of its own; 0 reads as 1 */
     struct kvn_addr default_peer; /* of a link with one peer; family 0: none */
     uint64_t tx_errors;

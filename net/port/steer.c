@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "../packet/wire.h"
 
 #define LINE 64
@@ -201,6 +201,14 @@ static void steer_close(struct kvn_port *port)
     p->inner = NULL;
 }
 
+static bool steer_reaches(struct kvn_port *port, const struct kvn_addr *to,
+                          char why[KVN_REACH_WHY_BYTES])
+{
+    struct kvn_port *inner = ((struct steer_port *)port)->inner;
+
+    return inner->ops->reaches == NULL || inner->ops->reaches(inner, to, why);
+}
+
 static const struct kvn_port_ops steer_ops = {
     .name = "steer",
     .rx = steer_rx,
@@ -208,6 +216,7 @@ static const struct kvn_port_ops steer_ops = {
     .wait = steer_wait,
     .deadline_ns = steer_deadline_ns,
     .close = steer_close,
+    .reaches = steer_reaches,
 };
 
 kvw_err kvn_steer_open(struct kvn_steer **steer, uint32_t queues, uint32_t payload_max,

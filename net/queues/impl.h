@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * queues_impl.h - the object behind queues.h, shared by queues.c (the application's side),
- * queues_open.c (opening and closing) and queues_thread.c (a queue's thread). Not for anyone else.
+ * impl.h - the object behind queues.h, shared by queues.c (the application's side),
+ * open.c (opening and closing) and thread.c (a queue's thread). Not for anyone else.
  *
  * threads  each field says whose it is: the application's thread, or the queue's
  * memory   one allocation a transport
@@ -23,7 +23,7 @@
 #define KVN_EVENTS_AT_ONCE 16u
 #define KVN_QUEUE_LINE     64
 #define KVN_LANE_SKIP      UINT32_MAX /* in place of a length: go on at the ring's start */
-#define KVN_ORPHANS        (KVN_QUEUES_MAX * KVW_CONNS_MAX * KVN_LANE_PUTS)
+#define KVN_ORPHANS        (KVN_QUEUES_MAX * KVN_CONNS_STRIDE * KVN_LANE_PUTS)
 #define KVN_CONN_BYTES(n)  (((n) + 3u + 4u) & ~3u) /* of a message of n bytes in a lane */
 
 /*
@@ -72,9 +72,8 @@ struct kvn_call {
 
 struct kvn_queues;
 
-/* Whom a queue's region asks: the application's gate, when the application is there. */
+/* Whom a queue's region asks, by the transport's id of the connection. */
 struct kvn_queue_gate {
-    struct kvn_queues *g;
     uint32_t queue;
     kvw_put_gate gate;
     void *arg;
@@ -92,9 +91,9 @@ struct kvn_queue {
     sem_t answered;
 
     /* The thread's. */
-    uint32_t current[KVW_CONNS_MAX];  /* the connection in a slot; 0: none that may send */
-    uint32_t seen_put[KVW_CONNS_MAX]; /* what the lanes held at the last look */
-    uint32_t seen_msg[KVW_CONNS_MAX];
+    uint32_t current[KVN_CONNS_STRIDE];  /* the connection in a slot; 0: none that may send */
+    uint32_t seen_put[KVN_CONNS_STRIDE]; /* what the lanes held at the last look */
+    uint32_t seen_msg[KVN_CONNS_STRIDE];
     uint32_t high; /* slots at and above never had a connection */
     uint64_t sleeps;
     bool stop;
@@ -111,14 +110,14 @@ struct kvn_queue {
     uint32_t bytes_taken;
     uint32_t conns; /* that live here */
     uint32_t user_high;
-    uint32_t user[KVW_CONNS_MAX];     /* the id its user knows; 0: none */
-    uint32_t put_head[KVW_CONNS_MAX]; /* of lanes, at the last poll() */
-    uint32_t msg_head[KVW_CONNS_MAX];
+    uint32_t user[KVN_CONNS_STRIDE];     /* the id its user knows; 0: none */
+    uint32_t put_head[KVN_CONNS_STRIDE]; /* of lanes, at the last poll() */
+    uint32_t msg_head[KVN_CONNS_STRIDE];
 
     struct kvn_queue_gate gate[KVW_REGIONS_MAX];
     struct kvn_queued_event event[KVN_EVENTS];
     uint8_t event_bytes[KVN_EVENT_BYTES];
-    struct kvn_lane lane[KVW_CONNS_MAX];
+    struct kvn_lane lane[KVN_CONNS_STRIDE];
 };
 
 /* A put that never reached its queue, and whose PUT_DONE is due. */
@@ -130,23 +129,17 @@ struct kvn_orphan {
 struct kvn_queues {
     struct kvw_transport base; /* first */
     uint32_t queues;
+    pid_t pid; /* that opened it; in a child of fork() there are no threads of queues */
     bool busy_poll, listening;
     struct kvn_steer *steer;
     int fd;                                       /* wakes the application */
     _Alignas(KVN_QUEUE_LINE) _Atomic bool asleep; /* the application, as a queue's */
-    _Atomic bool hungry; /* send() or put() found no room, and poll() hasn't come since */
+    _Atomic bool hungry; /* send() or put() found no room, and no poll() found any since */
     uint32_t turn;
     uint32_t orphans, orphan_first;
     struct kvn_orphan *orphan; /* KVN_ORPHANS */
     bool region_used[KVW_REGIONS_MAX];
     struct kvw_region_key region[KVW_REGIONS_MAX];
-
-    /* Gates are asked under mutex, while inside. */
-    pthread_mutex_t mutex;
-    pthread_cond_t came;     /* inside has become true */
-    pthread_cond_t asked;    /* asking has fallen */
-    bool inside;             /* the application waits in a call, or polls */
-    _Atomic uint32_t asking; /* threads that wait for a gate */
 
     struct kvn_queue *queue; /* queues of them */
 };
@@ -164,10 +157,10 @@ static inline kvw_conn_id kvn_queues_inner(uint32_t id)
 
 static inline uint32_t kvn_queues_slot(uint32_t id)
 {
-    return id / KVN_QUEUES_MAX % KVW_CONNS_MAX;
+    return id / KVN_QUEUES_MAX % KVN_CONNS_STRIDE;
 }
 
-/* queues_thread.c */
+/* thread.c */
 void *kvn_queue_main(void *queue);
 /* From any thread: the queue's looks again. */
 void kvn_queue_wake(struct kvn_queue *q);
@@ -175,10 +168,11 @@ bool kvn_queue_gate_ask(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t b
 
 /* queues.c */
 extern const struct kvw_transport_ops kvn_queues_ops;
-/* Asks a queue's thread and waits for the answer; the application's thread only. */
-kvw_err kvn_queues_call(struct kvn_queue *q, struct kvn_call *c);
 
-/* queues_open.c */
+/* close.c */
+/* Asks a queue's thread and waits for the answer; the application's thread only. In a child of
+ * fork() it does nothing: KVW_OK for what the child may call, else KVW_E_UNSUPPORTED. */
+kvw_err kvn_queues_call(struct kvn_queue *q, struct kvn_call *c);
 void kvn_queues_close(struct kvw_transport *t);
 
 #endif

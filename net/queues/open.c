@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening and closing a transport of several queues, and what addresses say of queues. */
+/* Opening a transport of several queues, and what addresses say of queues. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,52 +9,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "port/fault.h"
+#include "../port/fault.h"
 #include "queues.h"
-#include "queues_impl.h"
-#include "trace_file.h"
-
-/* Each thread closes its endpoint, and so its port, itself: devices are closed where they ran. */
-static void stop_queue(struct kvn_queue *q)
-{
-    struct kvn_call c = {.kind = KVN_CALL_CLOSE};
-
-    if (!q->running)
-        return;
-    (void)kvn_queues_call(q, &c);
-    pthread_join(q->thread, NULL);
-    q->running = false;
-}
-
-static void free_group(struct kvn_queues *g)
-{
-    for (uint32_t i = 0; i < g->queues && g->queue != NULL; ++i) {
-        struct kvn_queue *q = &g->queue[i];
-
-        stop_queue(q);
-        if (q->endpoint != NULL)
-            q->endpoint->ops->close(q->endpoint);
-        if (q->fd >= 0)
-            close(q->fd);
-        sem_destroy(&q->answered);
-    }
-    kvn_steer_close(g->steer);
-    if (g->fd >= 0)
-        close(g->fd);
-    pthread_mutex_destroy(&g->mutex);
-    pthread_cond_destroy(&g->came);
-    pthread_cond_destroy(&g->asked);
-    if (g->queue != NULL)
-        munmap(g->queue, g->queues * sizeof(g->queue[0]));
-    free(g->orphan);
-    free(g);
-}
-
-void kvn_queues_close(struct kvw_transport *t)
-{
-    if (t != NULL)
-        free_group((struct kvn_queues *)t);
-}
+#include "impl.h"
+#include "../packet/trace_file.h"
 
 static void wake_queue(void *arg, uint32_t queue)
 {
@@ -71,11 +29,9 @@ static struct kvn_queues *new_group(uint32_t queues, uint32_t payload_max)
     if (g == NULL)
         return NULL;
     memset(g, 0, sizeof(*g));
-    pthread_mutex_init(&g->mutex, NULL);
-    pthread_cond_init(&g->came, NULL);
-    pthread_cond_init(&g->asked, NULL);
     g->base.ops = &kvn_queues_ops;
     g->queues = queues;
+    g->pid = getpid();
     g->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     g->orphan = calloc(KVN_ORPHANS, sizeof(g->orphan[0]));
     /* Zeros that cost nothing until they are touched. */
@@ -92,7 +48,7 @@ static struct kvn_queues *new_group(uint32_t queues, uint32_t payload_max)
     if (g->fd >= 0 && g->orphan != NULL && g->queue != NULL && g->queue[queues - 1].fd >= 0 &&
         kvn_steer_open(&g->steer, queues, payload_max, wake_queue, g) == KVW_OK)
         return g;
-    free_group(g);
+    kvn_queues_close(&g->base);
     return NULL;
 }
 
@@ -145,12 +101,12 @@ kvw_err kvn_queues_open(struct kvw_transport **t, struct kvn_port *const *ports,
 
         c.queue = (uint8_t)i;
         c.queues = (uint8_t)queues;
-        c.conns_max = KVW_CONNS_MAX / queues;
+        c.conns_max = KVN_CONNS_STRIDE / queues;
         err =
             kvn_packet_open(&g->queue[i].endpoint, kvn_steer_port(g->steer, i, ports[i]), &c, why);
         if (err != KVW_OK) {
             close_rest(ports, packet, i, queues);
-            free_group(g);
+            kvn_queues_close(&g->base);
             return err;
         }
     }
@@ -158,7 +114,7 @@ kvw_err kvn_queues_open(struct kvw_transport **t, struct kvn_port *const *ports,
         if (!start(&g->queue[i])) {
             snprintf(why, KVN_WHY_BYTES, "no thread for queue %u of %u: %s", i, queues,
                      strerror(errno));
-            free_group(g);
+            kvn_queues_close(&g->base);
             return KVW_E_NOMEM;
         }
     *t = &g->base;

@@ -7,7 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "queues_impl.h"
+#include "../put.h"
+#include "impl.h"
 
 static struct kvn_queues *self(const struct kvw_transport *t)
 {
@@ -20,39 +21,6 @@ static uint64_t clock_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* --- gates --- */
-
-/* From here to leave() queues may ask gates. */
-static void enter(struct kvn_queues *g)
-{
-    pthread_mutex_lock(&g->mutex);
-    g->inside = true;
-    if (atomic_load(&g->asking) > 0)
-        pthread_cond_broadcast(&g->came);
-    pthread_mutex_unlock(&g->mutex);
-}
-
-/* Those who ask already are let in first, each once. */
-static void leave(struct kvn_queues *g)
-{
-    pthread_mutex_lock(&g->mutex);
-    for (uint32_t i = 0; i < g->queues && atomic_load(&g->asking) > 0; ++i)
-        pthread_cond_wait(&g->asked, &g->mutex);
-    g->inside = false;
-    pthread_mutex_unlock(&g->mutex);
-}
-
-kvw_err kvn_queues_call(struct kvn_queue *q, struct kvn_call *c)
-{
-    enter(q->g);
-    atomic_store(&q->call, c);
-    kvn_queue_wake(q);
-    while (sem_wait(&q->answered) != 0)
-        ; /* EINTR */
-    leave(q->g);
-    return c->err;
 }
 
 /* --- connections --- */
@@ -190,7 +158,7 @@ static kvw_err mq_region_add(struct kvw_transport *t, const struct kvw_mem *mem,
     for (uint32_t i = 0; i < g->queues; ++i) {
         struct kvn_queue_gate *ask = &g->queue[i].gate[at];
 
-        *ask = (struct kvn_queue_gate){.g = g, .queue = i, .gate = gate, .arg = gate_arg};
+        *ask = (struct kvn_queue_gate){.queue = i, .gate = gate, .arg = gate_arg};
         c = (struct kvn_call){.kind = KVN_CALL_REGION_ADD,
                               .mem = mem,
                               .gate = gate != NULL ? kvn_queue_gate_ask : NULL,
@@ -248,14 +216,9 @@ static kvw_err mq_put(struct kvw_transport *t, kvw_conn_id conn, const struct kv
     struct kvn_queue *q = find(g, conn);
     const uint32_t slot = kvn_queues_slot(conn.value);
     struct kvn_lane *l;
-    uint64_t bytes = 0;
     uint32_t tail;
 
-    if (put->iov_count == 0 || put->iov_count > KVW_PUT_IOV_MAX)
-        return KVW_E_INVALID;
-    for (uint32_t i = 0; i < put->iov_count; ++i)
-        bytes += put->iov[i].bytes;
-    if (bytes == 0 || bytes > KVW_PUT_BYTES_MAX)
+    if (kvn_put_bytes(put) == 0)
         return KVW_E_INVALID;
     if (q == NULL)
         return KVW_E_NOTFOUND;
@@ -356,34 +319,6 @@ static uint32_t hand_out(struct kvn_queue *q, struct kvw_transport_event *events
     return n;
 }
 
-static uint32_t mq_poll(struct kvw_transport *t, uint64_t now_ns,
-                        struct kvw_transport_event *events, uint32_t max)
-{
-    struct kvn_queues *g = self(t);
-    uint32_t n;
-
-    (void)now_ns;
-    enter(g);
-    for (uint32_t i = 0; i < g->queues; ++i)
-        release(&g->queue[i]);
-    n = hand_out_orphans(g, events, max);
-    for (uint32_t i = 0; i < g->queues; ++i)
-        n += hand_out(&g->queue[(g->turn + i) % g->queues], events + n, max - n);
-    g->turn = (g->turn + 1) % g->queues;
-    leave(g);
-    return n;
-}
-
-/* --- waiting --- */
-
-static bool has_events(const struct kvn_queues *g)
-{
-    for (uint32_t i = 0; i < g->queues; ++i)
-        if (atomic_load(&g->queue[i].event_tail) != g->queue[i].taken)
-            return true;
-    return g->orphans > 0;
-}
-
 /* Somebody was told KVW_E_AGAIN, and there is room now that the next poll() will find. */
 static bool has_room(const struct kvn_queues *g)
 {
@@ -398,6 +333,34 @@ static bool has_room(const struct kvn_queues *g)
     return false;
 }
 
+static uint32_t mq_poll(struct kvw_transport *t, uint64_t now_ns,
+                        struct kvw_transport_event *events, uint32_t max)
+{
+    struct kvn_queues *g = self(t);
+    uint32_t n;
+
+    (void)now_ns;
+    if (atomic_load(&g->hungry) && has_room(g))
+        atomic_store(&g->hungry, false); /* whoever was refused finds the room from here on */
+    for (uint32_t i = 0; i < g->queues; ++i)
+        release(&g->queue[i]);
+    n = hand_out_orphans(g, events, max);
+    for (uint32_t i = 0; i < g->queues; ++i)
+        n += hand_out(&g->queue[(g->turn + i) % g->queues], events + n, max - n);
+    g->turn = g->turn + 1 < g->queues ? g->turn + 1 : 0;
+    return n;
+}
+
+/* --- waiting --- */
+
+static bool has_events(const struct kvn_queues *g)
+{
+    for (uint32_t i = 0; i < g->queues; ++i)
+        if (atomic_load(&g->queue[i].event_tail) != g->queue[i].taken)
+            return true;
+    return g->orphans > 0;
+}
+
 static bool ready(const struct kvn_queues *g)
 {
     return has_events(g) || (atomic_load(&g->hungry) && has_room(g));
@@ -405,7 +368,7 @@ static bool ready(const struct kvn_queues *g)
 
 static uint64_t mq_deadline_ns(const struct kvw_transport *t)
 {
-    return has_events(self(t)) || atomic_load(&self(t)->asking) > 0 ? 0 : UINT64_MAX;
+    return ready(self(t)) ? 0 : UINT64_MAX;
 }
 
 static void look(struct kvn_queues *g, uint64_t until_ns, int wake_fd)
@@ -428,17 +391,15 @@ static void mq_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
         return;
     left.tv_sec = (time_t)((until_ns - now_ns) / 1000000000u);
     left.tv_nsec = (long)((until_ns - now_ns) % 1000000000u);
-    enter(g);
     if (g->busy_poll) {
         look(g, until_ns, wake_fd);
-    } else {
-        atomic_store(&g->asleep, true);
-        if (!ready(g))
-            (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &left, NULL);
-        if (!atomic_exchange(&g->asleep, false) && read(g->fd, &n, sizeof(n)) < 0)
-            n = 0; /* whoever woke us has yet to write: the next wait returns early, once */
+        return;
     }
-    leave(g);
+    atomic_store(&g->asleep, true);
+    if (!ready(g))
+        (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &left, NULL);
+    if (!atomic_exchange(&g->asleep, false) && read(g->fd, &n, sizeof(n)) < 0)
+        n = 0; /* whoever woke us has yet to write: the next wait returns early, once */
 }
 
 /* --- counters --- */
@@ -493,6 +454,15 @@ static void mq_stats(const struct kvw_transport *t, struct kvw_transport_stats *
     }
 }
 
+/* What a listener's queues share; of others, where the first is. Fixed at open. */
+static bool mq_local(const struct kvw_transport *t, char *text, size_t bytes)
+{
+    const struct kvw_transport *first =
+        ((const struct kvn_queues *)(const void *)t)->queue[0].endpoint;
+
+    return first->ops->local(first, text, bytes);
+}
+
 const struct kvw_transport_ops kvn_queues_ops = {
     .name = "queues",
     .listen = mq_listen,
@@ -508,4 +478,5 @@ const struct kvw_transport_ops kvn_queues_ops = {
     .wait = mq_wait,
     .stats = mq_stats,
     .close = kvn_queues_close,
+    .local = mq_local,
 };

@@ -7,33 +7,31 @@
  *
  *     the application's thread                             a thread of each queue
  *     send(), put() --> a lane of each connection -->      endpoint --> port
- *     poll()        <-- a ring of events of each queue <-- endpoint <-- port <-> rings between
- * queues
+ *     poll()        <-- a ring of events of each queue <-- endpoint <-- port <-> other queues
  *
  * threads  As transport.h promises, every call comes from the thread that opened the transport, and
  *          all events come out of its poll(). Queues' threads never call the application, but for a
- *          region's gate: and that only while the application is inside poll(), wait() or a call
- *          that waits for a queue, so never beside its own code. A put whose gate must be asked
- *          waits for that, as it would wait for poll() if there were one thread.
- *          Between open and close, data takes no lock: lanes and rings have one writer and one
- *          reader. Locked are the gate (once a put), and poll() and wait() with it.
+ *          region's gate, once a put: each from its own thread, beside the application's own code
+ *          (kvw_put_gate). Between open and close nothing takes a lock: lanes and rings have one
+ *          writer and one reader.
  *          connect(), disconnect(), listen(), region_add(), region_remove() and stats() ask the
  *          queues' threads and wait for their answer, which is a matter of microseconds.
  * memory   all at open; nothing between open and close. About 300 KiB of address space for a
  *          connection in lanes and 1 MiB for a queue's events, touched as they are used
  * time     queues' threads read CLOCK_MONOTONIC, which must be the caller's; they sleep in their
- *          port's wait(), and poll() needn't be called for a connection to stay up
+ *          port's wait(). poll() needn't be called for a connection to stay up, nor for puts to
+ *          land, until a queue's ring of events is full
  *
  * send() and put() see room that became free at the next poll(), not before. A transport has
- * KVW_CONNS_MAX connections, an equal share of them on each queue; connect() takes the queue that
- * has the fewest.
+ * KVN_CONNS_STRIDE connections, an equal share of them on each queue; connect() takes the queue
+ * that has the fewest.
  */
 #ifndef KVN_QUEUES_H
 #define KVN_QUEUES_H
 
-#include "net.h"
-#include "packet/endpoint.h"
-#include "port/steer.h"
+#include "../net.h"
+#include "../packet/endpoint.h"
+#include "../port/steer.h"
 
 #ifdef __cplusplus
 extern "C" {

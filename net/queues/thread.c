@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "queues_impl.h"
+#include "impl.h"
 
 /* How long it sleeps at most while the application leaves no room for events. */
 #define BLOCKED_NS 1000000u
@@ -51,19 +51,9 @@ static void wake_application(struct kvn_queues *g)
 bool kvn_queue_gate_ask(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t bytes, uint32_t imm)
 {
     const struct kvn_queue_gate *gate = arg;
-    struct kvn_queues *g = gate->g;
-    const kvw_conn_id id = {kvn_queues_id(gate->queue, conn)};
-    bool answer;
 
-    pthread_mutex_lock(&g->mutex);
-    atomic_fetch_add(&g->asking, 1);
-    while (!g->inside)
-        pthread_cond_wait(&g->came, &g->mutex);
-    answer = gate->gate(gate->arg, id, offset, bytes, imm);
-    atomic_fetch_sub(&g->asking, 1);
-    pthread_cond_signal(&g->asked);
-    pthread_mutex_unlock(&g->mutex);
-    return answer;
+    return gate->gate(gate->arg, (kvw_conn_id){kvn_queues_id(gate->queue, conn)}, offset, bytes,
+                      imm);
 }
 
 /* --- from the lanes --- */
@@ -128,7 +118,8 @@ static bool take_lanes(struct kvn_queue *q)
         if (!take_messages(q, l, id, &moved) || !take_puts(q, l, id, &moved))
             q->current[slot] = 0;
     }
-    if (moved && atomic_load(&q->g->hungry) && atomic_exchange(&q->g->hungry, false))
+    /* Only poll() ends the hunger: an application that is about to sleep sees it in ready(). */
+    if (moved && atomic_load(&q->g->hungry))
         wake_application(q->g);
     return moved;
 }

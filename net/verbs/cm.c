@@ -25,7 +25,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 enum { STAGE_NONE = 0, STAGE_ADDRESS, STAGE_ROUTE, STAGE_CONNECT };
@@ -69,8 +69,7 @@ static bool is_on(const struct rdma_cm_id *id, const struct rail *r)
            strcmp(id->verbs->device->name, r->ctx->device->name) == 0;
 }
 
-/* --- opening ------------------------------------------------------------------------------------
- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static void address_of(struct rail *r, const struct rail_choice *choice)
 {
@@ -168,8 +167,7 @@ int kvn_verbs_cm_fd(const struct end *e)
     return e->cm->fd;
 }
 
-/* --- one queue pair -----------------------------------------------------------------------------
- */
+/* --- one queue pair --------------------------------------------------------------------------- */
 
 void kvn_verbs_cm_drop(struct path *p)
 {
@@ -195,8 +193,7 @@ static void fail(struct end *e, struct path *p, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(c->cm_text, sizeof(c->cm_text), fmt, args);
     va_end(args);
-    kvn_verbs_path_destroy(e, p);
-    kvn_verbs_handshake_joined(e, c);
+    kvn_verbs_path_lost(e, p, "rdma_cm didn't join it");
 }
 
 static const char *there(const struct path *p, char text[KVN_ADDR_TEXT_BYTES])
@@ -282,8 +279,7 @@ static struct rdma_conn_param conn_param(const struct path *p)
     return param;
 }
 
-/* --- the connector ------------------------------------------------------------------------------
- */
+/* --- the connector ---------------------------------------------------------------------------- */
 
 static void dial(struct end *e, struct path *p)
 {
@@ -365,12 +361,10 @@ static void on_response(struct end *e, struct path *p)
         fail(e, p, "the device refused the attributes that rdma_cm gave: %s", strerror(error));
         return;
     }
-    p->cm_joined = true;
-    kvn_verbs_handshake_joined(e, p->conn);
+    e->reported = p->cm_joined = true;
 }
 
-/* --- the listener -------------------------------------------------------------------------------
- */
+/* --- the listener ----------------------------------------------------------------------------- */
 
 /* The queue pair that a request is for; else the reason of the reject. */
 static struct path *wanted(struct end *e, const struct rdma_cm_id *id, const uint8_t *data,
@@ -422,11 +416,10 @@ static void on_request(struct end *e, struct rdma_cm_id *id, const uint8_t *data
     }
     reason = NOT_JOINED;
     (void)rdma_reject(id, &reason, sizeof(reason));
-    kvn_verbs_path_destroy(e, p);
+    kvn_verbs_path_lost(e, p, "its device refused the attributes that rdma_cm gave");
 }
 
-/* --- events -------------------------------------------------------------------------------------
- */
+/* --- events ----------------------------------------------------------------------------------- */
 
 struct event {
     enum rdma_cm_event_type type;
@@ -520,8 +513,7 @@ void kvn_verbs_cm_events(struct end *e)
         on_event(e, &ev);
 }
 
-/* --- deadlines ----------------------------------------------------------------------------------
- */
+/* --- deadlines -------------------------------------------------------------------------------- */
 
 void kvn_verbs_cm_tick(struct end *e, struct conn *c)
 {

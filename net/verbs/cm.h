@@ -11,7 +11,7 @@
 #ifndef KVN_VERBS_CM_H
 #define KVN_VERBS_CM_H
 
-#include "../../kvwire/kvwire.h"
+#include "../../kvwire/err.h"
 #include "../net.h"
 
 struct end;
@@ -25,8 +25,7 @@ kvw_err kvn_verbs_cm_open(struct end *e, bool listener, char why[KVN_WHY_BYTES])
 void kvn_verbs_cm_close(struct end *e);
 /* The channel's descriptor, for the poll set. */
 int kvn_verbs_cm_fd(const struct end *e);
-/* A connector's queue pairs begin to join; each ends live or dead within VERBS_CM_NS, and
- * kvn_verbs_handshake_joined() is told. */
+/* A connector's queue pairs begin to join; each is joined, or reported lost, within VERBS_CM_NS. */
 void kvn_verbs_cm_dial(struct end *e, struct conn *c);
 /* Take what the event channel has. */
 void kvn_verbs_cm_events(struct end *e);

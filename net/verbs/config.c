@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the user wrote as the local address, read into struct verbs_config; net.h has the grammar.
- */
+/* What the user wrote as the local address, read into struct verbs_config; net.h has
+ * the grammar. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,7 +149,7 @@ kvw_err kvn_verbs_config(struct verbs_config *out, const char *local, char why[K
         }
         if (!rail(&c, part, &bad)) {
             snprintf(why, KVN_WHY_BYTES,
-                     "verbs: can't read '%.60s' in '%.80s'; it is ADDR[:PORT] or DEVICE[/PORT]"
+                     "verbs: can't read '%.50s' in '%.60s'; it is ADDR[:PORT] or DEVICE[/PORT]"
                      "[:TCPPORT], then ,gid=N ,qps=1..%u ,mtu=256..4096 ,tcp=ADDR:PORT ,cm=1 "
                      ",mw=0",
                      bad, local, VERBS_QPS_MAX);

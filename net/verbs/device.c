@@ -47,8 +47,8 @@ static const char *rank_text(const struct ibv_gid_entry *g)
 {
     static const char *const text[] = {"",
                                        "RoCE v1, as it has no other",
-                                       "RoCE v2 over a link-local address, as it has no other: "
-                                       "peers must be on the same subnet",
+                                       ("RoCE v2 over a link-local address, as it has no other: "
+                                        "peers must be on the same subnet"),
                                        "InfiniBand",
                                        "RoCE v2 over routable IPv6",
                                        "RoCE v2 over IPv4"};

@@ -57,6 +57,7 @@ static kvw_err verbs_connect(struct kvw_transport *t, const char *peer, uint64_t
         return KVW_E_IO;
     }
     *conn = c->id;
+    kvn_verbs_act(e);
     return KVW_OK;
 }
 
@@ -64,10 +65,33 @@ static void verbs_disconnect(struct kvw_transport *t, kvw_conn_id id, uint64_t n
 {
     struct end *e = kvn_verbs_end(t);
 
+    if (e->pid != getpid())
+        return;
     e->now_ns = now_ns;
+    kvn_verbs_act(e);
     for (uint32_t i = 0; i < VERBS_CONNS; ++i)
         if (e->conns[i].state != CONN_FREE && e->conns[i].id.value == id.value)
             kvn_verbs_conn_leave(e, &e->conns[i]);
+    kvn_verbs_act(e);
+}
+
+/* What a side channel brings; after each frame, what it showed. */
+static void look_at_side(struct end *e, struct conn *c, uint32_t events)
+{
+    struct side_frame f;
+
+    if ((events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) != 0 && c->fd >= 0) {
+        if (!c->connecting)
+            kvn_verbs_side_write(e, c);
+        else if (kvn_verbs_side_connected(e, c))
+            kvn_verbs_handshake_begin(e, c);
+    }
+    if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) == 0)
+        return;
+    while (kvn_verbs_side_next(e, c, &f)) {
+        kvn_verbs_handshake_frame(e, c, f.type, f.body, f.bytes);
+        kvn_verbs_act(e);
+    }
 }
 
 /* The descriptors: side channels, events of devices. Calls of the system, so not at every poll. */
@@ -88,13 +112,9 @@ static void look(struct end *e)
         } else if (who < CONN_BASE) {
             kvn_verbs_rail_events(e, &e->rails[who - RAIL_BASE]);
         } else {
-            struct conn *c = &e->conns[who - CONN_BASE];
-
-            if ((ev[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) != 0)
-                kvn_verbs_side_write(e, c);
-            if ((ev[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0)
-                kvn_verbs_side_read(e, c);
+            look_at_side(e, &e->conns[who - CONN_BASE], ev[i].events);
         }
+        kvn_verbs_act(e);
     }
 }
 
@@ -106,16 +126,17 @@ static void presence(struct end *e)
     for (uint32_t i = 0; i < e->rail_count; ++i)
         if (e->rails[i].alive && e->rails[i].path[0] != '\0' && access(e->rails[i].path, F_OK) != 0)
             kvn_verbs_rail_dead(e, &e->rails[i], DIED);
+    kvn_verbs_act(e);
 }
 
-/* Whether somebody waits for what the side channel brings: to be joined, or for a key or its end.
- */
+/* Whether somebody waits for what the side channel brings: to be joined, or for a key or
+ * its end. */
 static bool listens(const struct end *e)
 {
     for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
         const struct conn *c = &e->conns[i];
 
-        if (c->state != CONN_FREE && c->state < CONN_ENDING &&
+        if (c->state != CONN_FREE && c->state < CONN_OVER &&
             (c->state < CONN_LIVE || c->parked.count > 0 || c->shutting > 0))
             return true;
     }
@@ -137,12 +158,44 @@ static void begin_poll(struct end *e)
         forgive(&e->conns[i].heard_ns, gap, e->now_ns);
         forgive(&e->conns[i].begun_ns, gap, e->now_ns);
     }
+    kvn_verbs_act(e); /* what the operations between two polls reported */
     kvn_verbs_rx_forget(e);
     for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
         e->conns[i].assembly_out = false;
         if (e->conns[i].state == CONN_SPENT)
             e->conns[i].state = CONN_FREE;
     }
+}
+
+/* What is in the completion queues; after each batch, what it showed. */
+static void complete(struct end *e, struct rail *r)
+{
+    for (uint32_t k = 0; k < POLLS_MAX && r->alive; ++k) {
+        const bool some = kvn_verbs_rx_poll(e, r);
+
+        kvn_verbs_act(e);
+        if (!some)
+            break;
+    }
+}
+
+static void tick(struct end *e)
+{
+    for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
+        kvn_verbs_conn_tick(e, &e->conns[i]);
+        kvn_verbs_act(e);
+    }
+}
+
+/* An event may show the end of its connection, which has events of its own. */
+static bool next_event(struct end *e, struct conn *c, struct kvw_transport_event *ev)
+{
+    if (kvn_verbs_rx_event(e, c, ev))
+        return true;
+    if (!e->reported)
+        return false;
+    kvn_verbs_act(e);
+    return kvn_verbs_rx_event(e, c, ev);
 }
 
 static uint32_t verbs_poll(struct kvw_transport *t, uint64_t now_ns,
@@ -154,19 +207,16 @@ static uint32_t verbs_poll(struct kvw_transport *t, uint64_t now_ns,
     e->now_ns = now_ns;
     begin_poll(e);
     for (uint32_t i = 0; i < e->rail_count; ++i)
-        for (uint32_t k = 0; k < POLLS_MAX && e->rails[i].alive; ++k)
-            if (!kvn_verbs_rx_poll(e, &e->rails[i]))
-                break;
+        complete(e, &e->rails[i]);
     if (e->look || now_ns - e->looked_ns >= VERBS_LOOK_NS || listens(e))
         look(e);
     if (now_ns - e->present_ns >= VERBS_PRESENT_NS)
         presence(e);
-    for (uint32_t i = 0; i < VERBS_CONNS; ++i)
-        kvn_verbs_conn_tick(e, &e->conns[i]);
+    tick(e);
     for (uint32_t i = 0; i < VERBS_CONNS && n < max; ++i) {
         struct conn *c = &e->conns[(e->turn + i) % VERBS_CONNS];
 
-        while (n < max && kvn_verbs_rx_event(e, c, &events[n]))
+        while (n < max && next_event(e, c, &events[n]))
             ++n;
     }
     e->turn = (e->turn + 1) % VERBS_CONNS;
@@ -174,6 +224,7 @@ static uint32_t verbs_poll(struct kvw_transport *t, uint64_t now_ns,
         kvn_verbs_rail_give(&e->rails[i]);
     for (uint32_t i = 0; i < VERBS_CONNS; ++i)
         kvn_verbs_tx_pump(e, &e->conns[i]);
+    kvn_verbs_act(e);
     return n;
 }
 
@@ -240,6 +291,22 @@ void kvn_verbs_counters(const struct kvw_transport *t, struct kvn_verbs_counters
 
 /* --- opening and closing ---------------------------------------------------------------------- */
 
+/* In a child of fork(): descriptors and memory of its own. A call of the device would destroy what
+ * the parent uses; its objects' memory goes with the process. */
+static void close_copy(struct end *e)
+{
+    for (uint32_t i = 0; i < VERBS_CONNS; ++i)
+        if (e->conns[i].fd >= 0)
+            close(e->conns[i].fd);
+    if (e->listen_fd >= 0)
+        close(e->listen_fd);
+    close(e->epoll_fd);
+    if (e->map != NULL)
+        munmap(e->map, e->map_bytes);
+    free(e->held);
+    free(e);
+}
+
 static void verbs_close(struct kvw_transport *t)
 {
     struct end *e;
@@ -247,8 +314,14 @@ static void verbs_close(struct kvw_transport *t)
     if (t == NULL)
         return;
     e = kvn_verbs_end(t);
-    for (uint32_t i = 0; i < VERBS_CONNS; ++i)
+    if (e->pid != getpid()) {
+        close_copy(e);
+        return;
+    }
+    for (uint32_t i = 0; i < VERBS_CONNS; ++i) {
+        kvn_verbs_act(e);
         kvn_verbs_conn_leave(e, &e->conns[i]);
+    }
     kvn_verbs_cm_close(e);
     kvn_verbs_mem_close(e);
     for (uint32_t i = 0; i < e->rail_count; ++i)
@@ -452,6 +525,7 @@ kvw_err kvn_open_verbs(struct kvw_transport **t, const struct kvn_config *cfg,
     if ((e = calloc(1, sizeof(*e))) == NULL)
         return KVW_E_NOMEM;
     e->transport.ops = &verbs_ops;
+    e->pid = getpid();
     e->cfg = vc;
     e->may_listen = cfg->listener;
     e->epoll_fd = e->listen_fd = -1;

@@ -9,8 +9,10 @@
  */
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
+
+enum { DRAIN_MAX = 1000 };
 
 static uint32_t live_paths(const struct conn *c)
 {
@@ -21,40 +23,47 @@ static uint32_t live_paths(const struct conn *c)
     return n;
 }
 
+/* Receives that the queue pair took come back to the shared queue as completions; the device drops
+ * those it still holds when the queue pair goes, and their buffers with them. So it stops first,
+ * and what has come is taken. */
+void kvn_verbs_path_drop(struct end *e, struct path *p)
+{
+    struct rail *r = &e->rails[p->rail];
+
+    kvn_verbs_path_error(p);
+    for (uint32_t i = 0; i < DRAIN_MAX && p->qp != NULL && r->alive && kvn_verbs_rx_poll(e, r); ++i)
+        ;
+    kvn_verbs_path_destroy(p);
+    kvn_verbs_window_path_gone(e, p);
+    kvn_verbs_cm_drop(p);
+}
+
 /* Stop it, and have a last work request that comes back when all others have. */
-static void stop(struct end *e, struct path *p)
+static void stop(struct path *p)
 {
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
     struct ibv_send_wr *bad, wr = {.wr_id = kvn_verbs_path_wr_id(p, VERBS_MARKER),
                                    .opcode = IBV_WR_SEND,
                                    .send_flags = IBV_SEND_SIGNALED};
 
-    p->settle_ns = e->now_ns + VERBS_SETTLE_NS;
     if (ibv_modify_qp(p->qp, &attr, IBV_QP_STATE) != 0)
         return;
     p->marked = ibv_post_send(p->qp, &wr, &bad) == 0;
 }
 
-void kvn_verbs_path_lost(struct end *e, struct path *p, const char *text)
+void kvn_verbs_path_stop(struct end *e, struct path *p)
 {
     struct conn *c = p->conn;
 
-    if (p->state == PATH_MADE) {
-        kvn_verbs_path_destroy(e, p);
-        kvn_verbs_handshake_joined(e, c);
-    }
-    if (p->state != PATH_LIVE || c->state >= CONN_ENDING)
+    p->lost = false;
+    if (p->state == PATH_UNMADE)
+        kvn_verbs_path_drop(e, p);
+    if (p->state != PATH_FAILED || c->state >= CONN_OVER)
         return;
-    p->state = PATH_FAILED;
-    p->chain = 0;
-    c->lost_text = text;
-    ++e->counters.paths_lost;
-    stop(e, p);
-    if (c->state == CONN_PROBING)
-        kvn_verbs_handshake_probed(e, c);
-    else if (live_paths(c) == 0)
+    stop(p);
+    if (c->state != CONN_PROBING && live_paths(c) == 0)
         kvn_verbs_conn_end(e, c, true, KVW_E_PEER_LOST, "every queue pair failed, the last by: %s",
-                           text);
+                           c->lost_text);
 }
 
 /* Both sides have told: what the peer had is done, the rest waits again. */
@@ -119,13 +128,13 @@ void kvn_verbs_path_tick(struct end *e, struct path *p)
 
     if (p->state != PATH_FAILED || (r->alive && !p->marker_seen && e->now_ns < p->settle_ns))
         return;
-    kvn_verbs_path_destroy(e, p); /* takes what has come */
-    if (c->state >= CONN_ENDING)
+    kvn_verbs_path_drop(e, p); /* takes what has come */
+    if (c->state >= CONN_OVER)
         return;
     p->state = PATH_SETTLED;
     kvw_store_le32(body, p->index);
     kvw_store_le32(body + 4, p->received);
     kvn_verbs_side_send(e, c, VERBS_F_PATH, body, sizeof(body));
-    if (p->peer_settled && c->state < CONN_ENDING)
+    if (p->peer_settled && c->state < CONN_OVER)
         resend(e, p);
 }

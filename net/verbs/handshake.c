@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 #define RAIL_BYTES 40u /* gid 16, lid u16, mtu u8, alive u8, cm address 16, cm port u16, 0 u16 */
@@ -181,7 +181,7 @@ static bool join_paths(struct end *e, struct conn *c)
             ++joined;
         } else {
             error = one;
-            kvn_verbs_path_destroy(e, p);
+            kvn_verbs_path_drop(e, p);
         }
     }
     if (joined == 0) {
@@ -209,16 +209,25 @@ static uint32_t settle_joined(struct end *e, struct conn *c)
             kvn_verbs_path_live(p);
             ++live;
         } else {
-            kvn_verbs_path_destroy(e, p);
+            kvn_verbs_path_drop(e, p);
         }
     }
     return live;
 }
 
-void kvn_verbs_handshake_joined(struct end *e, struct conn *c)
+/* The connector's queue pairs can receive. */
+static void ready(struct end *e, struct conn *c)
 {
     uint8_t body[VERBS_FRAME_BODY_MAX];
 
+    if (c->state >= CONN_OVER)
+        return;
+    c->state = CONN_GO;
+    kvn_verbs_side_send(e, c, VERBS_F_READY, body, put_paths(c, body));
+}
+
+void kvn_verbs_handshake_joined(struct end *e, struct conn *c)
+{
     if (c->state != CONN_DIALING || c->cm_from_ns == 0)
         return;
     for (uint32_t i = 0; i < c->path_count; ++i)
@@ -229,12 +238,13 @@ void kvn_verbs_handshake_joined(struct end *e, struct conn *c)
                            c->cm_text[0] != '\0' ? c->cm_text : "every device is gone");
         return;
     }
-    c->state = CONN_GO;
-    kvn_verbs_side_send(e, c, VERBS_F_READY, body, put_paths(c, body));
+    ready(e, c);
 }
 
 static void probe(struct end *e, struct conn *c)
 {
+    if (c->state >= CONN_OVER)
+        return;
     c->state = CONN_PROBING;
     for (uint32_t i = 0; i < c->path_count && c->state == CONN_PROBING; ++i)
         if (c->paths[i].state == PATH_LIVE)
@@ -295,7 +305,6 @@ static void on_hello(struct end *e, struct conn *c, const uint8_t *body, uint32_
 
 static void on_welcome(struct end *e, struct conn *c, const uint8_t *body, uint32_t bytes)
 {
-    uint8_t reply[VERBS_FRAME_BODY_MAX];
     const uint32_t at = take_rails(e, c, body, bytes);
 
     if (at == 0)
@@ -318,10 +327,8 @@ static void on_welcome(struct end *e, struct conn *c, const uint8_t *body, uint3
         kvn_verbs_cm_dial(e, c);
         return;
     }
-    if (!join_paths(e, c))
-        return;
-    c->state = CONN_GO;
-    kvn_verbs_side_send(e, c, VERBS_F_READY, reply, put_paths(c, reply));
+    if (join_paths(e, c))
+        ready(e, c);
 }
 
 static void on_ready(struct end *e, struct conn *c, const uint8_t *body, uint32_t bytes)

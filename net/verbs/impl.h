@@ -5,8 +5,8 @@
  *   end        one per transport                     endpoint.c
  *   rail       one device in use                     rail.c, found by device.c
  *   mem        a registered range                    memory.c
- *   conn       one peer: side channel, paths, queues conn.c, handshake.c, side.c
- *   path       one queue pair of a connection        path.c; fed by tx.c, emptied by rx.c
+ *   conn       one peer: side channel, paths, queues conn.c, handshake.c, side.c, life.c
+ *   path       one queue pair of a connection        path.c, path.h; fed by tx.c, emptied by rx.c
  *   put, lease a put and its key                     key.c, window.c; key.h
  *   failover   what happens to a dead path's work    failover.c
  *
@@ -19,78 +19,10 @@
 
 #include "cm.h"
 #include "key.h"
+#include "path.h"
 #include "rail.h"
 
-/* --- a queue pair of a connection: path.c ----------------------------------------------------- */
-
-enum path_state {
-    PATH_NONE = 0,
-    PATH_MADE,    /* INIT; the peer's half isn't known */
-    PATH_LIVE,    /* RTS */
-    PATH_FAILED,  /* in ERROR; its last completions are awaited */
-    PATH_SETTLED, /* they have come, and the peer was told; its word is awaited */
-    PATH_DEAD,    /* no queue pair any more; its work is done or moved */
-};
-
-enum work_kind { WORK_CTL = 1, WORK_MSG, WORK_PUT };
-
-struct work {
-    uint8_t kind; /* enum work_kind */
-    uint16_t put; /* WORK_PUT: index */
-};
-
-struct path {
-    enum path_state state;
-    uint8_t index; /* in its connection */
-    uint8_t rail, peer_rail;
-    uint32_t generation; /* of this slot: stale completions have another */
-    struct conn *conn;
-    struct ibv_qp *qp;
-    uint32_t psn, peer_qpn, peer_psn;
-    struct rdma_cm_id *cm_id; /* NULL: not joined by rdma_cm */
-    uint8_t cm_stage;         /* cm.c */
-    bool cm_joined;           /* in RTS, while the state is PATH_MADE: others aren't yet */
-    bool probed;              /* the peer's device answered */
-    bool errored;             /* its first failed completion was seen */
-    bool marked;              /* the marker of the end is posted */
-    bool marker_seen;         /* and came back */
-    bool binding;             /* it carries the bind of this lease's window */
-    uint8_t lease;
-    bool peer_settled; /* the peer's VERBS_F_PATH came */
-    uint32_t peer_received;
-    uint64_t settle_ns; /* not later than this */
-    /* Work posted, by count; ring[n % VERBS_SQ]. Each uses up one receive of the peer. */
-    uint32_t posted, completed, limit;
-    uint32_t since_signal, bytes_since_signal;
-    struct work ring[VERBS_SQ];
-    uint32_t bytes_in_flight;
-    bool draining; /* was full: takes no put until half of it is done */
-    /* The peer's, counted here. */
-    uint32_t received, recycled, granted;
-    /* SPEC.md 4: both ends of a queue pair keep the same two tables, one per direction. */
-    uint64_t tx_offset[VERBS_OFFSETS], rx_offset[VERBS_OFFSETS];
-    uint32_t tx_imm, rx_imm;
-    uint8_t tx_turn[VERBS_OFFSETS / 4];
-    /* What goes out at the next doorbell. */
-    struct ibv_send_wr wr[VERBS_CHAIN];
-    struct ibv_sge sge[VERBS_CHAIN][KVW_PUT_IOV_MAX];
-    uint32_t chain;
-};
-
-bool kvn_verbs_path_make(struct end *e, struct path *p, uint8_t rail);
-/* What rdma_cm and the side channel leave to us: how often, and after how long, a packet is sent
- * again. */
-void kvn_verbs_path_timers(struct ibv_qp_attr *attr);
-/* It is in RTS. */
-void kvn_verbs_path_live(struct path *p);
-/* INIT to RTS. 0 or errno. */
-int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid, uint16_t lid,
-                        uint32_t mtu);
-void kvn_verbs_path_destroy(struct end *e, struct path *p);
-uint64_t kvn_verbs_path_wr_id(const struct path *p, uint32_t n);
-#define VERBS_MARKER 0xffffffffu
-
-/* --- a connection: conn.c --------------------------------------------------------------------- */
+/* --- a connection: conn.c, life.c ------------------------------------------------------------- */
 
 enum conn_state {
     CONN_FREE = 0,
@@ -99,6 +31,7 @@ enum conn_state {
     CONN_GO,       /* connector: READY sent, GO is awaited */
     CONN_PROBING,  /* queue pairs are joined; the first SEND of each is on its way */
     CONN_LIVE,
+    CONN_OVER,   /* its end is reported; life.c takes it down */
     CONN_ENDING, /* no queue pair, no side channel: events come out, CONN_DOWN last */
     CONN_LEFT,   /* this side disconnected: only the outcomes of its puts come out */
     CONN_SPENT,  /* over; free at the next poll, as events may point into it */
@@ -143,6 +76,7 @@ struct conn {
     uint16_t breach_put;
     const char *lost_text; /* why a path failed, last */
     kvw_err down_err;
+    bool tell; /* the peer its end */
     char text[VERBS_TEXT];
     uint64_t begun_ns, heard_ns, ping_ns;
     bool by_cm;               /* its queue pairs are joined by rdma_cm */
@@ -174,7 +108,7 @@ struct conn {
     struct put_list free, waiting, done;
     struct put_list parked; /* they wait for a key */
     struct peer_region keys[VERBS_KEYS];
-    bool let_go_due; /* one has no put posted any more, and its owner waits to hear so */
+    bool let_go_due; /* a region this side wrote to is idle: its owner is due a SHUT_OK */
     struct lease leases[VERBS_LEASES];
     uint32_t shutting; /* of those */
     bool bind_due;
@@ -187,17 +121,26 @@ struct conn {
 
 struct conn *kvn_verbs_conn_find(struct end *e, kvw_conn_id id);
 struct conn *kvn_verbs_conn_take(struct end *e);
-/* The connection is over, for this reason: queue pairs and side channel go, puts are done with
- * KVW_E_PEER_LOST, the peer is told when tell is set. Once; later reasons are ignored. */
-void kvn_verbs_conn_end(struct end *e, struct conn *c, bool tell, kvw_err err, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
-/* Quietly, for disconnect() and close(). */
-void kvn_verbs_conn_leave(struct end *e, struct conn *c);
 void kvn_verbs_list_push(struct conn *c, struct put_list *l, uint16_t put);
 uint16_t kvn_verbs_list_pop(struct conn *c, struct put_list *l);
 void kvn_verbs_put_done(struct end *e, struct conn *c, uint16_t put, kvw_err err);
 /* Give back the copy of a put's bytes, if there is one. */
 void kvn_verbs_put_copy_release(struct end *e, struct put *p);
+
+/* Reports: the state changes at once, so that nothing more is begun; kvn_verbs_act() does the rest
+ * when whatever showed it is done. No caller's connection or queue pair goes under its feet. */
+
+/* The connection is over, for this reason: queue pairs and side channel go, puts are done with
+ * KVW_E_PEER_LOST, the peer is told when tell is set. Once; later reasons are ignored. */
+void kvn_verbs_conn_end(struct end *e, struct conn *c, bool tell, kvw_err err, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* The queue pair has failed, and what was on it goes to another (failover.c). Once. text: static */
+void kvn_verbs_path_lost(struct end *e, struct path *p, const char *text);
+
+/* Act on what was reported, of every connection. */
+void kvn_verbs_act(struct end *e);
+/* Quietly, for disconnect() and close(). */
+void kvn_verbs_conn_leave(struct end *e, struct conn *c);
 /* Timers. */
 void kvn_verbs_conn_tick(struct end *e, struct conn *c);
 uint64_t kvn_verbs_conn_deadline(const struct end *e, const struct conn *c);
@@ -211,18 +154,28 @@ bool kvn_verbs_side_dial(struct end *e, struct conn *c, const struct kvn_addr *t
 void kvn_verbs_side_send(struct end *e, struct conn *c, enum verbs_frame_type type,
                          const uint8_t *body, uint32_t bytes);
 void kvn_verbs_side_write(struct end *e, struct conn *c);
-void kvn_verbs_side_read(struct end *e, struct conn *c);
+/* The dial has an outcome. False: it failed, and the connection is over. */
+bool kvn_verbs_side_connected(struct end *e, struct conn *c);
+
+struct side_frame {
+    enum verbs_frame_type type;
+    uint32_t bytes;
+    uint8_t body[VERBS_FRAME_BODY_MAX];
+};
+
+/* The next frame that has come; false: none. */
+bool kvn_verbs_side_next(struct end *e, struct conn *c, struct side_frame *f);
 void kvn_verbs_side_close(struct end *e, struct conn *c);
 
 void kvn_verbs_handshake_begin(struct end *e, struct conn *c);
 void kvn_verbs_handshake_frame(struct end *e, struct conn *c, enum verbs_frame_type type,
                                const uint8_t *body, uint32_t bytes);
-/* A connector's queue pairs may all be live or dead now, by rdma_cm. */
+/* If a connector's queue pairs are all live or dead now, by rdma_cm: READY. */
 void kvn_verbs_handshake_joined(struct end *e, struct conn *c);
-/* A probe was answered, or a path was lost while probing. */
+/* If every queue pair is probed or lost: up, or over. */
 void kvn_verbs_handshake_probed(struct end *e, struct conn *c);
 
-/* --- sending and receiving: tx.c, rx.c, failover.c -------------------------------------------- */
+/* --- sending and receiving: tx.c, rx.c -------------------------------------------------------- */
 
 kvw_err kvn_verbs_send(struct kvw_transport *t, kvw_conn_id id, const void *msg, uint32_t bytes);
 kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put);
@@ -243,20 +196,18 @@ bool kvn_verbs_rx_event(struct end *e, struct conn *c, struct kvw_transport_even
 void kvn_verbs_rx_forget(struct end *e);
 void kvn_verbs_rx_release(struct end *e, const struct held *h);
 
-void kvn_verbs_path_lost(struct end *e, struct path *p, const char *text);
-void kvn_verbs_path_peer(struct end *e, struct conn *c, uint32_t path, uint32_t received);
-void kvn_verbs_path_tick(struct end *e, struct path *p);
-
 /* --- the transport: endpoint.c ---------------------------------------------------------------- */
 
 struct end {
     struct kvw_transport transport;
     struct verbs_config cfg;
     char peer[KVN_ADDR_TEXT_BYTES];
+    pid_t pid; /* that opened it: the device's objects are that process's */
     bool may_listen, listening, has_peer;
     uint64_t now_ns, looked_ns, present_ns, polled_ns;
-    bool look;    /* wait() saw input */
-    bool windows; /* every rail has memory windows */
+    bool look;     /* wait() saw input */
+    bool reported; /* something that kvn_verbs_act() is to act on */
+    bool windows;  /* every rail has memory windows */
     struct rail rails[VERBS_RAILS];
     uint32_t rail_count;
     int epoll_fd, listen_fd;

@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 static struct peer_region *known(struct conn *c, uint64_t address)
@@ -78,8 +78,7 @@ void kvn_verbs_key_let_go(struct end *e, struct conn *c)
     }
 }
 
-/* Whether a live queue pair has a key for the put. */
-static bool has_way(const struct conn *c, const struct put *put)
+bool kvn_verbs_key_has_way(const struct conn *c, const struct put *put)
 {
     if (put->region == VERBS_PLAIN)
         return true;
@@ -95,7 +94,7 @@ bool kvn_verbs_key_park(struct end *e, struct conn *c)
     uint8_t body[8];
     uint16_t at;
 
-    if (has_way(c, &c->puts[c->waiting.head]))
+    if (kvn_verbs_key_has_way(c, &c->puts[c->waiting.head]))
         return false;
     at = kvn_verbs_list_pop(c, &c->waiting);
     kvn_verbs_list_push(c, &c->parked, at);

@@ -66,6 +66,8 @@ bool kvn_verbs_key_find(struct conn *c, uint64_t address, uint8_t *index);
 void kvn_verbs_key_unposted(struct conn *c, const struct put *put);
 /* Tell the owners whose keys are not used any more. */
 void kvn_verbs_key_let_go(struct end *e, struct conn *c);
+/* Whether a live queue pair has a key for the put. */
+bool kvn_verbs_key_has_way(const struct conn *c, const struct put *put);
 /* The first waiting put has no key for a live queue pair: it steps aside until one comes. False: it
  * has. */
 bool kvn_verbs_key_park(struct end *e, struct conn *c);
@@ -112,7 +114,7 @@ void kvn_verbs_window_tick(struct end *e, struct conn *c);
 uint64_t kvn_verbs_window_deadline(const struct conn *c);
 /* The connection is over: every window goes. */
 void kvn_verbs_window_end(struct conn *c);
-/* The region goes: so do its windows, whoever has their keys. */
-void kvn_verbs_window_remove(struct end *e, const struct verbs_mem *m);
+/* The region goes, and before it its windows, whoever has their keys. */
+kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key);
 
 #endif

@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 #define SERIAL_SHIFT 40
@@ -39,8 +39,7 @@ static void say(struct end *e, const char *fmt, ...)
     va_end(args);
 }
 
-/* --- pages --------------------------------------------------------------------------------------
- */
+/* --- pages ------------------------------------------------------------------------------------ */
 
 struct populate {
     uint8_t *base;
@@ -86,12 +85,10 @@ static void populate(const struct kvw_mem *mem)
             (void)pthread_join(thread[i], NULL);
 }
 
-/* --- one range on every rail --------------------------------------------------------------------
- */
+/* --- one range on every rail ------------------------------------------------------------------ */
 
-static void deregister(struct end *e, struct verbs_mem *m)
+static void deregister(struct verbs_mem *m)
 {
-    kvn_verbs_window_remove(e, m); /* a device keeps what windows are bound to */
     for (uint32_t i = 0; i < VERBS_RAILS; ++i)
         if (m->mr[i] != NULL)
             (void)ibv_dereg_mr(m->mr[i]);
@@ -240,8 +237,7 @@ static struct verbs_mem *mem_take(struct end *e, const struct kvw_mem *mem, bool
     return NULL;
 }
 
-/* --- the operations -----------------------------------------------------------------------------
- */
+/* --- the operations --------------------------------------------------------------------------- */
 
 kvw_err kvn_verbs_region_add(struct kvw_transport *t, const struct kvw_mem *mem, kvw_put_gate gate,
                              void *gate_arg, struct kvw_region_key *key)
@@ -276,16 +272,10 @@ struct verbs_mem *kvn_verbs_mem_region(struct end *e, uint64_t address)
     return NULL;
 }
 
-kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key)
+void kvn_verbs_mem_remove(struct verbs_mem *m)
 {
-    struct end *e = kvn_verbs_end(t);
-    struct verbs_mem *m = kvn_verbs_mem_region(e, kvw_load_le64(key->bytes));
-
-    if (m == NULL || kvw_load_le64(key->bytes) != kvn_verbs_mem_address(m))
-        return KVW_E_NOTFOUND;
-    deregister(e, m); /* returns when the device has forgotten the rkey: rule 6 */
+    deregister(m); /* returns when the device has forgotten the rkey: rule 6 */
     m->used = false;
-    return KVW_OK;
 }
 
 kvw_err kvn_verbs_source_add(struct kvw_transport *t, const struct kvw_mem *mem)
@@ -316,13 +306,15 @@ void kvn_verbs_source_remove(struct kvw_transport *t, const struct kvw_mem *mem)
 {
     struct end *e = kvn_verbs_end(t);
 
+    if (e->pid != getpid())
+        return;
     for (uint32_t i = KVW_REGIONS_MAX; i < KVW_REGIONS_MAX + VERBS_SOURCES; ++i) {
         struct verbs_mem *m = &e->mems[i];
 
         if (!m->used || m->mem.base != mem->base || m->mem.bytes != mem->bytes)
             continue;
         if (--m->users == 0) {
-            deregister(e, m);
+            deregister(m);
             m->used = false;
             e->last_source = NULL;
         }
@@ -369,7 +361,7 @@ void kvn_verbs_mem_close(struct end *e)
 {
     for (uint32_t i = 0; i < KVW_REGIONS_MAX + VERBS_SOURCES; ++i) {
         if (e->mems[i].used)
-            deregister(e, &e->mems[i]);
+            deregister(&e->mems[i]);
         e->mems[i].used = false;
     }
 }

@@ -11,7 +11,7 @@
  * does for "receiver not ready". Credits keep receives posted, so that is the peer's fault and ends
  * after six tries.
  */
-enum { TIMEOUT = 14, RETRIES = 6, RNR_RETRIES = 6, RNR_TIMER = 12, HOPS = 64, DRAIN_MAX = 1000 };
+enum { TIMEOUT = 14, RETRIES = 6, RNR_RETRIES = 6, RNR_TIMER = 12, HOPS = 64 };
 
 uint64_t kvn_verbs_path_wr_id(const struct path *p, uint32_t n)
 {
@@ -120,26 +120,21 @@ int kvn_verbs_path_join(struct end *e, struct path *p, const union ibv_gid *gid,
     return 0;
 }
 
-void kvn_verbs_path_destroy(struct end *e, struct path *p)
+void kvn_verbs_path_error(struct path *p)
 {
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
-    struct rail *r = &e->rails[p->rail];
 
-    if (p->qp != NULL) {
-        /* Receives that the queue pair took come back to the shared queue as completions; the
-         * device drops those it still holds when the queue pair goes, and their buffers with them.
-         * So it stops first, and what has come is taken. */
+    if (p->qp != NULL)
         (void)ibv_modify_qp(p->qp, &attr, IBV_QP_STATE);
-        for (uint32_t i = 0; i < DRAIN_MAX && r->alive && kvn_verbs_rx_poll(e, r); ++i)
-            ;
-    }
-    if (p->qp != NULL) { /* still: what was taken may have ended the connection */
+}
+
+void kvn_verbs_path_destroy(struct path *p)
+{
+    if (p->qp != NULL)
         (void)ibv_destroy_qp(p->qp);
-        p->qp = NULL;
-    }
-    kvn_verbs_window_path_gone(e, p);
-    kvn_verbs_cm_drop(p);
+    p->qp = NULL;
     if (p->state != PATH_NONE)
         p->state = PATH_DEAD;
+    p->lost = false;
     p->chain = 0;
 }

@@ -142,7 +142,8 @@ struct verbs_mem {
 
 kvw_err kvn_verbs_region_add(struct kvw_transport *t, const struct kvw_mem *mem, kvw_put_gate gate,
                              void *gate_arg, struct kvw_region_key *key);
-kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key);
+/* A region goes; its windows first (window.c). */
+void kvn_verbs_mem_remove(struct verbs_mem *m);
 kvw_err kvn_verbs_source_add(struct kvw_transport *t, const struct kvw_mem *mem);
 void kvn_verbs_source_remove(struct kvw_transport *t, const struct kvw_mem *mem);
 /* The announced memory that holds all of [base, base + bytes), or NULL. */

@@ -3,13 +3,12 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 #define IMM_MASK ((1u << VERBS_IMM_BITS) - 1)
 
-/* --- receive buffers ----------------------------------------------------------------------------
- */
+/* --- receive buffers -------------------------------------------------------------------------- */
 
 /* The buffer can be posted again, and, if its path is still there, the peer may be told so. */
 static void release(struct end *e, const struct held *h)
@@ -34,8 +33,7 @@ void kvn_verbs_rx_forget(struct end *e)
     e->held_count = 0;
 }
 
-/* --- completions --------------------------------------------------------------------------------
- */
+/* --- completions ------------------------------------------------------------------------------ */
 
 static struct path *path_of(struct end *e, const struct rail *r, uint32_t qpn)
 {
@@ -123,7 +121,7 @@ static void on_receive(struct end *e, struct rail *r, const struct ibv_wc *wc)
 
     if (h.buffer >= r->recv_count)
         return;
-    if (p == NULL || p->conn->state >= CONN_ENDING || wc->status != IBV_WC_SUCCESS) {
+    if (p == NULL || p->conn->state >= CONN_OVER || wc->status != IBV_WC_SUCCESS) {
         release(e, &h);
         return;
     }
@@ -167,7 +165,7 @@ static void on_failure(struct end *e, struct path *p, const struct ibv_wc *wc)
             kvn_verbs_put_done(e, c, w->put, KVW_E_PROTOCOL);
         kvn_verbs_conn_end(e, c, true, KVW_E_PROTOCOL,
                            "a put lay outside of what the receiver registered, or its key is of an "
-                           "earlier session or a region that is gone: get the peer's key again");
+                           "earlier life or a region that is gone: get the peer's key again");
         break;
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_LOC_LEN_ERR:
@@ -205,8 +203,6 @@ static void on_completion(struct end *e, struct rail *r, const struct ibv_wc *wc
         on_failure(e, p, wc);
 }
 
-/* What is done about a completion may end connections, and so come back here: the place in q->wc
- * is moved on first. */
 static bool poll_one(struct end *e, struct rail *r, struct rail_cq *q)
 {
     if (!kvn_verbs_rail_take(q))
@@ -228,8 +224,7 @@ bool kvn_verbs_rx_poll(struct end *e, struct rail *r)
     return received || sent;
 }
 
-/* --- events -------------------------------------------------------------------------------------
- */
+/* --- events ----------------------------------------------------------------------------------- */
 
 /* A message that came in pieces, or in one. False: a piece, and no event yet. */
 static bool message(struct end *e, struct conn *c, const struct arrival *a,
@@ -316,8 +311,6 @@ bool kvn_verbs_rx_event(struct end *e, struct conn *c, struct kvw_transport_even
     }
     if (c->state != CONN_ENDING || (c->announced && c->arrival_count > 0))
         return false;
-    if (c->done.count > 0) /* a breach that a message showed just now */
-        return kvn_verbs_rx_event(e, c, ev);
     c->state = CONN_SPENT;
     for (; c->arrival_count > 0; --c->arrival_count) { /* it never came up */
         release(e, &c->arrivals[c->arrival_head].held);

@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 union any_addr {
@@ -33,6 +33,7 @@ static socklen_t to_sockaddr(union any_addr *out, const struct kvn_addr *a)
     }
     out->six.sin6_family = AF_INET6;
     out->six.sin6_port = htons(a->port);
+    out->six.sin6_scope_id = a->scope;
     memcpy(&out->six.sin6_addr, a->ip, 16);
     return sizeof(out->six);
 }
@@ -147,11 +148,11 @@ void kvn_verbs_side_send(struct end *e, struct conn *c, enum verbs_frame_type ty
     if (bytes > 0)
         memcpy(out + VERBS_FRAME_HDR, body, bytes);
     c->out_bytes += VERBS_FRAME_HDR + bytes;
-    if (!c->connecting && c->state < CONN_ENDING)
+    if (!c->connecting && c->state < CONN_OVER)
         kvn_verbs_side_write(e, c);
 }
 
-static void connected(struct end *e, struct conn *c)
+bool kvn_verbs_side_connected(struct end *e, struct conn *c)
 {
     int error = 0;
     socklen_t len = sizeof(error);
@@ -159,41 +160,35 @@ static void connected(struct end *e, struct conn *c)
     if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0) {
         kvn_verbs_conn_end(e, c, false, KVW_E_PEER_LOST, "can't reach the peer's TCP port: %s",
                            strerror(error));
-        return;
+        return false;
     }
     c->connecting = false;
-    kvn_verbs_handshake_begin(e, c);
+    return true;
 }
 
 /* Never ends the connection: a peer that is gone shows when it is read. */
 void kvn_verbs_side_write(struct end *e, struct conn *c)
 {
-    const bool wanted = c->connecting || c->out_bytes > 0;
+    const bool wanted = c->out_bytes > 0;
     ssize_t n;
 
     if (c->fd < 0)
         return;
-    if (c->connecting) {
-        connected(e, c);
-        if (c->fd < 0 || c->connecting)
-            return;
-    }
-    if (c->out_bytes > 0) {
+    if (wanted) {
         n = send(c->fd, c->out, c->out_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
             memmove(c->out, c->out + n, c->out_bytes - (size_t)n);
             c->out_bytes -= (uint32_t)n;
         }
     }
-    if (wanted || c->out_bytes > 0)
+    if (wanted)
         watch(e, c, EPOLL_CTL_MOD);
 }
 
-/* One whole frame off the front of c->in; false: none. */
-static bool next_frame(struct end *e, struct conn *c)
+/* The first frame in c->in is whole and ours; false: not yet, or the connection is over. */
+static bool is_whole(struct end *e, struct conn *c)
 {
-    uint8_t body[VERBS_FRAME_BODY_MAX];
-    uint32_t bytes, type;
+    uint32_t bytes;
 
     if (c->in_bytes < VERBS_FRAME_HDR)
         return false;
@@ -208,38 +203,45 @@ static bool next_frame(struct end *e, struct conn *c)
                            kvw_load_le16(c->in + 4), VERBS_VERSION);
         return false;
     }
-    type = kvw_load_le16(c->in + 6);
     bytes = kvw_load_le32(c->in + 8);
     if (bytes > VERBS_FRAME_BODY_MAX) {
         kvn_verbs_conn_end(e, c, false, KVW_E_PROTOCOL, "a frame of %u bytes on the side channel",
                            bytes);
         return false;
     }
-    if (c->in_bytes < VERBS_FRAME_HDR + bytes)
+    return c->in_bytes >= VERBS_FRAME_HDR + bytes;
+}
+
+/* False: nothing more has come, or the connection is over. */
+static bool receive(struct end *e, struct conn *c)
+{
+    const ssize_t n = recv(c->fd, c->in + c->in_bytes, sizeof(c->in) - c->in_bytes, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
         return false;
-    memcpy(body, c->in + VERBS_FRAME_HDR, bytes);
-    c->in_bytes -= VERBS_FRAME_HDR + bytes;
-    memmove(c->in, c->in + VERBS_FRAME_HDR + bytes, c->in_bytes);
-    c->heard_ns = e->now_ns;
-    kvn_verbs_handshake_frame(e, c, (enum verbs_frame_type)type, body, bytes);
+    if (n <= 0) {
+        kvn_verbs_conn_end(e, c, false, KVW_E_PEER_LOST, "the peer's process ended: %s",
+                           n == 0 ? "it closed its side channel" : strerror(errno));
+        return false;
+    }
+    c->in_bytes += (uint32_t)n;
     return true;
 }
 
-void kvn_verbs_side_read(struct end *e, struct conn *c)
+bool kvn_verbs_side_next(struct end *e, struct conn *c, struct side_frame *f)
 {
-    while (c->fd >= 0 && !c->connecting) {
-        const ssize_t n =
-            recv(c->fd, c->in + c->in_bytes, sizeof(c->in) - c->in_bytes, MSG_DONTWAIT);
-
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
-            return;
-        if (n <= 0) {
-            kvn_verbs_conn_end(e, c, false, KVW_E_PEER_LOST, "the peer's process ended: %s",
-                               n == 0 ? "it closed its side channel" : strerror(errno));
-            return;
+    while (c->fd >= 0 && !c->connecting && c->state < CONN_OVER) {
+        if (is_whole(e, c)) {
+            f->type = (enum verbs_frame_type)kvw_load_le16(c->in + 6);
+            f->bytes = kvw_load_le32(c->in + 8);
+            memcpy(f->body, c->in + VERBS_FRAME_HDR, f->bytes);
+            c->in_bytes -= VERBS_FRAME_HDR + f->bytes;
+            memmove(c->in, c->in + VERBS_FRAME_HDR + f->bytes, c->in_bytes);
+            c->heard_ns = e->now_ns;
+            return true;
         }
-        c->in_bytes += (uint32_t)n;
-        while (next_frame(e, c))
-            ;
+        if (c->state < CONN_OVER && !receive(e, c))
+            return false;
     }
+    return false;
 }

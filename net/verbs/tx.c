@@ -8,14 +8,14 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
+#include "../put.h"
 #include "impl.h"
 
 #define PIECE_BYTES (VERBS_RECV_BYTES - VERBS_SEND_HDR)
 #define IMM_MASK    ((1u << VERBS_IMM_BITS) - 1)
 
-/* --- one queue pair -----------------------------------------------------------------------------
- */
+/* --- one queue pair --------------------------------------------------------------------------- */
 
 /* Room for n more: receives that the peer granted, less the last one, which only a CREDIT may take
  * (so that two ends that wait for each other's credit always have one to say it with). */
@@ -39,6 +39,8 @@ static void flush(struct end *e, struct path *p)
     struct ibv_send_wr *bad = NULL;
     struct ibv_send_wr *last;
 
+    if (p->state != PATH_LIVE) /* what its peer has not counted goes to another */
+        p->chain = 0;
     if (p->chain == 0)
         return;
     last = &p->wr[p->chain - 1];
@@ -120,8 +122,7 @@ static void send_credit(struct end *e, struct path *p)
         post_send(e, p, WORK_CTL, ctl_cell(e, p), VERBS_S_CREDIT, 0, 0, VERBS_SEND_HDR);
 }
 
-/* --- puts ---------------------------------------------------------------------------------------
- */
+/* --- puts ------------------------------------------------------------------------------------- */
 
 static uint32_t hash_set(uint64_t address)
 {
@@ -236,8 +237,7 @@ static struct path *choose_path(struct conn *c, const struct put *put)
     return &c->paths[best->index];
 }
 
-/* --- a connection -------------------------------------------------------------------------------
- */
+/* --- a connection ----------------------------------------------------------------------------- */
 
 static uint8_t *msg_cell(const struct end *e, const struct conn *c, uint32_t n)
 {
@@ -255,7 +255,11 @@ bool kvn_verbs_tx_due(const struct conn *c)
     for (uint32_t i = 0; i < c->path_count; ++i)
         if (credit_due(&c->paths[i]) && c->paths[i].limit != c->paths[i].posted)
             return true;
-    return c->waiting.count > 0 && best_path(c, &c->puts[c->waiting.head]) != NULL;
+    if (c->waiting.count == 0)
+        return false;
+    /* One without a key steps aside for those after it. */
+    return best_path(c, &c->puts[c->waiting.head]) != NULL ||
+           !kvn_verbs_key_has_way(c, &c->puts[c->waiting.head]);
 }
 
 void kvn_verbs_tx_pump(struct end *e, struct conn *c)
@@ -314,8 +318,7 @@ void kvn_verbs_tx_complete(struct end *e, struct path *p, uint32_t n)
     if (p->bytes_in_flight <= VERBS_FLIGHT / 2)
         p->draining = false;
     if (!p->probed) {
-        p->probed = true;
-        kvn_verbs_handshake_probed(e, c);
+        e->reported = p->probed = true;
     }
 }
 
@@ -422,24 +425,20 @@ kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_
 {
     struct end *e = kvn_verbs_end(t);
     const uint64_t region_bytes = kvw_load_le64(put->key.bytes + 8);
-    uint64_t sum = 0;
+    const uint32_t bytes = kvn_put_bytes(put);
     struct conn *c;
     struct put *p;
     uint16_t at;
     kvw_err err;
 
-    if (put->iov_count == 0 || put->iov_count > KVW_PUT_IOV_MAX)
-        return KVW_E_INVALID;
-    for (uint32_t i = 0; i < put->iov_count; ++i)
-        sum += put->iov[i].bytes;
-    if (sum == 0 || sum > KVW_PUT_BYTES_MAX)
+    if (bytes == 0)
         return KVW_E_INVALID;
     if ((c = kvn_verbs_conn_find(e, id)) == NULL)
         return KVW_E_NOTFOUND;
     if (c->state != CONN_LIVE || c->free.count == 0)
         return KVW_E_AGAIN;
     p = &c->puts[c->free.head];
-    p->bytes = (uint32_t)sum;
+    p->bytes = bytes;
     p->iov_count = (uint8_t)put->iov_count;
     memcpy(p->iov, put->iov, sizeof(p->iov));
     p->copy_blocks = 0;
@@ -457,7 +456,7 @@ kvw_err kvn_verbs_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_
     p->state = PUT_WAITING;
     kvn_verbs_list_push(c, &c->waiting, at);
     /* The device checks this as well; here it costs nothing, and the sentence is better. */
-    if (c->breach == NULL && (put->offset > region_bytes || sum > region_bytes - put->offset)) {
+    if (c->breach == NULL && (put->offset > region_bytes || bytes > region_bytes - put->offset)) {
         c->breach = "a put lies outside of the peer's region";
         c->breach_put = at;
     }

@@ -17,8 +17,9 @@
  *          shut_by_ns    the peer's SHUT_OK
  */
 #include <string.h>
+#include <unistd.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "impl.h"
 
 static void tell(struct end *e, struct conn *c, enum verbs_frame_type type, const struct lease *l)
@@ -38,8 +39,7 @@ static void tell_gone(struct end *e, struct conn *c, uint64_t address)
     kvn_verbs_side_send(e, c, VERBS_F_GONE, body, sizeof(body));
 }
 
-/* --- windows ------------------------------------------------------------------------------------
- */
+/* --- windows ---------------------------------------------------------------------------------- */
 
 static void drop_window(struct lease *l, uint32_t rail)
 {
@@ -191,8 +191,7 @@ void kvn_verbs_window_path_gone(struct end *e, struct path *p)
     bind_soon(e, p->conn);
 }
 
-/* --- opening and shutting -----------------------------------------------------------------------
- */
+/* --- opening and shutting --------------------------------------------------------------------- */
 
 static struct lease *lease_of(struct conn *c, uint64_t address)
 {
@@ -266,7 +265,7 @@ void kvn_verbs_region_shut(struct kvw_transport *t, kvw_conn_id id,
     struct lease *l = c != NULL ? lease_of(c, kvw_load_le64(key->bytes)) : NULL;
     bool told = false;
 
-    if (l == NULL)
+    if (l == NULL || e->pid != getpid())
         return;
     if (l->state == LEASE_SHUTTING) {
         l->again = false;
@@ -305,8 +304,7 @@ bool kvn_verbs_window_frame(struct end *e, struct conn *c, enum verbs_frame_type
     return true;
 }
 
-/* --- time and ends ------------------------------------------------------------------------------
- */
+/* --- time and ends ---------------------------------------------------------------------------- */
 
 void kvn_verbs_window_tick(struct end *e, struct conn *c)
 {
@@ -343,7 +341,8 @@ void kvn_verbs_window_end(struct conn *c)
     c->bind_due = false;
 }
 
-void kvn_verbs_window_remove(struct end *e, const struct verbs_mem *m)
+/* A device keeps what windows are bound to, so they go first. */
+static void drop_region(struct end *e, const struct verbs_mem *m)
 {
     const uint64_t address = kvn_verbs_mem_address(m);
 
@@ -356,4 +355,18 @@ void kvn_verbs_window_remove(struct end *e, const struct verbs_mem *m)
         if (c->state == CONN_LIVE) /* open or shut: puts may wait for it */
             tell_gone(e, c, address);
     }
+}
+
+kvw_err kvn_verbs_region_remove(struct kvw_transport *t, const struct kvw_region_key *key)
+{
+    struct end *e = kvn_verbs_end(t);
+    struct verbs_mem *m = kvn_verbs_mem_region(e, kvw_load_le64(key->bytes));
+
+    if (e->pid != getpid())
+        return KVW_OK;
+    if (m == NULL || kvw_load_le64(key->bytes) != kvn_verbs_mem_address(m))
+        return KVW_E_NOTFOUND;
+    drop_region(e, m);
+    kvn_verbs_mem_remove(m);
+    return KVW_OK;
 }

@@ -42,8 +42,8 @@ enum verbs_send_type {
 #define VERBS_PLACE_BYTES (VERBS_SEND_HDR + 16u)
 #define VERBS_MORE        1u /* flag of VERBS_S_MSG: the message goes on in the next piece */
 
-/* SPEC.md 4: the immediate of a put: index into the queue pair's table of offsets, low bits of imm.
- */
+/* SPEC.md 4: the immediate of a put: index into the queue pair's table of offsets, low bits
+ * of imm. */
 #define VERBS_INDEX_BITS 10u
 #define VERBS_OFFSETS    (1u << VERBS_INDEX_BITS)
 #define VERBS_IMM_BITS   (32u - VERBS_INDEX_BITS)

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_ifc.h"
-#include "dpdk_kind.h"
-#include "dpdk_nic.h"
+#include "eal.h"
+#include "ifc.h"
+#include "kind.h"
+#include "nic.h"
 
 /* The driver takes frame n to be at n times its length, so blocks must hold whole frames, and the
  * kernel wants whole pages of them: of a frame of n KiB, 1, 2 or 4. */

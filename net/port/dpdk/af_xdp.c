@@ -12,12 +12,12 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_ifc.h"
-#include "dpdk_job.h"
-#include "dpdk_kind.h"
-#include "dpdk_nic.h"
-#include "dpdk_xdp.h"
+#include "eal.h"
+#include "ifc.h"
+#include "job.h"
+#include "kind.h"
+#include "nic.h"
+#include "xdp.h"
 
 /* A frame is one page with room for the kernel's and DPDK's headers. */
 #define MTU_MAX 3400u

@@ -1,30 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_eal.h"
+#include "eal.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_lcore.h>
 
-#include "dpdk_log.h"
+#include "log.h"
 
 /*
- * Room for two ports of either kind (dpdk_link.c says what one takes). Only what is used is ever
- * touched, but the driver walks every 4 KiB of it at each connect.
+ * MiB: room for ten links with both their ends here (link.c says what one takes). Only what is
+ * used is ever touched, but the driver walks every 4 KiB of it at each connect.
  */
-#define EAL_MEMORY_MB 64
+#define MEMORY_DEFAULT  256u
+#define MEMORY_MIN      32u
+#define MEMORY_MAX      65536u
+#define MEMORY_VARIABLE "KVWIRE_DPDK_MEMORY"
+/* What EAL's start takes, or a port's, and some more; without them it panics. */
+#define DESCRIPTORS 24
 
 static struct {
     pthread_mutex_t lock;
     enum { EAL_DOWN = 0, EAL_UP, EAL_FAILED } state;
     pid_t pid; /* that started it */
     bool pci;
+    unsigned memory; /* MiB; 0: with a NIC, as many hugepages as there are */
     char why[KVN_WHY_BYTES];
 } eal = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -94,7 +103,7 @@ static int init(const char *pci, const cpu_set_t *cpus)
 
     format_lcores(lcores, sizeof(lcores), cpus);
     snprintf(prefix, sizeof(prefix), "--file-prefix=kvwire-%d", (int)getpid());
-    snprintf(memory, sizeof(memory), "%d", EAL_MEMORY_MB);
+    snprintf(memory, sizeof(memory), "%u", eal.memory);
     snprintf(allow, sizeof(allow), "%s", pci != NULL ? pci : "");
 
     /* EAL's threads inherit the mask. A few of its messages bypass its log: glibc lets stderr be
@@ -111,6 +120,26 @@ static int init(const char *pci, const cpu_set_t *cpus)
     return rc;
 }
 
+/* How much memory EAL gets. False: eal.why says what is wrong with the variable. */
+static bool choose_memory(const char *pci)
+{
+    const char *text = getenv(MEMORY_VARIABLE);
+    char *end = NULL;
+    unsigned long mb = MEMORY_DEFAULT;
+
+    if (text != NULL)
+        mb = strtoul(text, &end, 10);
+    if (text != NULL &&
+        (text[0] < '0' || text[0] > '9' || *end != '\0' || mb < MEMORY_MIN || mb > MEMORY_MAX)) {
+        snprintf(eal.why, sizeof(eal.why),
+                 "dpdk: " MEMORY_VARIABLE "=%.40s in the environment is not %u to %u (MiB)", text,
+                 MEMORY_MIN, MEMORY_MAX);
+        return false;
+    }
+    eal.memory = pci != NULL ? 0 : (unsigned)mb;
+    return true;
+}
+
 static void start_locked(const char *pci)
 {
     cpu_set_t cpus;
@@ -121,6 +150,8 @@ static void start_locked(const char *pci)
     eal.pid = getpid();
     eal.state = EAL_FAILED;
     eal.pci = pci != NULL;
+    if (!choose_memory(pci))
+        return;
     if (!pinned)
         CPU_ZERO(&cpus);
     if (!kvn_dpdk_log_open()) {
@@ -138,10 +169,46 @@ static void start_locked(const char *pci)
         (void)pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
 }
 
+/* Whether that many descriptors can be had. Some of DPDK's code ends the process if they can't. */
+static bool descriptors_left(char why[KVN_WHY_BYTES])
+{
+    struct rlimit limit = {.rlim_cur = 0};
+    int fds[DESCRIPTORS], n = 0;
+
+    while (n < DESCRIPTORS && (fds[n] = eventfd(0, EFD_CLOEXEC)) >= 0)
+        ++n;
+    for (int i = 0; i < n; ++i)
+        close(fds[i]);
+    if (n == DESCRIPTORS)
+        return true;
+    (void)getrlimit(RLIMIT_NOFILE, &limit);
+    snprintf(why, KVN_WHY_BYTES,
+             "dpdk: a port takes up to %d file descriptors, and %d are left of the %lu that this "
+             "process may have (ulimit -n)",
+             DESCRIPTORS, n, (unsigned long)limit.rlim_cur);
+    return false;
+}
+
+void kvn_dpdk_eal_short(uint32_t count, uint32_t bytes, int error, char why[KVN_WHY_BYTES])
+{
+    const int n =
+        snprintf(why, KVN_WHY_BYTES, "dpdk: no memory for %u buffers of %u bytes: ", count, bytes);
+
+    if (error == ENOMEM && eal.memory != 0)
+        snprintf(why + n, KVN_WHY_BYTES - (size_t)n,
+                 "all DPDK ports of this process share %u MiB; " MEMORY_VARIABLE
+                 "=MIB in its environment gives more",
+                 eal.memory);
+    else
+        snprintf(why + n, KVN_WHY_BYTES - (size_t)n, "%s", rte_strerror(error));
+}
+
 kvw_err kvn_dpdk_eal_start(const char *pci, char why[KVN_WHY_BYTES])
 {
     kvw_err err = KVW_OK;
 
+    if (!descriptors_left(why))
+        return KVW_E_DEVICE;
     pthread_mutex_lock(&eal.lock);
     if (eal.state == EAL_DOWN)
         start_locked(pci);
@@ -161,6 +228,11 @@ kvw_err kvn_dpdk_eal_start(const char *pci, char why[KVN_WHY_BYTES])
     }
     pthread_mutex_unlock(&eal.lock);
     return err;
+}
+
+bool kvn_dpdk_eal_forked(void)
+{
+    return eal.pid != 0 && eal.pid != getpid(); /* written once, before any port is */
 }
 
 bool kvn_dpdk_thread_enter(void)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_eal.h - DPDK's environment (EAL) in this process: started once, without hugepages, root, PCI
+ * eal.h - DPDK's environment (EAL) in this process: started once, without hugepages, root, PCI
  * or files left behind (with hugepages and PCI if a NIC is asked for), and what it logs.
  *
  * threads  any; the first kvn_dpdk_eal_start() starts EAL, others wait for it. A thread that will
  *          own a port calls kvn_dpdk_thread_enter() so that mempools have a cache for it
- * memory   EAL_MEMORY_MB of shared memory, reserved at the start and touched as ports use it; kept
- *          until the process ends, since EAL can't be started twice
+ * memory   KVWIRE_DPDK_MEMORY MiB of shared memory, reserved at the start and touched as ports use
+ *          it; kept until the process ends, since EAL can't be started twice
  * time     about 0.13 s, of which 0.1 s is EAL's measuring the clock
  */
 #ifndef KVN_DPDK_EAL_H
@@ -14,7 +14,7 @@
 
 #include <signal.h>
 
-#include "../net.h"
+#include "../../net.h"
 
 /*
  * Start EAL unless it runs. pci: NULL, or the address of a PCI device that must be reachable: then
@@ -26,6 +26,13 @@
  *                  runs without PCI, and pci asks for it
  */
 KVW_NODISCARD kvw_err kvn_dpdk_eal_start(const char *pci, char why[KVN_WHY_BYTES]);
+
+/* The sentence for a pool of so many buffers that couldn't be made: error is rte_errno. */
+void kvn_dpdk_eal_short(uint32_t count, uint32_t bytes, int error, char why[KVN_WHY_BYTES]);
+
+/* In a child of fork() that EAL was started before: none of its calls may be made, not even to
+ * close a port. */
+bool kvn_dpdk_eal_forked(void);
 
 /* Make the calling thread known to EAL. True if kvn_dpdk_thread_leave() must be called by it. */
 bool kvn_dpdk_thread_enter(void);

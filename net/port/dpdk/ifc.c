@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_ifc.h"
+#include "ifc.h"
 
 #include <errno.h>
 #include <ifaddrs.h>
@@ -76,13 +76,13 @@ kvw_err kvn_dpdk_ifc_check(struct kvn_dpdk_ifc *ifc, const char *kind,
         return KVW_E_ADDRESS;
     }
     if (!(flags & IFF_UP)) {
-        snprintf(why, KVN_WHY_BYTES, "dpdk: %s: interface %s is down: ip link set %s up", kind,
-                 spec->what, spec->what);
+        snprintf(why, KVN_WHY_BYTES, "dpdk: %s: interface %.15s is down: ip link set %.15s up",
+                 kind, spec->what, spec->what); /* shorter than IF_NAMESIZE: checked above */
         return KVW_E_DEVICE;
     }
     if (spec->mtu > ifc->mtu) {
         snprintf(why, KVN_WHY_BYTES,
-                 "dpdk: %s: mtu=%u, but interface %s has %u: ip link set %s mtu %u", kind,
+                 "dpdk: %s: mtu=%u, but interface %.15s has %u: ip link set %.15s mtu %u", kind,
                  spec->mtu, spec->what, ifc->mtu, spec->what, spec->mtu);
         return KVW_E_DEVICE;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_ifc.h - a Linux interface that a DPDK port is to use beside the kernel: is it there, up, as
+ * ifc.h - a Linux interface that a DPDK port is to use beside the kernel: is it there, up, as
  * wide as it should be, and which of our descriptors is the driver's socket.
  *
  * threads  the calls of one open come from one thread; another thread that opens sockets of the
@@ -10,7 +10,7 @@
 #ifndef KVN_DPDK_IFC_H
 #define KVN_DPDK_IFC_H
 
-#include "dpdk_spec.h"
+#include "spec.h"
 
 #define KVN_DPDK_IFC_FDS 1024
 
@@ -36,8 +36,8 @@ KVW_NODISCARD kvw_err kvn_dpdk_ifc_check(struct kvn_dpdk_ifc *ifc, const char *k
 void kvn_dpdk_ifc_sockets_before(struct kvn_dpdk_ifc *ifc, int family);
 int kvn_dpdk_ifc_socket(const struct kvn_dpdk_ifc *ifc, uint32_t n);
 
-/* After the driver's end: af_xdp's leaves its socket open, and the interface's queue taken with it.
- */
+/* After the driver's end: af_xdp's leaves its socket open, and the interface's queue taken
+ * with it. */
 void kvn_dpdk_ifc_close_left(int fd);
 
 #endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_job.h"
+#include "job.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_sock.h"
+#include "eal.h"
+#include "sock.h"
 
 #define BREAK_EVERY_NS 20000000ull
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_job.h - run a driver call that may block for ever, but not for ever: in a thread, with a
+ * job.h - run a driver call that may block for ever, but not for ever: in a thread, with a
  * deadline, after which it is helped to fail, and in the end left behind.
  *
  * threads  fn runs in a thread of its own with all signals blocked

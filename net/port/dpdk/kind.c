@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_kind.h"
+#include "kind.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "../packet/wire.h"
-#include "dpdk_job.h"
-#include "dpdk_nic.h"
+#include "job.h"
+#include "nic.h"
 
 #define OPEN_NS 10000000000ull
 
@@ -67,16 +66,4 @@ kvw_err kvn_dpdk_kind_open(struct kvn_port **port, const struct kvn_config *cfg,
     if (err == KVW_OK && cfg->busy_poll)
         kvn_dpdk_nic_busy_poll(*port);
     return err;
-}
-
-void kvn_dpdk_fit_packet(struct kvn_packet_config *packet, const struct kvn_port *port,
-                         uint32_t ring)
-{
-    /* Acknowledgements and questions come beside the slices. */
-    const uint64_t fits = (uint64_t)(ring - ring / 8) * port->payload_max;
-
-    if (packet->inflight_bytes == 0)
-        packet->inflight_bytes = KVN_INFLIGHT_BYTES;
-    if (fits < packet->inflight_bytes)
-        packet->inflight_bytes = (uint32_t)fits;
 }

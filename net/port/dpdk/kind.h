@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_kind.h - the kinds of DPDK port by name, each in a file of its own. The table is in
- * dpdk_open.c.
+ * kind.h - the kinds of DPDK port by name, each in a file of its own. The table is in
+ * net/open_dpdk.c.
  *
  * threads  as net.h      memory  as net.h      time  as net.h
  */
 #ifndef KVN_DPDK_KIND_H
 #define KVN_DPDK_KIND_H
 
-#include "../packet/endpoint.h"
-#include "dpdk_spec.h"
-#include "port.h"
+#include "../../packet/endpoint.h"
+#include "spec.h"
+#include "../port.h"
 
 struct kvn_dpdk_open {
     const struct kvn_dpdk_spec *spec;
@@ -42,8 +42,8 @@ KVN_DPDK_KIND_DECLARE(memif);
 KVN_DPDK_KIND_DECLARE(pci);
 KVN_DPDK_KIND_DECLARE(ring);
 
-/* By the text before the first colon of local; NULL: none, it is a link's path. Ended by name NULL.
- */
+/* By the text before the first colon of local; NULL: none, it is a link's path. Ended by
+ * name NULL. */
 extern const struct kvn_dpdk_kind kvn_dpdk_kinds[];
 const struct kvn_dpdk_kind *kvn_dpdk_kind_find(const char *local);
 
@@ -54,7 +54,7 @@ const struct kvn_dpdk_kind *kvn_dpdk_kind_find(const char *local);
 KVW_NODISCARD kvw_err kvn_dpdk_kind_open(struct kvn_port **port, const struct kvn_config *cfg,
                                          struct kvn_packet_config *packet, char why[KVN_WHY_BYTES]);
 
-/* The largest share of a ring of frames that the protocol may have on its way to one end. */
+/* fit.c: the largest share of a ring of frames that the protocol may have on its way to one end. */
 void kvn_dpdk_fit_packet(struct kvn_packet_config *packet, const struct kvn_port *port,
                          uint32_t ring);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Opening and closing an end of a link. Every driver call that talks to the peer's process may
- * block for ever if that process is stopped, or never comes: they all run as jobs (dpdk_job.h).
+ * block for ever if that process is stopped, or never comes: they all run as jobs (job.h).
  */
 #include <errno.h>
 #include <poll.h>
@@ -18,11 +18,11 @@
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_impl.h"
-#include "dpdk_job.h"
+#include "eal.h"
+#include "link_impl.h"
+#include "job.h"
 
-/* A driver that won't close in this time is helped; see dpdk_job.h for what comes after. */
+/* A driver that won't close in this time is helped; see job.h for what comes after. */
 #define CLOSE_NS 500000000ull
 /* How often the socket is looked for while the listener isn't there. */
 #define LOOK_NS 5000000ull
@@ -36,8 +36,8 @@
 
 static const struct kvn_port_ops ops;
 
-/* The first error is the cause; those after it are callers giving up. One comes with every start.
- */
+/* The first error is the cause; those after it are callers giving up. One comes with
+ * every start. */
 static void reason(uint64_t mark, int rc, char *text, size_t bytes)
 {
     if (!kvn_dpdk_log_error(mark, "No valid MAC", text, bytes))
@@ -223,8 +223,7 @@ static kvw_err make_pools(struct kvn_dpdk_port *p, uint32_t ring, char why[KVN_W
                  "dpdk: no driver for buffer pools is here (Debian's librte-mempool-ring23)");
         return KVW_E_DEVICE;
     }
-    snprintf(why, KVN_WHY_BYTES, "dpdk: no memory for %u buffers of %u bytes: %s", count, room,
-             rte_strerror(rte_errno));
+    kvn_dpdk_eal_short(count, room, rte_errno, why);
     return KVW_E_NOMEM;
 }
 
@@ -423,6 +422,11 @@ static void dpdk_close(struct kvn_port *port)
 
     if (p == NULL)
         return;
+    if (kvn_dpdk_eal_forked()) {
+        if (p->lock_fd >= 0)
+            close(p->lock_fd); /* else the parent's lock would outlive it here */
+        return;
+    }
     kvn_dpdk_drop_mbufs(p);
     end = kvn_dpdk_job_run(detach_job, p, kvn_dpdk_now_ns() + CLOSE_NS, p->path);
     if (end == KVN_DPDK_JOB_ABANDONED)
@@ -440,3 +444,17 @@ static const struct kvn_port_ops ops = {
     .deadline_ns = kvn_dpdk_deadline_ns,
     .close = dpdk_close,
 };
+
+void kvn_dpdk_port_stats(const struct kvn_port *port, struct kvn_dpdk_port_stats *stats)
+{
+    const struct kvn_dpdk_port *p = (const struct kvn_dpdk_port *)port;
+
+    *stats = (struct kvn_dpdk_port_stats){
+        .rx_rejected = p->rx_rejected,
+        .tx_deferred = p->tx_deferred,
+        .sleeps = p->sleeps,
+        .mbufs_in_use = rte_mempool_in_use_count(p->pool) +
+                        (p->shell != NULL ? rte_mempool_in_use_count(p->shell) : 0),
+        .link_up = kvn_dpdk_link_up(p),
+    };
+}

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_port.h - a port over a DPDK device. Today: the two ends of a same-host link, a vhost device
+ * link.h - a port over a DPDK device. Today: the two ends of a same-host link, a vhost device
  * and a virtio-user device that meet at a Unix socket (README.md tells which end is which, and
  * why).
  *
  * threads  the thread that opened a port owns it. DPDK's own threads accept and lose peers
- *          meanwhile; they touch only what dpdk_link.c says
+ *          meanwhile; they touch only what link.c says
  * memory   mbuf pools out of EAL's memory, at open; nothing between open and close
  * time     open blocks until the peer is there, or its deadline; close until the driver is done,
- *          or CLOSE_NS (dpdk_link.c)
+ *          or CLOSE_NS (link.c)
  */
 #ifndef KVN_DPDK_PORT_H
 #define KVN_DPDK_PORT_H
 
-#include "../net.h"
-#include "dpdk_sock.h"
-#include "port.h"
+#include "../../net.h"
+#include "sock.h"
+#include "../port.h"
 
 /*
  * Longest UDP payload. A receive buffer holds a whole frame, so the two pools are what this costs;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_impl.h - the port's object, shared by dpdk_port.c (packets), dpdk_wait.c (sleeping) and
- * dpdk_link.c (open and close). Not for anyone else.
+ * link_impl.h - the port's object, shared by link_io.c (packets), link_wait.c (sleeping) and
+ * link.c (open and close). Not for anyone else.
  *
  * threads  see the fields      memory  one object a port      time  none
  */
@@ -15,9 +15,9 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 
-#include "dpdk_frame.h"
-#include "dpdk_port.h"
-#include "spin.h"
+#include "../ether/frame.h"
+#include "link.h"
+#include "../spin.h"
 
 struct kvn_dpdk_port {
     struct kvn_port port; /* first */
@@ -58,7 +58,7 @@ struct kvn_dpdk_port {
     uint64_t rx_rejected, tx_deferred, sleeps;
 };
 
-/* dpdk_port.c */
+/* link_io.c */
 uint32_t kvn_dpdk_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
                      uint32_t max);
 uint32_t kvn_dpdk_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_packet *packets,
@@ -67,12 +67,12 @@ uint64_t kvn_dpdk_deadline_ns(const struct kvn_port *port);
 /* Give every mbuf the port itself holds back to its pool. */
 void kvn_dpdk_drop_mbufs(struct kvn_dpdk_port *p);
 
-/* dpdk_wait.c */
+/* link_wait.c */
 void kvn_dpdk_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd);
 /* KVW_E_DEVICE: the device has no receive interrupt. Once it was started. */
 KVW_NODISCARD kvw_err kvn_dpdk_wait_setup(struct kvn_dpdk_port *p);
 
-/* dpdk_link.c */
+/* link.c */
 bool kvn_dpdk_link_up(const struct kvn_dpdk_port *p);
 
 #endif

@@ -7,14 +7,14 @@
  *                it lies, in any memory, and is ours again when tx_burst returns.
  *   virtio-user  leaves the mbuf in the ring until the peer has read it, and the peer can only read
  *                EAL's memory. So everything is copied into an mbuf first, and once copied it
- * counts as taken, even if the ring is full: it waits in p->late.
+ *                counts as taken, even if the ring is full: it waits in p->late.
  */
 #include <assert.h>
 #include <string.h>
 
 #include <rte_ethdev.h>
 
-#include "dpdk_impl.h"
+#include "link_impl.h"
 
 /* Bodies up to this long are cheaper to copy behind the head than to lend in a second mbuf. */
 #define COPY_MAX 256u
@@ -247,18 +247,4 @@ void kvn_dpdk_drop_mbufs(struct kvn_dpdk_port *p)
     rte_pktmbuf_free_bulk(p->early + p->early_at, p->early_count);
     rte_pktmbuf_free_bulk(p->late + p->late_at, p->late_count);
     p->lent_count = p->early_count = p->late_count = 0;
-}
-
-void kvn_dpdk_port_stats(const struct kvn_port *port, struct kvn_dpdk_port_stats *stats)
-{
-    const struct kvn_dpdk_port *p = (const struct kvn_dpdk_port *)port;
-
-    *stats = (struct kvn_dpdk_port_stats){
-        .rx_rejected = p->rx_rejected,
-        .tx_deferred = p->tx_deferred,
-        .sleeps = p->sleeps,
-        .mbufs_in_use = rte_mempool_in_use_count(p->pool) +
-                        (p->shell != NULL ? rte_mempool_in_use_count(p->shell) : 0),
-        .link_up = kvn_dpdk_link_up(p),
-    };
 }

@@ -16,9 +16,9 @@
 
 #include <rte_ethdev.h>
 
-#include "dpdk_impl.h"
-#include "dpdk_job.h"
-#include "dpdk_look.h"
+#include "link_impl.h"
+#include "job.h"
+#include "look.h"
 
 #define NAP_NS 20000000ull
 

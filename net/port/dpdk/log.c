@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_log.h"
+#include "log.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,7 +10,7 @@
 
 #include <rte_log.h>
 
-#include "dpdk_eal.h"
+#include "eal.h"
 
 #define LINES      64u
 #define LINE_BYTES 200u

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_log.h - the streams that catch what DPDK writes; internal to dpdk_eal.c and dpdk_log.c.
+ * log.h - the streams that catch what DPDK writes; internal to eal.c and log.c.
  *
  * threads  any      memory  static      time  none
  */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_look.h"
+#include "look.h"
 
 #include <poll.h>
 
 #include <rte_ethdev.h>
 #include <rte_pause.h>
 
-#include "dpdk_job.h"
+#include "job.h"
 
 #define LOOKS 32u /* at the queue, for each at the clock and at wake_fd */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_look.h - looking at a DPDK queue before sleeping on it (spin.h says when that is worth it).
- * Shared by dpdk_wait.c and dpdk_nic_wait.c.
+ * look.h - looking at a DPDK queue before sleeping on it (spin.h says when that is worth it).
+ * Shared by link_wait.c and nic_wait.c.
  *
  * threads  the port's      memory  none      time  reads CLOCK_MONOTONIC, ends at until_ns
  */
@@ -10,8 +10,8 @@
 
 #include <rte_mbuf.h>
 
-#include "port.h"
-#include "spin.h"
+#include "../port.h"
+#include "../spin.h"
 
 /*
  * True: no need to sleep, since *count packets (KVN_BURST at most) came into early, or wake_fd is

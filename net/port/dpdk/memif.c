@@ -22,13 +22,13 @@
 #include <rte_ethdev.h>
 #include <rte_log.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_job.h"
-#include "dpdk_kind.h"
-#include "dpdk_log.h"
-#include "dpdk_nic.h"
-#include "dpdk_pair.h"
-#include "dpdk_sock.h"
+#include "eal.h"
+#include "job.h"
+#include "kind.h"
+#include "log.h"
+#include "nic.h"
+#include "pair.h"
+#include "sock.h"
 
 #define RING 256u
 /* A slice of 8 KiB with the packet's own header and IP's; larger slices fall out of the cache that

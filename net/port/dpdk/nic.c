@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening and closing a device with addresses of its own. */
-#include "dpdk_nic.h"
+#include "nic.h"
 
 #include <errno.h>
 #include <semaphore.h>
@@ -16,10 +16,10 @@
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_ifc.h"
-#include "dpdk_job.h"
-#include "dpdk_nic_impl.h"
+#include "eal.h"
+#include "ifc.h"
+#include "job.h"
+#include "nic_impl.h"
 
 #define CACHE 64u
 
@@ -483,7 +483,7 @@ static void note_stats(const struct kvn_port *port)
 
 static void nic_close(struct kvn_port *port)
 {
-    if (port == NULL)
+    if (port == NULL || kvn_dpdk_eal_forked())
         return;
     note_stats(port);
     port_free((struct kvn_dpdk_nic *)port);
@@ -494,6 +494,21 @@ const char *kvn_dpdk_nic_path(const struct kvn_port *port)
     return ((const struct kvn_dpdk_nic *)port)->path;
 }
 
+static bool nic_reaches(struct kvn_port *port, const struct kvn_addr *to,
+                        char why[KVN_REACH_WHY_BYTES])
+{
+    const struct kvn_netif_config *c = &((const struct kvn_dpdk_nic *)port)->netif.cfg;
+    char there[KVN_ADDR_TEXT_BYTES];
+
+    if (to->scope == 0 && (to->family == 4 ? c->four.set : c->six.set))
+        return true;
+    snprintf(why, KVN_REACH_WHY_BYTES,
+             to->scope != 0 ? "%s names an interface of the kernel's, and this port is its own"
+                            : "%s is of an IP version that this port has no address of (ip=)",
+             kvn_addr_format(to, there));
+    return false;
+}
+
 static const struct kvn_port_ops ops = {
     .name = "dpdk",
     .rx = kvn_dpdk_nic_rx,
@@ -501,4 +516,5 @@ static const struct kvn_port_ops ops = {
     .wait = kvn_dpdk_nic_wait,
     .deadline_ns = kvn_dpdk_nic_deadline_ns,
     .close = nic_close,
+    .reaches = nic_reaches,
 };

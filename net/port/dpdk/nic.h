@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_nic.h - a port over any DPDK Ethernet device (PCI, af_packet, af_xdp, memif, net_ring), with
+ * nic.h - a port over any DPDK Ethernet device (PCI, af_packet, af_xdp, memif, net_ring), with
  * addresses of its own. What tells the kinds apart is in struct kvn_dpdk_nic_config; each kind's
- * file fills one in. The same-host link over vhost and virtio-user is dpdk_link.c's.
+ * file fills one in. The same-host link over vhost and virtio-user is link.c's.
  *
  * threads  the thread that opened a port owns it
  * memory   an mbuf pool out of EAL's memory, at open; nothing between open and close
@@ -15,8 +15,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "dpdk_spec.h"
-#include "port.h"
+#include "spec.h"
+#include "../port.h"
 
 struct rte_mempool;
 struct kvn_dpdk_ifc;
@@ -32,7 +32,7 @@ enum kvn_dpdk_body {
     KVN_DPDK_BODY_DMA,    /* as BORROW if it lies in EAL's memory, which stays; else COPY */
 };
 
-/* Shut while a driver's own thread takes away what a burst touches; see dpdk_memif.c. */
+/* Shut while a driver's own thread takes away what a burst touches; see memif.c. */
 struct kvn_dpdk_gate {
     pthread_mutex_t lock; /* held by every burst */
     _Atomic bool shut;    /* bursts do nothing */

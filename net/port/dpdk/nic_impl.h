@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_nic_impl.h - the object behind dpdk_nic.h, shared by dpdk_nic.c (open and close),
- * dpdk_nic_io.c (packets) and dpdk_nic_wait.c (sleeping). Not for anyone else.
+ * nic_impl.h - the object behind nic.h, shared by nic.c (open and close),
+ * nic_io.c (packets) and nic_wait.c (sleeping). Not for anyone else.
  *
  * threads  one      memory  one object a port      time  none
  */
@@ -11,9 +11,9 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 
-#include "dpdk_nic.h"
-#include "gather.h"
-#include "spin.h"
+#include "nic.h"
+#include "../gather.h"
+#include "../spin.h"
 
 /* Packets held while their neighbour is asked for; more are dropped. */
 #define KVN_DPDK_HELD_MAX 16u
@@ -69,7 +69,7 @@ struct kvn_dpdk_nic {
     char path[240];
 };
 
-/* dpdk_nic_io.c */
+/* nic_io.c */
 uint32_t kvn_dpdk_nic_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
                          uint32_t max);
 uint32_t kvn_dpdk_nic_tx(struct kvn_port *port, uint64_t now_ns,
@@ -80,7 +80,7 @@ uint32_t kvn_dpdk_nic_take(struct kvn_dpdk_nic *p, struct rte_mbuf **mbufs, uint
 /* Give every mbuf the port itself holds back to its pool. */
 void kvn_dpdk_nic_drop_mbufs(struct kvn_dpdk_nic *p);
 
-/* dpdk_nic_wait.c */
+/* nic_wait.c */
 void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd);
 /* wake_fd: as in the config. KVW_E_DEVICE: no descriptor. Once the device was started. */
 KVW_NODISCARD kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interrupts);

@@ -10,7 +10,7 @@
 #include <rte_ethdev.h>
 #include <rte_ip.h>
 
-#include "dpdk_nic_impl.h"
+#include "nic_impl.h"
 
 /* Bodies up to this long are cheaper to copy behind the head than to borrow. */
 #define COPY_MAX 256u

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sleeping on a device with addresses of its own. Three ways, best first: its receive interrupt
- * (armed, then looked once more, then slept, as dpdk_wait.c tells); a socket that the kernel makes
+ * (armed, then looked once more, then slept, as link_wait.c tells); a socket that the kernel makes
  * readable (af_packet, af_xdp); naps that double up to KVN_DPDK_NAP_NS while nothing comes.
  */
 #include <errno.h>
@@ -14,9 +14,9 @@
 
 #include <rte_ethdev.h>
 
-#include "dpdk_job.h"
-#include "dpdk_look.h"
-#include "dpdk_nic_impl.h"
+#include "job.h"
+#include "look.h"
+#include "nic_impl.h"
 
 /* An interrupt that was missed costs no more than this. */
 #define SLEEP_MAX_NS 20000000ull

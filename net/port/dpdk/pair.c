@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_pair.h"
+#include "pair.h"
 
 #include <string.h>
 

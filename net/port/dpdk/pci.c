@@ -9,10 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../packet/wire.h"
-#include "dpdk_eal.h"
-#include "dpdk_kind.h"
-#include "dpdk_nic.h"
+#include "../../packet/wire.h"
+#include "eal.h"
+#include "kind.h"
+#include "nic.h"
 
 /* 512 frames of 9,000 bytes are the protocol's window. */
 #define RING        512u

@@ -15,10 +15,10 @@
 #include <rte_mbuf.h>
 #include <rte_ring.h>
 
-#include "dpdk_eal.h"
-#include "dpdk_kind.h"
-#include "dpdk_nic.h"
-#include "dpdk_pair.h"
+#include "eal.h"
+#include "kind.h"
+#include "nic.h"
+#include "pair.h"
 
 #define RING 256u
 #define MTU  (8192u + 128u + 28u)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_sock.h"
+#include "sock.h"
 
 #include <errno.h>
 #include <fcntl.h>

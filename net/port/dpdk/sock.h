@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_sock.h - the Unix socket that joins two ports: may it be used, is it in use, and how to get
+ * sock.h - the Unix socket that joins two ports: may it be used, is it in use, and how to get
  * a driver off it that would wait on it for ever.
  *
  * threads  any
@@ -14,7 +14,7 @@
 #ifndef KVN_DPDK_SOCK_H
 #define KVN_DPDK_SOCK_H
 
-#include "../net.h"
+#include "../../net.h"
 
 /* sun_path's room, with its zero. */
 #define KVN_DPDK_PATH_BYTES 108

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_spec.h"
+#include "spec.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "steer.h"
+#include "../steer.h"
 
 #define VALUE_BYTES 160
 

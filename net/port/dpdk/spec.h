@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_spec.h - how a DPDK port is named: "KIND:WHAT[,KEY=VALUE...]", the table of kinds being in
- * dpdk_open.c. Text without a known kind before its first colon is the path of a same-host link's
- * Unix socket. The keys are told in net.h.
+ * spec.h - how a DPDK port is named: "KIND:WHAT[,KEY=VALUE...]", the table of kinds being in
+ * net/open_dpdk.c. Text without a known kind before its first colon is the path of a same-host
+ * link's Unix socket. The keys are told in net.h.
  *
  * threads  any      memory  all inside the struct      time  none
  */
 #ifndef KVN_DPDK_SPEC_H
 #define KVN_DPDK_SPEC_H
 
-#include "../net.h"
-#include "netif.h"
+#include "../../net.h"
+#include "../ether/netif.h"
 
 #define KVN_DPDK_WHAT_BYTES 108 /* a socket's path is the longest */
 #define KVN_DPDK_ARGS_BYTES 160

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_xdp.h"
+#include "xdp.h"
 
 #include <errno.h>
 #include <linux/if_link.h>

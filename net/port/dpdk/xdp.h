@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_xdp.h - which XDP program an interface has.
+ * xdp.h - which XDP program an interface has.
  *
  * threads  any      memory  none      time  one question to the kernel
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "dpdk_frame.h"
+#include "frame.h"
 
 #include <assert.h>
 #include <string.h>

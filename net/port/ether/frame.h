@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dpdk_frame.h - Ethernet, 802.1Q, IPv4, IPv6 and UDP headers around a payload: built on transmit,
+ * frame.h - Ethernet, 802.1Q, IPv4, IPv6 and UDP headers around a payload: built on transmit,
  * checked on receive. Everything a peer sends is untrusted here; nothing is read outside [bytes,
  * bytes + len).
  *
@@ -11,7 +11,7 @@
 #ifndef KVN_DPDK_FRAME_H
 #define KVN_DPDK_FRAME_H
 
-#include "port.h"
+#include "../port.h"
 
 /* Ethernet 14, IPv4 without options 20, UDP 8. */
 #define KVN_ETHER_HDR_BYTES 42u

@@ -2,7 +2,7 @@
 /*
  * netif.h - this end's place on a real Ethernet: its addresses, its neighbours' (ARP, RFC 826;
  * neighbour discovery, RFC 4861), and which frames are for it. Frames in, frames out; the device
- * below is somebody else's (dpdk_nic.c), as is the clock.
+ * below is somebody else's (dpdk/nic.c), as is the clock.
  *
  * threads  one
  * memory   all inside struct kvn_netif; nothing is allocated
@@ -16,7 +16,7 @@
 #ifndef KVN_NETIF_H
 #define KVN_NETIF_H
 
-#include "dpdk_frame.h"
+#include "frame.h"
 
 #define KVN_NEIGHS_MAX     64u
 #define KVN_STATIC_MAX     8u
@@ -132,14 +132,17 @@ void kvn_netif_tick(struct kvn_netif *n, uint64_t now_ns);
 const uint8_t *kvn_netif_out(const struct kvn_netif *n, uint32_t *bytes);
 void kvn_netif_out_sent(struct kvn_netif *n);
 
-/* netif_ask.c: queue a question about, or an answer to, an address. A full queue drops it. */
+/* ask.c: queue a question about, or an answer to, an address. A full queue drops it. */
 void kvn_netif_ask(struct kvn_netif *n, const struct kvn_addr *ip, const uint8_t *known_mac);
 void kvn_netif_answer(struct kvn_netif *n, const struct kvn_addr *to, const uint8_t *mac);
-/* An ARP packet or ICMPv6 message, behind the Ethernet header. Not ours or wrong: counted. */
+/* heard.c: an ARP packet or ICMPv6 message, behind the Ethernet header. Not ours or wrong:
+ * counted. */
 void kvn_netif_arp(struct kvn_netif *n, uint64_t now_ns, const uint8_t *arp, uint32_t len);
 void kvn_netif_icmp6(struct kvn_netif *n, uint64_t now_ns, const uint8_t *ip, uint32_t len);
 
-/* netif.c: somebody said where ip is. asked: only if we wanted to know. */
+/* neigh.c: the entry of ip; where there was none, one whose question has just gone out. */
+struct kvn_neigh *kvn_netif_neigh(struct kvn_netif *n, uint64_t now_ns, const struct kvn_addr *ip);
+/* neigh.c: somebody said where ip is. asked: only if we wanted to know. */
 void kvn_netif_learn(struct kvn_netif *n, uint64_t now_ns, const struct kvn_addr *ip,
                      const uint8_t mac[6], bool asked);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim_impl.h"
+#include "impl.h"
 
 #include <math.h>
 #include <stdlib.h>

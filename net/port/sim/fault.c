@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim_impl.h"
+#include "impl.h"
 
 #include <string.h>
 
@@ -68,8 +68,8 @@ static bool lose(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint64_t ind
     return lost;
 }
 
-/* Through the link's own queue onto the wire: when the last bit leaves; false: the queue is full.
- */
+/* Through the link's own queue onto the wire: when the last bit leaves; false: the queue
+ * is full. */
 static bool onto_wire(struct kvn_sim *sim, struct kvn_sim_link_state *s, uint32_t bytes,
                       double *left_ns, bool *marked)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sim_impl.h - inside the virtual network; sim.h is the contract. sim.c: life, time and settings;
- * sim_fault.c: what happens to a packet on its link; sim_queue.c: what is on its way to a node;
- * sim_egress.c: the shared queue before a node; sim_port.c: the port.
+ * impl.h - inside the virtual network; sim.h is the contract. sim.c: life, time and settings;
+ * fault.c: what happens to a packet on its link; queue.c: what is on its way to a node;
+ * egress.c: the shared queue before a node; port.c: the port. Four of them call each other in a
+ * circle, on purpose: each hands a packet to the next stage of its life, and the last stage, a node
+ * that receives, is the first one again.
  */
 #ifndef KVN_SIM_IMPL_H
 #define KVN_SIM_IMPL_H
@@ -115,8 +117,11 @@ struct kvn_addr kvn_sim_addr_of(const struct kvn_sim *sim, uint32_t node, uint32
                                 uint32_t source, uint32_t binding);
 uint32_t kvn_sim_packet_take(struct kvn_sim *sim); /* KVN_SIM_NONE: all are in flight */
 void kvn_sim_packet_give(struct kvn_sim *sim, uint32_t packet);
+/* On: under AddressSanitizer, who reads past the packet's end is caught until it is off. Each
+ * packet that rx() hands out is guarded until the next rx(). */
+void kvn_sim_packet_guard(struct kvn_sim *sim, uint32_t packet, bool on);
 
-/* --- sim_queue.c --- */
+/* --- queue.c --- */
 
 void kvn_sim_queue_push(struct kvn_sim *sim, struct kvn_sim_queue *q, uint64_t at_ns,
                         uint32_t packet);
@@ -127,14 +132,14 @@ uint32_t kvn_sim_queue_first(const struct kvn_sim_queue *q);
 /* Takes it away; not when empty. */
 uint32_t kvn_sim_queue_pop(struct kvn_sim_queue *q, uint64_t *at_ns);
 
-/* --- sim_fault.c --- */
+/* --- fault.c --- */
 
 void kvn_sim_send(struct kvn_sim *sim, uint32_t from, const struct kvn_tx_packet *p);
 /* Let go what waited too long to be overtaken; only with sim->helds > 0. */
 void kvn_sim_release_held(struct kvn_sim *sim, uint32_t to);
 uint64_t kvn_sim_held_ns(const struct kvn_sim *sim, uint32_t to);
 
-/* --- sim_egress.c --- */
+/* --- egress.c --- */
 
 /* The packet arrives at the egress; it may be lost. */
 void kvn_sim_egress_take(struct kvn_sim *sim, struct kvn_sim_node *node, uint64_t at_ns,
@@ -142,7 +147,7 @@ void kvn_sim_egress_take(struct kvn_sim *sim, struct kvn_sim_node *node, uint64_
 /* When the first packet of node->way would leave the egress. */
 uint64_t kvn_sim_egress_leaves_ns(const struct kvn_sim *sim, const struct kvn_sim_node *node);
 
-/* --- sim_port.c --- */
+/* --- port.c --- */
 
 /* Move what has arrived by now into the node's ring. */
 void kvn_sim_arrive(struct kvn_sim *sim, uint32_t node);

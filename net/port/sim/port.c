@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim_impl.h"
+#include "impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +99,17 @@ static void note(struct kvn_sim *sim, uint32_t to, const struct kvn_sim_packet *
     sim->hash = mix(mix(mix(sim->hash, word[0]), word[1]), word[2]);
 }
 
+/* What the last rx() handed out. */
+static void take_back(struct kvn_sim_port *p)
+{
+    while (p->outs > 0) {
+        const uint32_t i = p->out[--p->outs];
+
+        kvn_sim_packet_guard(p->sim, i, false);
+        kvn_sim_packet_give(p->sim, i);
+    }
+}
+
 static uint32_t port_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
                         uint32_t max)
 {
@@ -108,8 +119,7 @@ static uint32_t port_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pa
     uint32_t n = 0;
 
     kvn_sim_advance(sim, kvn_sim_clock_to_sim(sim, p->node, now_ns));
-    while (p->outs > 0)
-        kvn_sim_packet_give(sim, p->out[--p->outs]);
+    take_back(p);
     kvn_sim_arrive(sim, p->node);
     while (n < max && node->ring_head != node->ring_tail) {
         const uint32_t i = node->ring[node->ring_head++ & MASK];
@@ -123,6 +133,7 @@ static uint32_t port_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pa
             .from = kvn_sim_addr_of(sim, q->from, q->from_place, q->from_source, q->from_binding),
         };
         note(sim, p->node, q);
+        kvn_sim_packet_guard(sim, i, true);
         p->out[p->outs++] = i;
         ++sim->stats.delivered;
     }
@@ -153,8 +164,7 @@ static void port_close(struct kvn_port *port)
     struct kvn_sim_port *p = (struct kvn_sim_port *)port;
     struct kvn_sim_node *node = &p->sim->node[p->node];
 
-    while (p->outs > 0)
-        kvn_sim_packet_give(p->sim, p->out[--p->outs]);
+    take_back(p);
     while (node->ring_head != node->ring_tail)
         kvn_sim_packet_give(p->sim, node->ring[node->ring_head++ & MASK]);
     node->port = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim_impl.h"
+#include "impl.h"
 
 #define MASK (KVN_SIM_PACKETS_MAX - 1)
 

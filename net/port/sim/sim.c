@@ -1,21 +1,68 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim_impl.h"
+#include "impl.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #define START_NS    1000000000ull /* not 0, so that code which takes 0 for "never" is found out */
 #define SIM_PORT    9000
 #define TIME_MAX_NS (UINT64_MAX / 2)
 
+/* --- memory --- */
+
+#define DUES_BYTES   (KVN_SIM_PACKETS_MAX * sizeof(struct kvn_sim_due))
+#define NODE_BYTES   (4 * DUES_BYTES + KVN_SIM_PACKETS_MAX * sizeof(uint32_t))
+#define QUEUES_BYTES (KVN_SIM_NODES_MAX * NODE_BYTES)
+#define GUARD_BYTES  64u /* between two packets; nobody may read them */
+
+static size_t packet_bytes(const struct kvn_sim *sim)
+{
+    return ((size_t)sim->payload_max + 7) / 8 * 8 + GUARD_BYTES;
+}
+
+/* Up to a gigabyte, of which a network touches little. From malloc, AddressSanitizer writes a byte
+ * for each eight of it, at the beginning and at the end of a network. NULL: none left. */
+static void *take_pages(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static void give_pages(void *at, size_t bytes)
+{
+    if (at != NULL)
+        munmap(at, bytes);
+}
+
+void kvn_sim_packet_guard(struct kvn_sim *sim, uint32_t packet, bool on)
+{
+#ifdef __SANITIZE_ADDRESS__
+    const struct kvn_sim_packet *q = &sim->packets[packet];
+
+    if (on)
+        ASAN_POISON_MEMORY_REGION(q->bytes + q->len, GUARD_BYTES);
+    else
+        ASAN_UNPOISON_MEMORY_REGION(q->bytes + q->len, GUARD_BYTES);
+#else
+    (void)sim;
+    (void)packet;
+    (void)on;
+#endif
+}
+
 /* --- life --- */
 
-/* Three rings of dues and one of packets a node. */
+/* Two rings and two heaps of dues, and one ring of packets a node. */
 static bool take_queues(struct kvn_sim *sim)
 {
-    const size_t dues = KVN_SIM_PACKETS_MAX * sizeof(struct kvn_sim_due);
-    const size_t each = 4 * dues + KVN_SIM_PACKETS_MAX * sizeof(uint32_t);
-    uint8_t *at = malloc(KVN_SIM_NODES_MAX * each); /* pages that no node uses are never touched */
+    const size_t dues = DUES_BYTES, each = NODE_BYTES;
+    uint8_t *at = take_pages(QUEUES_BYTES);
 
     sim->queue_memory = at;
     for (uint32_t i = 0; i < KVN_SIM_NODES_MAX && at != NULL; ++i, at += each) {
@@ -37,14 +84,14 @@ struct kvn_sim *kvn_sim_open(uint64_t seed, uint32_t payload_max)
 
     if (sim == NULL)
         return NULL;
-    sim->memory = malloc((size_t)KVN_SIM_PACKETS_MAX * payload_max);
+    sim->payload_max = payload_max;
+    sim->memory = take_pages(KVN_SIM_PACKETS_MAX * packet_bytes(sim));
     if (sim->memory == NULL || !take_queues(sim)) {
         kvn_sim_close(sim);
         return NULL;
     }
     sim->now_ns = START_NS;
     sim->random = seed;
-    sim->payload_max = payload_max;
     sim->payload_limit = UINT32_MAX;
     sim->sources = 1;
     sim->family = 4;
@@ -67,8 +114,8 @@ void kvn_sim_close(struct kvn_sim *sim)
             }
         }
     }
-    free(sim->queue_memory);
-    free(sim->memory);
+    give_pages(sim->queue_memory, QUEUES_BYTES);
+    give_pages(sim->memory, KVN_SIM_PACKETS_MAX * packet_bytes(sim));
     free(sim);
 }
 
@@ -83,7 +130,7 @@ uint32_t kvn_sim_packet_take(struct kvn_sim *sim)
     if (sim->fresh == KVN_SIM_PACKETS_MAX)
         return KVN_SIM_NONE;
     n = sim->fresh++;
-    sim->packets[n].bytes = sim->memory + (size_t)n * sim->payload_max;
+    sim->packets[n].bytes = sim->memory + n * packet_bytes(sim);
     return n;
 }
 

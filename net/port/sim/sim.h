@@ -19,8 +19,8 @@
 #ifndef KVN_SIM_H
 #define KVN_SIM_H
 
-#include "../net.h"
-#include "port.h"
+#include "../../net.h"
+#include "../port.h"
 
 #define KVN_SIM_NODES_MAX   32u
 #define KVN_SIM_PACKETS_MAX 16384u

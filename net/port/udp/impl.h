@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * udp_impl.h - the port's object, shared by udp.c (open, wait, close), udp_socket.c (sockets and
- * what the kernel can do), udp_rx.c and udp_tx.c (packets). Not for anyone else.
+ * impl.h - the port's object, shared by udp.c (open, wait, close), socket.c (sockets and
+ * what the kernel can do), rx.c and tx.c (packets). Not for anyone else.
  *
  * threads  one      memory  one object a port, and its receive buffers      time  none
  */
@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "spin.h"
+#include "../spin.h"
 #include "udp.h"
 
 /* Room for whatever a peer proposes and for a burst that the kernel made one (GRO). */
@@ -47,6 +47,8 @@ struct kvn_udp_port {
     struct pollfd polled[KVN_PORT_SOURCES_MAX + 1]; /* the last: the caller's wake_fd */
     struct kvn_spin spin;
     bool gso, gro;
+    uint32_t payload_open; /* payload_max before it was lowered; 0: it wasn't */
+    uint64_t raise_ns;     /* when it is so again */
 
     uint8_t *buffers; /* KVN_BURST of them, stride bytes each */
     uint32_t stride;
@@ -68,7 +70,7 @@ struct kvn_udp_port {
     union kvn_control tx_control[KVN_BURST];
 };
 
-/* udp_socket.c */
+/* socket.c */
 socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a);
 void kvn_sockaddr_to(struct kvn_addr *out, const union kvn_sockaddr *a);
 /* A bound socket with everything set; *local gets the port that was given. shared: beside others
@@ -87,12 +89,16 @@ bool kvn_udp_turn_gro_on(int fd);
 /* The longest UDP payload that fits the route's interface to a; 0: there is no route. */
 uint32_t kvn_udp_route_payload(const struct kvn_addr *a);
 
-/* udp_rx.c */
+/* kvn_port_ops.reaches. */
+bool kvn_udp_reaches(struct kvn_port *port, const struct kvn_addr *to,
+                     char why[KVN_REACH_WHY_BYTES]);
+
+/* rx.c */
 void kvn_udp_rx_prepare(struct kvn_udp_port *u);
 uint32_t kvn_udp_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet *packets,
                     uint32_t max);
 
-/* udp_tx.c */
+/* tx.c */
 uint32_t kvn_udp_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_packet *packets,
                     uint32_t count);
 

@@ -8,7 +8,7 @@
 #include <netinet/udp.h>
 #include <string.h>
 
-#include "udp_impl.h"
+#include "impl.h"
 
 void kvn_udp_rx_prepare(struct kvn_udp_port *u)
 {

@@ -2,11 +2,12 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <netinet/udp.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "../packet/wire.h"
-#include "udp_impl.h"
+#include "../../packet/wire.h"
+#include "impl.h"
 
 socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a)
 {
@@ -16,6 +17,7 @@ socklen_t kvn_sockaddr_from(union kvn_sockaddr *out, const struct kvn_addr *a)
         return sizeof(out->four);
     }
     out->six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(a->port)};
+    out->six.sin6_scope_id = a->scope;
     memcpy(&out->six.sin6_addr, a->ip, 16);
     return sizeof(out->six);
 }
@@ -30,6 +32,7 @@ void kvn_sockaddr_to(struct kvn_addr *out, const union kvn_sockaddr *a)
     } else if (a->any.sa_family == AF_INET6) {
         out->family = 6;
         out->port = ntohs(a->six.sin6_port);
+        out->scope = a->six.sin6_scope_id; /* the kernel sets it for link-local ones alone */
         memcpy(out->ip, &a->six.sin6_addr, 16);
     }
 }
@@ -138,6 +141,45 @@ bool kvn_udp_turn_gro_on(int fd)
     const int on = 1;
 
     return setsockopt(fd, SOL_UDP, UDP_GRO, &on, sizeof(on)) == 0;
+}
+
+bool kvn_udp_reaches(struct kvn_port *port, const struct kvn_addr *to,
+                     char why[KVN_REACH_WHY_BYTES])
+{
+    const struct kvn_addr *from = &port->local;
+    struct kvn_addr any_port = *from;
+    char there[KVN_ADDR_TEXT_BYTES], here[KVN_ADDR_TEXT_BYTES];
+    union kvn_sockaddr a;
+    uint32_t fits;
+    int fd, error;
+
+    kvn_addr_format(to, there);
+    kvn_addr_format(from, here);
+    if (to->family != from->family) {
+        snprintf(why, KVN_REACH_WHY_BYTES, "%s is an IPv%u address, and this side, %s, has IPv%u",
+                 there, to->family, here, from->family);
+        return false;
+    }
+    any_port.port = 0;
+    fd = kvn_udp_socket(&any_port, false);
+    if (fd < 0)
+        return true; /* a descriptor is missing, or the address just went: packets will tell */
+    error = connect(fd, &a.any, kvn_sockaddr_from(&a, to)) == 0 ? 0 : errno;
+    close(fd);
+    if (error != 0) {
+        snprintf(why, KVN_REACH_WHY_BYTES, "no packet gets from %s to %s: %s", here, there,
+                 strerror(error));
+        return false;
+    }
+    fits = kvn_udp_route_payload(to);
+    if (fits != 0 && fits < KVN_PAYLOAD_MIN) {
+        snprintf(why, KVN_REACH_WHY_BYTES,
+                 "the interface towards %s carries packets of %u bytes (MTU %u), and %u is the "
+                 "least",
+                 there, fits, fits + (to->family == 4 ? 28 : 48), KVN_PAYLOAD_MIN);
+        return false;
+    }
+    return true;
 }
 
 uint32_t kvn_udp_route_payload(const struct kvn_addr *a)

@@ -7,8 +7,8 @@
 #include <netinet/udp.h>
 #include <string.h>
 
-#include "../packet/wire.h"
-#include "udp_impl.h"
+#include "../../packet/wire.h"
+#include "impl.h"
 
 static uint32_t bytes_of(const struct kvn_tx_packet *p)
 {
@@ -80,10 +80,28 @@ static uint32_t add_message(struct kvn_udp_port *u, uint32_t i, const struct kvn
     return n;
 }
 
+static void lower(struct kvn_udp_port *u, uint64_t now_ns, uint32_t payload)
+{
+    if (payload >= u->port.payload_max)
+        return;
+    if (u->payload_open == 0)
+        u->payload_open = u->port.payload_max;
+    u->port.payload_max = payload;
+    u->raise_ns = now_ns + KVN_UDP_RAISE_NS;
+}
+
+static void raise_again(struct kvn_udp_port *u, uint64_t now_ns)
+{
+    if (u->payload_open == 0 || now_ns < u->raise_ns)
+        return;
+    u->port.payload_max = u->payload_open;
+    u->payload_open = 0;
+}
+
 /* Message i can never be sent. If it is too long for the interface, what will fit is looked up:
  * payload_max is how connections hear of it. */
-static void failed(struct kvn_udp_port *u, uint32_t i, const struct kvn_tx_packet *packet,
-                   int error)
+static void failed(struct kvn_udp_port *u, uint64_t now_ns, uint32_t i,
+                   const struct kvn_tx_packet *packet, int error)
 {
     const uint32_t size = bytes_of(packet);
     uint32_t fits;
@@ -96,8 +114,7 @@ static void failed(struct kvn_udp_port *u, uint32_t i, const struct kvn_tx_packe
         fits = size > KVN_UDP_PAYLOAD_1500 ? KVN_UDP_PAYLOAD_1500 : KVN_PAYLOAD_MIN;
     if (fits < KVN_PAYLOAD_MIN)
         fits = KVN_PAYLOAD_MIN;
-    if (fits < u->port.payload_max)
-        u->port.payload_max = fits;
+    lower(u, now_ns, fits);
 }
 
 /* Messages [at, end) of one socket. Returns how many went; fewer: *error says why the next didn't,
@@ -132,7 +149,7 @@ uint32_t kvn_udp_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_
     bool suspect = false; /* whether it is GSO that the device won't have */
     uint32_t done = 0;
 
-    (void)now_ns;
+    raise_again(u, now_ns);
     while (done < count) {
         struct iovec *iov = u->tx_iov;
         uint32_t messages = 0, at = 0, built = done;
@@ -162,7 +179,7 @@ uint32_t kvn_udp_tx(struct kvn_port *port, uint64_t now_ns, const struct kvn_tx_
             suspect = true;
             continue;
         }
-        failed(u, at, &packets[done], error);
+        failed(u, now_ns, at, &packets[done], error);
         done += u->tx_packets[at];
     }
     return done;

@@ -8,11 +8,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../open.h"
-#include "../queues.h"
-#include "../packet/endpoint.h"
-#include "../packet/wire.h"
-#include "udp_impl.h"
+#include "../../open.h"
+#include "../../queues/queues.h"
+#include "../../packet/endpoint.h"
+#include "../../packet/wire.h"
+#include "impl.h"
 
 #define PAYLOAD_DEFAULT (KVN_SLICE_DEFAULT + KVN_DATA_BYTES)
 /* With GSO and GRO a longer packet is no cheaper, and MTU 9000 carries these; without them, inside
@@ -96,6 +96,7 @@ static const struct kvn_port_ops udp_ops = {
     .wait = udp_wait,
     .deadline_ns = udp_deadline_ns,
     .close = udp_close,
+    .reaches = kvn_udp_reaches,
 };
 
 /* Both addresses, and that there is a UDP port for every source. */
@@ -105,13 +106,18 @@ static kvw_err read_config(const struct kvn_udp_config *cfg, struct kvn_addr *lo
     const uint32_t sources = cfg->sources != 0 ? cfg->sources : 1;
 
     if (cfg->local == NULL || kvn_addr_parse(local, cfg->local) != KVW_OK) {
-        snprintf(why, KVN_WHY_BYTES, "local '%.100s' is not IPV4:PORT or [IPV6]:PORT",
+        snprintf(why, KVN_WHY_BYTES,
+                 "local '%.100s' is not IPV4:PORT or [IPV6]:PORT, nor [IPV6%%IFACE]:PORT of an "
+                 "interface here",
                  cfg->local != NULL ? cfg->local : "");
         return KVW_E_ADDRESS;
     }
     peer->family = 0;
     if (cfg->peer != NULL && kvn_addr_parse(peer, cfg->peer) != KVW_OK) {
-        snprintf(why, KVN_WHY_BYTES, "peer '%.100s' is not IPV4:PORT or [IPV6]:PORT", cfg->peer);
+        snprintf(why, KVN_WHY_BYTES,
+                 "peer '%.100s' is not IPV4:PORT or [IPV6]:PORT, nor [IPV6%%IFACE]:PORT of an "
+                 "interface here",
+                 cfg->peer);
         return KVW_E_ADDRESS;
     }
     if (sources > KVN_PORT_SOURCES_MAX ||
@@ -275,7 +281,7 @@ static kvw_err own_ports(const char *local, uint32_t queue, uint32_t sources, ch
     struct kvn_addr a;
 
     if (kvn_addr_parse(&a, local) != KVW_OK || a.port == 0) {
-        snprintf(text, KVN_ADDR_TEXT_BYTES, "%.63s", local); /* any port; or open complains */
+        snprintf(text, KVN_ADDR_TEXT_BYTES, "%.79s", local); /* any port; or open complains */
         return KVW_OK;
     }
     if (a.port + queue * sources > UINT16_MAX) {
@@ -333,7 +339,9 @@ KVN_OPEN_DECLARE(udp);
 KVN_OPEN_DECLARE(udp)
 {
     struct kvn_packet_config packet = {.slice_bytes =
-                                           cfg->slice_bytes != 0 ? cfg->slice_bytes : SLICE_LOCAL};
+                                           cfg->slice_bytes != 0 ? cfg->slice_bytes : SLICE_LOCAL,
+                                       .dead_ns = (uint64_t)cfg->dead_ms * 1000000u,
+                                       .conns_max = cfg->conns_max};
     char local[KVN_WHY_BYTES / 2], bad[KVN_WHY_BYTES]; /* why keeps the port's line otherwise */
     struct kvn_port *ports[KVN_QUEUES_MAX];
     uint32_t queued_max = 0, queues;

@@ -6,7 +6,8 @@
  * (found out at open; and a device that refuses a segmented burst turns it off). DF is always set.
  * ECN goes both ways. Errors of a route, an interface or a peer (ENETDOWN, ENETUNREACH,
  * ECONNREFUSED ...) cost the packets concerned, counted in tx_errors, and nothing else. EMSGSIZE
- * lowers payload_max to what the interface carries; it never rises again.
+ * lowers payload_max to what the interface carries. KVN_UDP_RAISE_NS later tx() takes that back, as
+ * the interface's MTU may have grown: connections probe, and the next EMSGSIZE lowers it again.
  *
  * threads  one
  * memory   KVN_BURST receive buffers of 64 KiB, taken at open
@@ -15,10 +16,11 @@
 #ifndef KVN_UDP_H
 #define KVN_UDP_H
 
-#include "../net.h"
-#include "port.h"
+#include "../../net.h"
+#include "../port.h"
 
-#define KVN_UDP_PAYLOAD_1500 1452u /* what IPv6 leaves of the common MTU */
+#define KVN_UDP_PAYLOAD_1500 1452u          /* what IPv6 leaves of the common MTU */
+#define KVN_UDP_RAISE_NS     30000000000ull /* payload_max is as at open again after so long */
 
 struct kvn_udp_config {
     const char *local;      /* "IPV4:PORT" or "[IPV6]:PORT"; port 0: any */
