@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dev.h - the little in which a GPU and the host harness (tests/simt) differ. All PTX of gpu/ is in
+ * here, and each helper has its host twin beside it: the kernels' own source is the same for both.
+ *
+ * Orderings are at the scope of the GPU, those named _sys at that of the machine (pinned host
+ * memory, another GPU).
+ */
+#ifndef KVG_DEV_H
+#define KVG_DEV_H
+
+#ifdef __CUDACC__
+
+#include <stdint.h>
+
+/* `name` is the block's shared memory, as long as the launch says. */
+#define KVG_SHARED(type, name)                                                                     \
+    extern __shared__ __align__(128) unsigned char kvg_shared_bytes[];                             \
+    type &name = *reinterpret_cast<type *>(kvg_shared_bytes)
+#define KVG_KERNEL extern "C" __global__
+
+static __device__ __forceinline__ uint32_t kvg_load_acquire(const uint32_t *p)
+{
+    uint32_t v;
+
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+/* Of a word that others change at the same time. */
+static __device__ __forceinline__ uint32_t kvg_load_relaxed(const uint32_t *p)
+{
+    uint32_t v;
+
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ void kvg_store_release(uint32_t *p, uint32_t v)
+{
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+static __device__ __forceinline__ void kvg_store_release_sys(uint32_t *p, uint32_t v)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+static __device__ __forceinline__ uint32_t kvg_add_acq_rel(uint32_t *p, uint32_t v)
+{
+    uint32_t was;
+
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(was)
+                 : "l"(p), "r"(v)
+                 : "memory");
+    return was;
+}
+
+/* Floats and their short kinds, to nearest, ties to even. */
+static __device__ __forceinline__ float kvg_from_half(uint16_t bits)
+{
+    float f;
+
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(bits));
+    return f;
+}
+
+static __device__ __forceinline__ uint16_t kvg_to_half(float f)
+{
+    uint16_t bits;
+
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+    return bits;
+}
+
+static __device__ __forceinline__ uint16_t kvg_to_bf16(float f)
+{
+    uint16_t bits;
+
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+    return bits;
+}
+
+#else
+
+#include "simt.h"
+
+#define KVG_SHARED(type, name)                                                                     \
+    if (simt_now->shared_bytes < sizeof(type))                                                     \
+        simt_trap(SIMT_PLACE, "%zu bytes of shared memory where %zu are needed",                   \
+                  simt_now->shared_bytes, sizeof(type));                                           \
+    type &name = *reinterpret_cast<type *>(simt_now->shared)
+#define KVG_KERNEL extern "C"
+
+static inline uint32_t kvg_load_acquire(const uint32_t *p)
+{
+    const uint32_t v = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+
+    simt_give_way(v == 0); /* who waits for it to change must let others run */
+    return v;
+}
+
+static inline uint32_t kvg_load_relaxed(const uint32_t *p)
+{
+    simt_give_way(false);
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline void kvg_store_release(uint32_t *p, uint32_t v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    simt_give_way(false);
+}
+
+static inline void kvg_store_release_sys(uint32_t *p, uint32_t v)
+{
+    kvg_store_release(p, v);
+}
+
+static inline uint32_t kvg_add_acq_rel(uint32_t *p, uint32_t v)
+{
+    simt_give_way(false);
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+
+/* Of what isn't an infinity or NaN. */
+static inline float kvg_from_half(uint16_t bits)
+{
+    const uint32_t sign = (uint32_t)(bits & 0x8000u) << 16, exponent = bits >> 10 & 31,
+                   mantissa = bits & 0x3ffu;
+
+    if (exponent == 0)
+        return __uint_as_float(__float_as_uint((float)mantissa * 0x1p-24f) | sign);
+    return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+static inline uint16_t kvg_to_half(float f)
+{
+    const uint32_t all = __float_as_uint(f), sign = all >> 16 & 0x8000u, u = all & 0x7fffffffu;
+
+    if (u >= 0x477ff000u)
+        return (uint16_t)(sign | 0x7c00u);
+    if (u < 0x38800000u) /* below 2^-14: 0.5's unit in the last place is 2^-24 */
+        return (uint16_t)(sign | (__float_as_uint(__uint_as_float(u) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | (u - 0x38000000u + 0xfffu + (u >> 13 & 1)) >> 13);
+}
+
+static inline uint16_t kvg_to_bf16(float f)
+{
+    const uint32_t u = __float_as_uint(f);
+
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+#endif
+#endif

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * plugin.c - libkvwire-cuda.so: this folder behind kvwire/gpu.h. The kernels come with it, as
+ * kvg_image.
+ */
+#include "../kvwire/gpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+#include "jobs.h"
+#include "kernels.h"
+
+/* Memory that was given. */
+struct held {
+    struct held *next;
+    bool is_pool;
+    struct kvg_pool pool;
+    struct kvg_pinned pinned;
+};
+
+struct kvw_gpu {
+    struct kvg_driver driver;
+    struct kvg_device dev;
+    struct held *held;
+    char ladder[KVW_GPU_TEXT];
+};
+
+/* Which rung a pool takes here, asked of a small one. */
+static kvw_err look_at_ladder(struct kvw_gpu *g, char *why)
+{
+    struct kvg_pool pool;
+    const kvw_err err = kvg_pool_open(&pool, &g->dev, 1, why, KVW_GPU_TEXT);
+    const char *rung;
+
+    if (err != KVW_OK)
+        return err;
+    rung = strchr(pool.ladder, ':');
+    snprintf(g->ladder, sizeof(g->ladder), "GPU %d (%s, sm_%d)%.160s", g->dev.ordinal, g->dev.name,
+             g->dev.arch, rung != NULL ? rung : "");
+    kvg_pool_close(&pool);
+    return KVW_OK;
+}
+
+static kvw_err look_at_kernels(struct kvw_gpu *g, char *why)
+{
+    struct kvg_kernels k;
+    const kvw_err err = kvg_kernels_load(&k, &g->dev, kvg_image, why, KVW_GPU_TEXT);
+
+    if (err == KVW_OK)
+        kvg_kernels_unload(&k, &g->dev);
+    return err;
+}
+
+static kvw_err open_gpu(struct kvw_gpu **out, int ordinal, char *why)
+{
+    struct kvw_gpu *g = calloc(1, sizeof(*g));
+    kvw_err err;
+
+    if (g == NULL) {
+        snprintf(why, KVW_GPU_TEXT, "CUDA: no memory to open GPU %d", ordinal);
+        return KVW_E_NOMEM;
+    }
+    if ((err = kvg_driver_open(&g->driver, why, KVW_GPU_TEXT)) != KVW_OK)
+        goto free_it;
+    if ((err = kvg_device_open(&g->dev, &g->driver, ordinal, why, KVW_GPU_TEXT)) != KVW_OK)
+        goto close_driver;
+    if ((err = look_at_kernels(g, why)) != KVW_OK || (err = look_at_ladder(g, why)) != KVW_OK)
+        goto close_device;
+    *out = g;
+    return KVW_OK;
+
+close_device:
+    kvg_device_close(&g->dev);
+close_driver:
+    kvg_driver_close(&g->driver);
+free_it:
+    free(g);
+    return err;
+}
+
+static void close_gpu(struct kvw_gpu *g)
+{
+    kvg_device_close(&g->dev);
+    kvg_driver_close(&g->driver);
+    free(g);
+}
+
+static const char *ladder(struct kvw_gpu *g)
+{
+    return g->ladder;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struct kvw_mem **mem,
+                    char *why)
+{
+    struct held *h = calloc(1, sizeof(*h));
+    kvw_err err;
+
+    if (h == NULL) {
+        snprintf(why, KVW_GPU_TEXT, "CUDA: no memory to keep note of %llu bytes",
+                 (unsigned long long)bytes);
+        return KVW_E_NOMEM;
+    }
+    h->is_pool = is_pool;
+    err = is_pool ? kvg_pool_open(&h->pool, &g->dev, bytes, why, KVW_GPU_TEXT)
+                  : kvg_pinned_open(&h->pinned, &g->dev, bytes, why, KVW_GPU_TEXT);
+    if (err != KVW_OK) {
+        free(h);
+        return err;
+    }
+    h->next = g->held;
+    g->held = h;
+    *mem = is_pool ? &h->pool.mem : &h->pinned.mem;
+    return KVW_OK;
+}
+
+static kvw_err pool_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
+{
+    return hold(g, true, bytes, mem, why);
+}
+
+static kvw_err pinned_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
+{
+    return hold(g, false, bytes, mem, why);
+}
+
+static void mem_close(struct kvw_gpu *g, const struct kvw_mem *mem)
+{
+    struct held **at = &g->held, *h;
+
+    while ((h = *at) != NULL && mem != (h->is_pool ? &h->pool.mem : &h->pinned.mem))
+        at = &h->next;
+    if (h == NULL)
+        return;
+    *at = h->next;
+    if (h->is_pool)
+        kvg_pool_close(&h->pool);
+    else
+        kvg_pinned_close(&h->pinned);
+    free(h);
+}
+
+static kvw_err jobs_open(struct kvw_gpu *g, const struct kvw_gpu_jobs *cfg, struct kvw_jobs **q,
+                         char *why)
+{
+    const struct kvg_jobs_config with = {
+        .image = kvg_image,
+        .jobs_max = cfg->jobs_max,
+        .chunk_bytes = cfg->chunk_bytes,
+        .columns = cfg->columns,
+        .table_blocks = cfg->table_blocks,
+        .ctas = cfg->ctas,
+    };
+
+    return kvg_jobs_open(q, &g->dev, &with, why, KVW_GPU_TEXT);
+}
+
+static bool takes(const struct kvw_gpu *g, uint32_t codec)
+{
+    bool any = false;
+
+    (void)g; /* every GPU that opens has all kernels */
+    for (uint32_t i = 0; i < KVG_CODERS && codec < 64; ++i)
+        any = any || (kvg_coders[i].codecs >> codec & 1) != 0;
+    return any;
+}
+
+KVW_API extern const struct kvw_gpu_plugin kvw_gpu_plugin;
+const struct kvw_gpu_plugin kvw_gpu_plugin = {
+    .abi = KVW_GPU_ABI,
+    .version = KVW_VERSION,
+    .open = open_gpu,
+    .close = close_gpu,
+    .ladder = ladder,
+    .pool_open = pool_open,
+    .pinned_open = pinned_open,
+    .mem_close = mem_close,
+    .jobs_open = jobs_open,
+    .takes = takes,
+};
