@@ -34,6 +34,7 @@ struct reader {
     const char *path; /* for errors */
     char *why;
     uint64_t at; /* the cursor: bytes before it have been read */
+    bool part;   /* it may be one of several files */
 };
 
 /* A name out of the file, made safe to print and cut to what an error has room for. */
@@ -269,10 +270,10 @@ static kvw_err read_layout_keys(struct reader *r, uint32_t *alignment)
         const uint64_t at = (uint64_t)(k->at - r->g->bytes);
         if (k->array || !kve_meta_u64(k->type, k->at, &splits))
             return bad(r, at, "split.count is not a count");
-        if (splits > 1)
+        if (splits > 1 && !r->part)
             return bad(r, at,
-                       "split.count is %" PRIu64 ": one part of a split model, which isn't "
-                       "read (merge the parts first)",
+                       "split.count is %" PRIu64
+                       ": one part of a split model, whose other files aren't here",
                        splits);
     }
     *alignment = ALIGNMENT_DEFAULT;
@@ -374,20 +375,27 @@ static int compare_tensors(const void *a, const void *b)
                            (*(const struct kve_tensor *const *)b)->name);
 }
 
-static kvw_err index_tensors(struct reader *r)
+uint64_t kve_gguf_sort_tensors(struct kve_gguf *g)
 {
-    struct kve_gguf *g = r->g;
-    char name[SHOWN_BYTES];
-
     for (uint64_t i = 0; i < g->tensor_count; ++i)
         g->by_name[i] = &g->tensors[i];
     qsort(g->by_name, g->tensor_count, sizeof(struct kve_tensor *), compare_tensors);
     for (uint64_t i = 1; i < g->tensor_count; ++i)
         if (kve_str_compare(g->by_name[i - 1]->name, g->by_name[i]->name) == 0)
-            return bad(r, (uint64_t)((const uint8_t *)g->by_name[i]->name.at - g->bytes),
-                       "tensor \"%s\" is there twice (duplicate)",
-                       shown(g->by_name[i]->name, name));
-    return KVW_OK;
+            return i;
+    return 0;
+}
+
+static kvw_err index_tensors(struct reader *r)
+{
+    struct kve_gguf *g = r->g;
+    const uint64_t twice = kve_gguf_sort_tensors(g);
+    char name[SHOWN_BYTES];
+
+    if (twice == 0)
+        return KVW_OK;
+    return bad(r, (uint64_t)((const uint8_t *)g->by_name[twice]->name.at - g->bytes),
+               "tensor \"%s\" is there twice (duplicate)", shown(g->by_name[twice]->name, name));
 }
 
 static kvw_err read_tensors(struct reader *r, uint32_t alignment)
@@ -448,7 +456,7 @@ static kvw_err open_over(struct kve_gguf **out, const void *bytes, size_t n, con
         return KVW_E_NOMEM;
     }
     *g = (struct kve_gguf){.bytes = bytes, .bytes_count = n, .mapped = mapped};
-    struct reader r = {.g = g, .path = path, .why = why};
+    struct reader r = {.g = g, .path = path, .why = why, .part = mapped};
     const kvw_err err = read_all(&r);
     if (err != KVW_OK) {
         kve_gguf_close(g);
@@ -464,7 +472,7 @@ static kvw_err io_error(const char *path, const char *what, char why[KVE_WHY_BYT
     return KVW_E_IO;
 }
 
-kvw_err kve_gguf_open(struct kve_gguf **g, const char *path, char why[KVE_WHY_BYTES])
+kvw_err kve_gguf_open_part(struct kve_gguf **g, const char *path, char why[KVE_WHY_BYTES])
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -517,6 +525,9 @@ void kve_gguf_close(struct kve_gguf *g)
     free(g->keys);
     free(g->tensors);
     free((void *)g->by_name);
+    for (uint64_t i = 0; i < g->other_count; ++i)
+        kve_gguf_close(g->others[i]);
+    free((void *)g->others);
     if (g->mapped)
         munmap((void *)(uintptr_t)g->bytes, g->bytes_count);
     free(g);

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../kvwire/err.h"
+#include "../../kvwire/err.h"
 
 #define KVE_WHY_BYTES 320
 
@@ -69,7 +69,8 @@ struct kve_tensor {
 struct kve_gguf; /* opaque */
 
 /*
- * Map and check a file.
+ * Map and check a file; of a split model (NAME-00001-of-0000N.gguf) the first, which brings the
+ * others, whose tensors join its own. Keys are the first file's.
  *   KVW_E_IO      it can't be opened or mapped
  *   KVW_E_FORMAT  it isn't a whole, sound GGUF v2/v3 file
  *   KVW_E_NOMEM
@@ -78,15 +79,18 @@ struct kve_gguf; /* opaque */
 KVW_NODISCARD kvw_err kve_gguf_open(struct kve_gguf **g, const char *path, char why[KVE_WHY_BYTES]);
 
 /*
- * The same over bytes in memory (tests, fuzzing); they stay the caller's and must outlive *g.
+ * The same over bytes in memory (tests, fuzzing), a whole model; they stay the caller's and must
+ * outlive *g.
  * KVW_E_INVALID: bytes isn't a multiple of 8, as malloc's memory is.
  */
 KVW_NODISCARD kvw_err kve_gguf_open_bytes(struct kve_gguf **g, const void *bytes, size_t n,
                                           char why[KVE_WHY_BYTES]);
 void kve_gguf_close(struct kve_gguf *g); /* takes NULL */
 
-/* The mapped file, for fingerprints. */
-const void *kve_gguf_bytes(const struct kve_gguf *g, uint64_t *bytes);
+/* How many files it is in: 1, or the parts of a split model. */
+uint64_t kve_gguf_files(const struct kve_gguf *g);
+/* File i as it is mapped, for fingerprints. */
+const void *kve_gguf_bytes(const struct kve_gguf *g, uint64_t i, uint64_t *bytes);
 
 /*
  * Metadata by key. Each returns KVW_E_NOTFOUND if there is no such key and KVW_E_FORMAT if its type
@@ -103,6 +107,14 @@ kvw_err kve_gguf_array_str(const struct kve_gguf *g, const char *key, uint64_t i
                            struct kve_str *v);
 kvw_err kve_gguf_array_i64(const struct kve_gguf *g, const char *key, uint64_t i, int64_t *v);
 kvw_err kve_gguf_array_f32(const struct kve_gguf *g, const char *key, uint64_t i, float *v);
+
+/* All keys, sorted by name. i is below the count. */
+uint64_t kve_gguf_key_count(const struct kve_gguf *g);
+struct kve_str kve_gguf_key_name(const struct kve_gguf *g, uint64_t i);
+
+/* Make a sentence that quotes a file fit for any terminal and for JSON: what isn't printable ASCII
+ * becomes '?'. */
+void kve_why_clean(char why[KVE_WHY_BYTES]);
 
 /* Tensors. by_name returns NULL if there is none. */
 uint64_t kve_gguf_tensor_count(const struct kve_gguf *g);

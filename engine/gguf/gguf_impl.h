@@ -49,7 +49,15 @@ struct kve_gguf {
     struct kve_tensor *tensors; /* in the file's order */
     const struct kve_tensor **by_name;
     uint64_t tensor_count;
+    struct kve_gguf **others; /* of a split model: parts 2 and later, in order */
+    uint64_t other_count;
 };
+
+/* One file, which may be a part of a split model. As kve_gguf_open(). */
+KVW_NODISCARD kvw_err kve_gguf_open_part(struct kve_gguf **g, const char *path,
+                                         char why[KVE_WHY_BYTES]);
+/* Fill by_name. 0, or the place in it of a name that is there twice. */
+uint64_t kve_gguf_sort_tensors(struct kve_gguf *g);
 
 /* Bytes of a value of this type; 0 for strings and arrays, which carry their own lengths. */
 uint32_t kve_meta_bytes(uint32_t type);

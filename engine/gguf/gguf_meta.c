@@ -233,8 +233,32 @@ kvw_err kve_gguf_array_f32(const struct kve_gguf *g, const char *key, uint64_t i
     return meta_f32(k->type, at, v) ? KVW_OK : KVW_E_FORMAT;
 }
 
-const void *kve_gguf_bytes(const struct kve_gguf *g, uint64_t *bytes)
+uint64_t kve_gguf_key_count(const struct kve_gguf *g)
 {
+    return g->key_count;
+}
+
+struct kve_str kve_gguf_key_name(const struct kve_gguf *g, uint64_t i)
+{
+    return g->keys[i].name;
+}
+
+void kve_why_clean(char why[KVE_WHY_BYTES])
+{
+    for (char *c = why; *c != '\0'; ++c)
+        if (*c < 0x20 || *c > 0x7e)
+            *c = '?';
+}
+
+uint64_t kve_gguf_files(const struct kve_gguf *g)
+{
+    return 1 + g->other_count;
+}
+
+const void *kve_gguf_bytes(const struct kve_gguf *g, uint64_t i, uint64_t *bytes)
+{
+    if (i > 0)
+        g = g->others[i - 1];
     *bytes = g->bytes_count;
     return g->bytes;
 }

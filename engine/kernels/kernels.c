@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* kernels.c - picks the table of inner loops that the CPU can run. */
 #include "kernels.h"
 
 #include <stdatomic.h>

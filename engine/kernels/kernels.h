@@ -50,6 +50,8 @@ struct kve_kernels {
     void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
     /* gate = silu(gate) * up */
     void (*silu_mul)(float *gate, const float *up, size_t n);
+    /* gate = gelu(gate) * up, with GELU's form by tanh */
+    void (*gelu_mul)(float *gate, const float *up, size_t n);
     void (*to_bf16)(uint16_t *to, const float *from, size_t n);
     void (*from_bf16)(float *to, const uint16_t *from, size_t n);
     /* Scores to weights of an online softmax: s[i] = exp(s[i] - m) for i < valid, 0 up to n, with

@@ -90,6 +90,27 @@ static inline void body_silu_mul(float *gate, const float *up, size_t n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+/* (1 + tanh(u)) / 2 is 1 / (1 + e^(-2u)), with u = sqrt(2/pi) (g + 0.044715 g^3). */
+#define GELU_LINEAR -1.5957691216057308f
+#define GELU_CUBIC  (GELU_LINEAR * 0.044715f)
+
+static inline void body_gelu_mul(float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + KVE_VL <= n; i += KVE_VL) {
+        const vf g = vf_load(gate + i);
+        const vf e = vf_exp(g * (GELU_LINEAR + GELU_CUBIC * g * g));
+
+        vf_store(gate + i, g / (1.0f + e) * vf_load(up + i));
+    }
+    for (; i < n; ++i) {
+        const float g = gate[i];
+
+        gate[i] = g / (1.0f + expf(g * (GELU_LINEAR + GELU_CUBIC * g * g))) * up[i];
+    }
+}
+
 static inline void body_to_bf16(uint16_t *to, const float *from, size_t n)
 {
     size_t i = 0;

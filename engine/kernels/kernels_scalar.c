@@ -11,6 +11,7 @@ const struct kve_kernels kve_kernels_scalar = {
     .matvec = body_matvec,
     .rmsnorm = body_rmsnorm,
     .silu_mul = body_silu_mul,
+    .gelu_mul = body_gelu_mul,
     .to_bf16 = body_to_bf16,
     .from_bf16 = body_from_bf16,
     .softmax_part = body_softmax_part,

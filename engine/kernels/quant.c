@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* quant.c - plain C for every weight format: quant_body.h without vectors. */
 #include "quant.h"
 
 #include "quant_body.h"

@@ -9,7 +9,7 @@
 #ifndef KVE_QUANT_H
 #define KVE_QUANT_H
 
-#include "gguf.h"
+#include "../gguf/gguf.h"
 
 /* A weight matrix in its file: rows of cols values; y = W x has rows values. */
 struct kve_matrix {

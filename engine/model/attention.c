@@ -10,9 +10,10 @@
 
 #include "run_scratch.h"
 
-static float scale_of(const struct kve_model_config *c)
+/* The first position that the query at position `at` sees in a layer with this window. */
+static uint32_t first_seen(uint32_t window, uint32_t at)
 {
-    return 1.0f / sqrtf((float)c->head_dim);
+    return window == 0 || at < window ? 0 : at - window + 1;
 }
 
 /* Keys or values of positions first .. first+n-1 of one head, widened: to[n][head_dim]. */
@@ -41,7 +42,7 @@ struct tile {
     struct kve_pass *p;
     struct kve_scratch *s;
     uint32_t head, first, n;
-    uint32_t group, dim;
+    uint32_t group, dim, window;
 };
 
 static float *query_at(const struct tile *t, uint32_t i)
@@ -53,7 +54,7 @@ static float *query_at(const struct tile *t, uint32_t i)
 
 static void tile_begin(const struct tile *t)
 {
-    const float scale = scale_of(&t->p->r->m->config);
+    const float scale = t->p->r->m->config.attn_scale;
     const size_t row = (size_t)t->group * t->dim;
 
     for (uint32_t i = 0; i < t->n; ++i) {
@@ -69,7 +70,27 @@ static void tile_begin(const struct tile *t)
     memset(t->s->out, 0, t->n * row * sizeof(float));
 }
 
-/* Add the keys key .. key+keys-1. Query i sees positions up to its own. */
+/* A row's scores of the keys key .. key+keys-1 to weights. It is of the query at position `at`. */
+static void weigh(const struct tile *t, uint32_t row, uint32_t at, uint32_t key, uint32_t keys)
+{
+    struct kve_scratch *s = t->s;
+    const uint32_t dim = t->dim, from = first_seen(t->window, at);
+    const uint32_t end = at < key ? 0 : at - key < keys ? at - key + 1 : keys;
+    const uint32_t skip = from <= key ? 0 : from - key < end ? from - key : end;
+    float *scores = s->scores + (size_t)row * KVE_KEY_TILE;
+
+    memset(scores, 0, skip * sizeof(*scores));
+
+    const float keep = t->p->r->kernels->softmax_part(scores + skip, keys - skip, end - skip,
+                                                      &s->max[row], &s->sum[row]);
+
+    if (keep != 1.0f) {
+        for (uint32_t d = 0; d < dim; ++d)
+            s->out[row * dim + d] *= keep;
+    }
+}
+
+/* Add the keys key .. key+keys-1. */
 static kvw_err tile_add(const struct tile *t, uint32_t key, uint32_t keys)
 {
     struct kve_scratch *s = t->s;
@@ -90,17 +111,8 @@ static kvw_err tile_add(const struct tile *t, uint32_t key, uint32_t keys)
                                       .b_transposed = true});
     if (err != KVW_OK)
         return err;
-    for (uint32_t i = 0; i < rows; ++i) {
-        const uint32_t seen = t->p->base + t->first + i / t->group + 1; /* of all positions */
-        const uint32_t valid = seen <= key ? 0 : seen - key < keys ? seen - key : keys;
-        const float keep = t->p->r->kernels->softmax_part(s->scores + (size_t)i * KVE_KEY_TILE,
-                                                          keys, valid, &s->max[i], &s->sum[i]);
-
-        if (keep != 1.0f) {
-            for (uint32_t d = 0; d < dim; ++d)
-                s->out[i * dim + d] *= keep;
-        }
-    }
+    for (uint32_t i = 0; i < rows; ++i)
+        weigh(t, i, t->p->base + t->first + i / t->group, key, keys);
     return kve_gemm(&(struct kve_gemm){.m = rows,
                                        .n = dim,
                                        .k = keys,
@@ -140,6 +152,7 @@ static void attend_tile(void *arg, uint32_t item, uint32_t worker)
         .first = item / c->kv_heads * r->query_tokens,
         .group = c->heads / c->kv_heads,
         .dim = c->head_dim,
+        .window = r->m->layers[p->layer].window,
     };
 
     t.n = p->count - t.first < r->query_tokens ? p->count - t.first : r->query_tokens;
@@ -147,7 +160,7 @@ static void attend_tile(void *arg, uint32_t item, uint32_t worker)
 
     const uint32_t end = p->base + t.first + t.n; /* what the last query sees */
 
-    for (uint32_t key = 0; key < end; key += KVE_KEY_TILE) {
+    for (uint32_t key = first_seen(t.window, p->base + t.first); key < end; key += KVE_KEY_TILE) {
         const uint32_t keys = end - key < KVE_KEY_TILE ? end - key : KVE_KEY_TILE;
 
         if (tile_add(&t, key, keys) != KVW_OK)
@@ -166,8 +179,8 @@ void kve_attend_chunk(struct kve_pass *p)
 
 struct one {
     struct kve_pass *p;
-    const float *q; /* scaled */
-    uint32_t keys;
+    const float *q;       /* scaled */
+    uint32_t first, keys; /* positions first .. keys-1 are seen */
 };
 
 static void attend_segment(void *arg, uint32_t item, uint32_t worker)
@@ -176,7 +189,7 @@ static void attend_segment(void *arg, uint32_t item, uint32_t worker)
     struct kve_run *r = o->p->r;
     const struct kvw_pool *pool = o->p->kv;
     const struct kve_model_config *c = &r->m->config;
-    const uint32_t first = item * KVE_KEY_SEGMENT, group = c->heads / c->kv_heads;
+    const uint32_t first = o->first + item * KVE_KEY_SEGMENT, group = c->heads / c->kv_heads;
     const uint32_t left = o->keys - first;
 
     for (uint32_t h = 0; h < c->kv_heads; ++h) {
@@ -210,12 +223,12 @@ void kve_attend_one(struct kve_pass *p, float *q, uint32_t position)
 {
     struct kve_run *r = p->r;
     const struct kve_model_config *c = &r->m->config;
-    const uint32_t segments = position / KVE_KEY_SEGMENT + 1;
-    struct one o = {.p = p, .q = q, .keys = position + 1};
-    const float scale = scale_of(c);
+    const uint32_t first = first_seen(r->m->layers[p->layer].window, position);
+    const uint32_t segments = (position - first) / KVE_KEY_SEGMENT + 1;
+    struct one o = {.p = p, .q = q, .first = first, .keys = position + 1};
 
     for (uint32_t i = 0; i < c->heads * c->head_dim; ++i)
-        q[i] *= scale;
+        q[i] *= c->attn_scale;
     kve_pool_run(r->pool, segments, attend_segment, &o);
     for (uint32_t h = 0; h < c->heads; ++h) {
         float max = -INFINITY, sum = 0, *out = q + (size_t)h * c->head_dim;

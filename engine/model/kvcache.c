@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* kvcache.c - the paged KV cache: its memory, its free blocks, where a token lies. */
 #include "kvcache.h"
 
 #include <assert.h>
@@ -7,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "../kvwire/wire.h"
+#include "../../kvwire/wire.h"
 
 static bool in_range(uint32_t v, uint32_t max)
 {

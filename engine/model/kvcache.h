@@ -4,13 +4,14 @@
  * sequence's block table.
  *
  * threads  allocation calls come from one thread at a time; reads and writes of blocks are the
- * owner's memory   one allocation at open; a block belongs to whoever allocated it, once, until
- * freed time     none
+ *          owner's
+ * memory   one allocation at open; a block belongs to whoever allocated it, once, until freed
+ * time     none
  */
 #ifndef KVE_KVCACHE_H
 #define KVE_KVCACHE_H
 
-#include "../kvwire/mem.h"
+#include "../../kvwire/mem.h"
 
 struct kve_kvcache {
     struct kvw_pool pool; /* what kvwire moves: base, shapes, strides */
@@ -19,7 +20,7 @@ struct kve_kvcache {
     uint8_t *taken; /* per block, to catch a double free */
 };
 
-/* Layer-major: [layer][block][K|V][head][token][dim] unless measurement says otherwise.
+/* Layer-major: [layer][block][K|V][token][head][dim], what attention reads front to back.
  * KVW_E_NOMEM, KVW_E_INVALID. The memory is page-aligned and touched lazily. */
 KVW_NODISCARD kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_heads,
                                        uint32_t head_dim, uint32_t block_tokens, uint32_t blocks);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* matmul.c - 64 rows of a weight matrix, widened to floats, times many tokens by oneDNN. */
 #include "matmul.h"
 
 #include <oneapi/dnnl/dnnl.h>

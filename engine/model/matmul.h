@@ -15,7 +15,7 @@
 
 #include <stdbool.h>
 
-#include "kernels.h"
+#include "../kernels/kernels.h"
 
 #define KVE_PANEL_ROWS 64u
 

@@ -1,23 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * model.h - a llama-architecture model: its numbers, its weights, and the two ways through it.
+ * model.h - a model: its numbers, its weights, and the two ways through it.
  *
  * threads  a struct kve_model is read-only after open. A struct kve_run is one thread's at a time
- * and owns its workers, which sleep (futex or condition variable, never spin) between steps memory
- * weights stay in the map of the GGUF; a kve_run takes its scratch in open time     none
+ *          and owns its workers, which sleep between steps (threads.h)
+ * memory   weights stay in the map of the GGUF; a kve_run takes its scratch in open
+ * time     none
  */
 #ifndef KVE_MODEL_H
 #define KVE_MODEL_H
 
-#include "gguf.h"
+#include "../gguf/gguf.h"
 #include "kvcache.h"
 
 struct kve_model_config {
     uint32_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab;
     uint32_t context;   /* longest sequence the model was trained for */
-    uint32_t rope_dims; /* adjacent pairs (NORM), llama's way */
+    uint32_t rope_dims; /* of a head, turned in pairs */
     float rope_base;
     float rms_eps;
+    bool rope_halves;       /* a pair is (i, i + rope_dims/2), qwen's way; or neighbours, llama's */
+    bool gelu;              /* the gate's activation, by tanh; or SiLU */
+    float embd_scale;       /* a token's embedding is multiplied by it */
+    float attn_scale;       /* and a score by this */
+    float softcap;          /* logits are softcap * tanh(logit / softcap); 0: as they are */
+    uint32_t window;        /* positions that windowed layers see; 0: no layer has a window */
+    uint32_t window_layers; /* how many have one */
 };
 
 struct kve_model; /* opaque */
@@ -28,9 +36,11 @@ KVW_NODISCARD kvw_err kve_model_open(struct kve_model **m, const struct kve_gguf
                                      char why[KVE_WHY_BYTES]);
 void kve_model_close(struct kve_model *m); /* takes NULL */
 const struct kve_model_config *kve_model_config(const struct kve_model *m);
+/* How many positions layer l sees, its own included; 0: all. */
+uint32_t kve_model_window(const struct kve_model *m, uint32_t l);
 /* "SmolLM2 135M ..." from general.name, NUL-terminated; "" if absent. */
 const char *kve_model_name(const struct kve_model *m);
-/* XXH3-128 of the whole file: what both sides of a session must agree on. */
+/* XXH3-128 of the file, or made of its parts': what both sides of a transfer must agree on. */
 void kve_model_fingerprint(const struct kve_model *m, uint8_t out[16]);
 
 struct kve_run; /* opaque: scratch and worker threads of one forward pass */
@@ -60,9 +70,11 @@ struct kve_hooks {
  * sequence's blocks; on KVW_OK seq->tokens has grown by count and logits[vocab] (may be NULL) are
  * those after the last token. The last layer computes attention and feed-forward for the last token
  * only. For the same tokens and the same cut into calls the result is the same bit for bit,
- * whatever the number of threads. KVW_E_INVALID   a token id >= vocab, the block table too short,
- * longer than seq_tokens_max KVW_E_CANCELED  hooks->cancel said so others          what layer_wait
- * returned On an error seq->tokens is unchanged; the blocks past it may be partly written.
+ * whatever the number of threads.
+ *   KVW_E_INVALID   a token id >= vocab, the block table too short, longer than seq_tokens_max
+ *   KVW_E_CANCELED  hooks->cancel said so
+ *   others          what layer_wait returned
+ * On an error seq->tokens is unchanged; the blocks past it may be partly written.
  */
 KVW_NODISCARD kvw_err kve_prefill(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                                   const uint32_t *tokens, uint32_t count,

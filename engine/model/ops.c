@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* ops.c - rotates queries and keys, and stores rows of K and V in the pool. */
 #include "ops.h"
 
 #include <math.h>
@@ -14,8 +15,8 @@ void kve_rope_turn(float *turn, const double *speed, uint32_t pairs, uint32_t po
     }
 }
 
-void kve_rope_apply(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
-                    uint32_t pairs)
+void kve_rope_neighbours(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
+                         uint32_t pairs)
 {
     for (uint32_t h = 0; h < count; ++h, heads += head_dim) {
         for (uint32_t i = 0; i < pairs; ++i) {
@@ -23,6 +24,19 @@ void kve_rope_apply(float *heads, uint32_t count, uint32_t head_dim, const float
 
             heads[2 * i] = a * turn[2 * i] - b * turn[2 * i + 1];
             heads[2 * i + 1] = a * turn[2 * i + 1] + b * turn[2 * i];
+        }
+    }
+}
+
+void kve_rope_halves(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
+                     uint32_t pairs)
+{
+    for (uint32_t h = 0; h < count; ++h, heads += head_dim) {
+        for (uint32_t i = 0; i < pairs; ++i) {
+            const float a = heads[i], b = heads[i + pairs];
+
+            heads[i] = a * turn[2 * i] - b * turn[2 * i + 1];
+            heads[i + pairs] = a * turn[2 * i + 1] + b * turn[2 * i];
         }
     }
 }

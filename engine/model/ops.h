@@ -7,14 +7,17 @@
 #ifndef KVE_OPS_H
 #define KVE_OPS_H
 
-#include "../kvwire/mem.h"
-#include "kernels.h"
+#include "../../kvwire/mem.h"
+#include "../kernels/kernels.h"
 
 /* cos and sin of position * speed[i] into turn[2i], turn[2i+1]; pairs of them. */
 void kve_rope_turn(float *turn, const double *speed, uint32_t pairs, uint32_t position);
 /* Turn each head's adjacent pairs (2i, 2i+1), i < pairs; the rest of a head stays. */
-void kve_rope_apply(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
-                    uint32_t pairs);
+void kve_rope_neighbours(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
+                         uint32_t pairs);
+/* The same for pairs (i, i + pairs). */
+void kve_rope_halves(float *heads, uint32_t count, uint32_t head_dim, const float *turn,
+                     uint32_t pairs);
 
 /* Where (layer, kv, block, slot) begins: head 0, dim 0. */
 static inline unsigned char *kve_pool_at(const struct kvw_pool *p, uint32_t layer, uint32_t kv,

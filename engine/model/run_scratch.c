@@ -60,7 +60,8 @@ static size_t lay_out(struct kve_run *r, uint32_t threads)
     r->k = take(r->arena, &used, n * c->kv_heads * dim);
     r->v = take(r->arena, &used, n * c->kv_heads * dim);
     r->ffn = take(r->arena, &used, n * c->ffn);
-    r->turn = take(r->arena, &used, n * c->rope_dims);
+    for (uint32_t i = 0; i < r->m->ropes; ++i)
+        r->turn[i] = take(r->arena, &used, n * c->rope_dims);
     r->part_max = take(r->arena, &used, parts);
     r->part_sum = take(r->arena, &used, parts);
     r->part_out = take(r->arena, &used, parts * dim);

@@ -42,13 +42,13 @@ struct kve_run {
     uint32_t query_tokens; /* queries in a tile */
     float *arena;
     /* [prefill_tokens][...], a token a row */
-    float *x;    /* [hidden], the residual stream */
-    float *norm; /* [hidden] */
-    float *q;    /* [heads * head_dim]; attention leaves its output here */
-    float *k;    /* [kv_heads * head_dim] */
-    float *v;    /* [kv_heads * head_dim] */
-    float *ffn;  /* [ffn] */
-    float *turn; /* [rope_dims], cos and sin */
+    float *x;               /* [hidden], the residual stream */
+    float *norm;            /* [hidden] */
+    float *q;               /* [heads * head_dim]; attention leaves its output here */
+    float *k;               /* [kv_heads * head_dim] */
+    float *v;               /* [kv_heads * head_dim] */
+    float *ffn;             /* [ffn] */
+    float *turn[KVE_ROPES]; /* [rope_dims], cos and sin; of each rotation that the model has */
     /* decode: each segment's part of the attention, [segments][heads] and [..][head_dim] */
     float *part_max, *part_sum, *part_out;
     struct kve_scratch *scratch; /* [threads] */

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "../kvwire/err.h"
+#include "../../kvwire/err.h"
 
 struct kve_sample_config {
     float temperature; /* 0: greedy; else > 0 */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* threads.c - the workers of a forward pass: they take items of a step, and sleep between. */
 #include "threads.h"
 
 #include <linux/futex.h>

@@ -13,7 +13,7 @@
 #ifndef KVE_THREADS_H
 #define KVE_THREADS_H
 
-#include "../kvwire/err.h"
+#include "../../kvwire/err.h"
 
 #include <stdint.h>
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* control.c - JSON lines over a Unix socket: listening, connecting, reading and writing. */
 #include "control.h"
 
 #include <errno.h>
@@ -11,9 +12,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "gguf.h"
+#include "clock.h"
+#include "../gguf/gguf.h"
 
-#define WRITE_WAIT_MS 2000
+#define WRITE_WAIT_NS (2 * KVE_S)
+#define POLL_MS       200 /* a stop is seen so soon */
 #define READ_STEP     16384u
 
 void kve_channel_init(struct kve_channel *c, int fd)
@@ -39,15 +42,11 @@ static cJSON *take_line(struct kve_channel *c, kvw_err *err)
         return NULL;
     }
     const size_t len = (size_t)(end - c->buf);
-    cJSON *obj = cJSON_ParseWithLength(c->buf, len);
+    char why[KVE_WHY_BYTES];
+    cJSON *obj = kve_json_object(c->buf, len, why);
     memmove(c->buf, end + 1, c->used - len - 1);
     c->used -= len + 1;
-    if (!cJSON_IsObject(obj)) {
-        cJSON_Delete(obj);
-        *err = KVW_E_PROTOCOL;
-        return NULL;
-    }
-    *err = KVW_OK;
+    *err = obj != NULL ? KVW_OK : KVW_E_PROTOCOL;
     return obj;
 }
 
@@ -88,26 +87,39 @@ bool kve_channel_hung_up(const struct kve_channel *c)
     return c->fd < 0 || (poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0);
 }
 
-static kvw_err write_all(int fd, const char *at, size_t n)
+/* Wait until the socket takes more. False: the time is over, or a stop was asked for. */
+static bool wait_writable(const struct kve_channel *c, uint64_t until_ns)
 {
+    for (;;) {
+        const uint64_t now = kve_now_ns();
+        const uint64_t left_ms = until_ns > now ? (until_ns - now) / KVE_MS + 1 : 0;
+        struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+
+        if (left_ms == 0 || (c->stop != NULL && *c->stop != 0))
+            return false;
+        if (poll(&p, 1, left_ms < POLL_MS ? (int)left_ms : POLL_MS) > 0)
+            return true;
+    }
+}
+
+static bool write_all(const struct kve_channel *c, const char *at, size_t n)
+{
+    const uint64_t until_ns = c->write_by_ns != 0 ? c->write_by_ns : kve_now_ns() + WRITE_WAIT_NS;
+
     while (n > 0) {
-        const ssize_t sent = send(fd, at, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t sent = send(c->fd, at, n, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (sent >= 0) {
             at += sent;
             n -= (size_t)sent;
-            continue;
-        }
-        if (errno == EAGAIN) {
-            struct pollfd p = {.fd = fd, .events = POLLOUT};
-
-            if (poll(&p, 1, WRITE_WAIT_MS) <= 0)
-                return KVW_E_PEER_LOST; /* doesn't read: as good as gone */
+        } else if (errno == EAGAIN) {
+            if (!wait_writable(c, until_ns))
+                return false;
         } else if (errno != EINTR) {
-            return KVW_E_PEER_LOST;
+            return false;
         }
     }
-    return KVW_OK;
+    return true;
 }
 
 kvw_err kve_channel_write(struct kve_channel *c, cJSON *obj)
@@ -120,7 +132,17 @@ kvw_err kve_channel_write(struct kve_channel *c, cJSON *obj)
         return err;
     const size_t len = strlen(line);
     line[len] = '\n'; /* over the NUL: one write, one line */
-    err = c->fd >= 0 ? write_all(c->fd, line, len + 1) : KVW_E_PEER_LOST;
+    if (len >= KVE_LINE_MAX) {
+        err = KVW_E_INVALID;
+    } else if (c->fd < 0 || c->failed) {
+        err = KVW_E_PEER_LOST;
+    } else if (write_all(c, line, len + 1)) {
+        err = KVW_OK;
+    } else {
+        c->failed = true;
+        shutdown(c->fd, SHUT_RDWR); /* what has come already can still be read */
+        err = KVW_E_PEER_LOST;
+    }
     cJSON_free(line);
     return err;
 }
@@ -185,6 +207,45 @@ kvw_err kve_control_listen(int *fd, const char *path, char *why)
     }
     *fd = s;
     return KVW_OK;
+}
+
+/* The first NUL, as a byte or as an escape; NULL: none. */
+static const char *find_nul(const char *text, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) {
+        if (text[i] == '\0')
+            return text + i;
+        if (text[i] != '\\')
+            continue;
+        if (n - i >= 6 && memcmp(text + i + 1, "u0000", 5) == 0)
+            return text + i;
+        ++i; /* the escaped character, which may be a backslash */
+    }
+    return NULL;
+}
+
+cJSON *kve_json_object(const char *text, size_t n, char *why)
+{
+    const char *nul = find_nul(text, n), *end = text;
+
+    if (nul != NULL) {
+        snprintf(why, KVE_WHY_BYTES, "byte %zu: a NUL can't be part of a text",
+                 (size_t)(nul - text) + 1);
+        return NULL;
+    }
+    cJSON *obj = cJSON_ParseWithLengthOpts(text, n, &end, false);
+    const bool parsed = obj != NULL;
+    while (parsed && end < text + n && strchr(" \t\r\n", *end) != NULL)
+        ++end;
+    if (cJSON_IsObject(obj) && end == text + n)
+        return obj;
+    snprintf(why, KVE_WHY_BYTES,
+             !parsed               ? "byte %zu: no JSON"
+             : cJSON_IsObject(obj) ? "byte %zu: something behind the JSON object"
+                                   : "byte %zu: a JSON value, but no object",
+             cJSON_IsObject(obj) || !parsed ? (size_t)(end - text) + 1 : (size_t)1);
+    cJSON_Delete(obj);
+    return NULL;
 }
 
 bool kve_json_f64(const cJSON *obj, const char *key, double min, double max, double *v)

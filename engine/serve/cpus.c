@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* cpus.c - reads a list of CPUs. */
 #include "cpus.h"
 
 #include <ctype.h>

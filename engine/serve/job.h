@@ -1,63 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker.h - a serving process's inside: a model, its KV blocks, the link to the peer, and one
- * control channel over which requests come one after the other. A worker prefills, decodes, or
- * (local) does both.
+ * job.h - a worker as its kinds of work see it: its state, and what all of them ask of it. For
+ * worker.c, prefill.c and decode.c.
  *
- * threads  kve_worker_main runs on the calling thread, which is the compute thread; the link has
- * its own. Several workers may live in one process (--net loop) memory   everything is given back
- * before it returns time     waits only in poll(), on the control channel and the link
+ * threads  the worker's own (the compute thread) only
+ * memory   a struct kve_worker is worker.c's; a sequence's block table is malloc'ed
+ * time     kve_worker_wait_xfer() waits; no other call does, but for a router that doesn't read
+ *          (until channel.write_by_ns)
  */
-#ifndef KVE_WORKER_H
-#define KVE_WORKER_H
+#ifndef KVE_JOB_H
+#define KVE_JOB_H
 
+#include "../gguf/gguf.h"
+#include "../model/kvcache.h"
+#include "../model/model.h"
+#include "../model/sample.h"
+#include "../text/tok.h"
 #include "control.h"
-#include "kvcache.h"
 #include "link.h"
-#include "model.h"
 #include "request.h"
-#include "sample.h"
-#include "tok.h"
+#include "worker.h"
 
-typedef enum kve_worker_role {
-    KVE_WORKER_PREFILL = 1,
-    KVE_WORKER_DECODE,
-    KVE_WORKER_LOCAL, /* both, no link */
-} kve_worker_role;
-
-#define KVE_ENCODERS_MAX 16u
-
-struct kve_worker_config {
-    kve_worker_role role;
-    const char *model_path;
-    const char *net;   /* ignored by LOCAL */
-    const char *local; /* as kvn_config.local */
-    const char *peer;
-    const char *fault;
-    const char *cpus;         /* of the thread that moves packets (cpus.h); NULL: any */
-    bool busy_poll;           /* that thread never sleeps */
-    const char *control_path; /* listen here; NULL: control_fd is a connected channel */
-    int control_fd;
-    uint32_t threads;
-    uint32_t kv_tokens;      /* capacity of the KV pool, 0: the model's context */
-    uint32_t block_tokens;   /* 0: 16 */
-    uint32_t prefill_tokens; /* per chunk, 0: the engine's default */
-    uint64_t open_timeout_ns;
-    uint64_t lease_ns; /* 0: default */
-    uint8_t codec;     /* prefill: kvw_codec_id, 0: chosen by what is fastest */
-    uint32_t encoders; /* prefill: threads that encode, 0: the link's own */
-    bool quiet;        /* no lines on stderr but errors */
-};
-
-/*
- * Serve until the control channel ends (control_fd) or for ever (control_path; SIGTERM and SIGINT
- * end it). Returns the process's exit status: 0, or 1 after one sentence on stderr.
- */
-int kve_worker_main(const struct kve_worker_config *cfg);
-/* Ask every worker of this process to end; async-signal-safe. */
-void kve_worker_stop_all(void);
-
-/* What follows is shared by worker.c, prefill.c and decode.c. */
+#define KVE_IDLE_POLL_MS 500 /* a lost wake-up would cost no more than this */
 
 struct kve_worker {
     const struct kve_worker_config *cfg;
@@ -69,8 +33,14 @@ struct kve_worker {
     struct kve_run *run;
     struct kve_link *link; /* NULL: LOCAL */
     struct kve_channel channel;
-    kve_link_state seen_state; /* last one told to the router */
+    /* The link as the router was told of it last; seen_state 0: not at all */
+    kve_link_state seen_state;
     uint32_t seen_peers;
+    kvw_err seen_err;
+    char seen_text[KVW_TEXT_BYTES_MAX + 1];
+    struct kve_decodes *decodes; /* decode.c's; NULL: this is no DECODE */
+    /* worker.c's, for decode.c: takes what the router says; a channel that ends sets canceled */
+    void (*listen)(struct kve_worker *w);
     float *logits;       /* vocab */
     bool canceled;       /* the router took the current request back */
     uint64_t request_id; /* of the current one, 0: none */
@@ -78,29 +48,54 @@ struct kve_worker {
 
 const char *kve_worker_name(const struct kve_worker *w);
 
-/* Look for a cancel or a hang-up without blocking; sets and returns w->canceled. */
+/* Look for a cancel or a hang-up without blocking; sets and returns w->canceled. Another request is
+ * refused to the router, which hears that the worker is busy, and declined to the other worker. */
 bool kve_worker_canceled(struct kve_worker *w);
-/* Tell the router about a change of the link's state, if there was one. */
+/* Tell the router, and the terminal, about the link if its state, its peers, its error or the
+ * reason has changed since the last call. */
 void kve_worker_tell_link(struct kve_worker *w);
 /* Wait until x is done; a cancel, a hang-up or until_ns aborts it. Returns once x->done. */
 void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t until_ns);
-/* Blocks for tokens tokens: a malloc'ed table in *seq. KVW_E_NOBLOCKS with a sentence, KVW_E_NOMEM.
- */
+/* Blocks for tokens tokens: a malloc'ed table in *seq. KVW_E_NOBLOCKS with a
+ * sentence, KVW_E_NOMEM. */
 KVW_NODISCARD kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq,
                                           uint32_t tokens, char *why);
 void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq);
+/* The current request is refused before its transfer is open: the other worker, which has the same
+ * request, hears it from the peer, too, and not only from the router. */
+void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text);
 /* The link's state as an error with a sentence, KVW_OK when the peer is there. */
 kvw_err kve_worker_link_ready(struct kve_worker *w, char *why);
 /* {"ev":name,"id":..} */
 cJSON *kve_worker_event(const struct kve_worker *w, const char *name);
 void kve_worker_say(struct kve_worker *w, cJSON *obj);
 
-/* The three kinds of work; each ends by saying "prefilled" or "finished", with err and text. */
+/* A request or message that isn't the one under way: {"ev":"error"} with the id of about, if about
+ * has one, err and text. */
+void kve_worker_say_error(struct kve_worker *w, const cJSON *about, kvw_err err, const char *text);
+/* The channel has ended, or carries what is no message (KVW_E_PROTOCOL): the rest of it can't be
+ * trusted either, and the channel is closed. */
+void kve_worker_channel_ends(struct kve_worker *w, kvw_err err);
+
+/* ---- prefill.c, decode.c ---- */
+
+/* The kinds of work; each request ends by a "prefilled" or "finished", with err and text. */
 void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r);
-void kve_serve_decode(struct kve_worker *w, const struct kve_request *r);
 void kve_serve_local(struct kve_worker *w, const struct kve_request *r);
 
-/* prefill.c, for kve_serve_local too: run the prompt, fill computed_ns per layer, sample the first
+/* A decode worker has many requests at once: w->decodes. KVW_E_NOMEM. */
+KVW_NODISCARD kvw_err kve_decodes_open(struct kve_worker *w);
+void kve_decodes_close(struct kve_worker *w);
+/* Lend its blocks and return; *r is taken. False: there are too many, or one with its id: *r stays
+ * the caller's. */
+bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r);
+void kve_decodes_cancel(struct kve_worker *w, uint64_t id);
+/* Look at the transfers, write a token of one answer. False: there is none to write now. */
+bool kve_decodes_turn(struct kve_worker *w);
+/* The router is gone: all requests end, all blocks come back. Waits for the transfers. */
+void kve_decodes_end(struct kve_worker *w);
+
+/* Of prefill.c, for kve_serve_local: run the prompt, fill computed_ns per layer, sample the first
  * token. x: NULL without a link. */
 struct kve_prefilled {
     uint64_t start_ns, end_ns;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvserve.c - the program: options only; worker.c and router.c do the work. */
+/* kvserve.c - the program: options only; worker.c and run.c do the work. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
@@ -10,81 +11,23 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../compress/compress.h"
+#include "../../compress/compress.h"
+#include "../../kvwire/wire.h"
+#include "../../net/net.h"
+#include "../gguf/gguf.h"
 #include "clock.h"
 #include "cpus.h"
-#include "router.h"
+#include "help.h"
+#include "output.h"
+#include "run.h"
+#include "up.h"
 
 #define EXACT_FIRST 4   /* attention sinks */
 #define EXACT_LAST  128 /* the newest tokens weigh most */
 
 #define EXIT_USAGE 2
 
-static const char usage_text[] =
-    "kvserve - prefill and decode in two processes, the KV cache streamed between them layer by "
-    "layer\n"
-    "\n"
-    "  kvserve run     --model FILE --prompt TEXT [options]   start both workers, answer, report\n"
-    "  kvserve prefill --model FILE --control SOCK [options]  a worker that reads prompts\n"
-    "  kvserve decode  --model FILE --control SOCK [options]  a worker that writes answers\n"
-    "  kvserve tokenize --model FILE --prompt TEXT [--raw]    the prompt's token ids\n"
-    "\n"
-    "Try:\n"
-    "  kvserve run --model SmolLM2.gguf --prompt 'Why is the sky blue?'\n"
-    "  kvserve run --model SmolLM2.gguf --batch prompts.jsonl --net udp --json\n"
-    "\n"
-    "Model and request\n"
-    "  --model FILE          GGUF, llama architecture\n"
-    "  --decode-model FILE   run: another file for decode (the handshake refuses a different "
-    "model)\n"
-    "  --prompt TEXT         run: one user turn in the model's chat format\n"
-    "  --prompt-file FILE    run: the same from a file\n"
-    "  --system TEXT         run: the system turn\n"
-    "  --raw                 run: the prompt as it is, without chat format\n"
-    "  --batch FILE          run: a JSON object a line, {\"prompt\": ..} or {\"tokens\": [..]}; - "
-    "for stdin\n"
-    "  --max-tokens N        length of the answer, 256 by default\n"
-    "  --temperature T       0 (default): greedy\n"
-    "  --top-p P             1 (default): off\n"
-    "  --seed N              of the sampling, 0 by default\n"
-    "  --ignore-end          run: do not stop at end-of-generation tokens\n"
-    "  --timeout SECONDS     of one request, 600 by default\n"
-    "\n"
-    "Between the workers\n"
-    "  --net NAME            dpdk (default), udp, loop (threads of one process), none (no "
-    "transfer)\n"
-    "  --link ADDRESS        dpdk: path of the Unix socket; udp: ADDR:PORT to bind\n"
-    "                        dpdk also KIND:WHAT,ip=ADDR/PREFIX,port=N,..., KIND one of pci, "
-    "af_packet,\n"
-    "                        af_xdp, memif; net/net.h has the keys\n"
-    "  --peer ADDRESS        prefill, udp: where decode listens\n"
-    "  --wait-peer SECONDS   how long a worker waits for its peer at start, 60 by default\n"
-    "  --codec NAME          prefill: auto (default: what lands the last chunk soonest), or its "
-    "name\n"
-    "  --budget NAME         run: what codecs may do to the KV: exact (default), e8 (like fp8), e4 "
-    "(int4)\n"
-    "  --exact FIRST,LAST    run: tokens that a lossy codec leaves exact, 4,128 by default\n"
-    "  --encoders N          prefill: threads that encode; by default the link's own does\n"
-    "  --lease MS            decode: blocks come back after this much silence, 2000 by default\n"
-    "  --fault SPEC          inject faults below the protocol: loss=0.05,reorder=0.05,seed=7\n"
-    "  --control SOCK        worker: Unix socket for requests\n"
-    "  --prefill-at SOCK, --decode-at SOCK   run: use running workers\n"
-    "\n"
-    "Resources\n"
-    "  --cpu LIST            CPUs for the thread that moves packets, as 2,4-5; default: any\n"
-    "  --busy-poll           that thread never sleeps: for a CPU that has nothing else to do\n"
-    "  --threads N           compute threads of each worker; default: cores / workers\n"
-    "  --kv-tokens N         KV pool; default: the model's context\n"
-    "  --block-tokens N      tokens per KV block, 16 by default\n"
-    "  --prefill-tokens N    tokens per prefill chunk\n"
-    "\n"
-    "Output\n"
-    "  --json                run: one JSON object per request on stdout\n"
-    "  --no-compare          run: skip the second pass that sends after prefill\n"
-    "  --quiet               worker: errors only\n"
-    "  --help, --version\n"
-    "\n"
-    "Exit: 0 done; 1 failed, with one sentence on stderr; 2 wrong usage; 130 interrupted.\n";
+#define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
 enum {
     OPT_MODEL = 256,
@@ -110,6 +53,7 @@ enum {
     OPT_ENCODERS,
     OPT_LEASE,
     OPT_FAULT,
+    OPT_TRACE,
     OPT_CPU,
     OPT_BUSY_POLL,
     OPT_CONTROL,
@@ -119,12 +63,19 @@ enum {
     OPT_KV_TOKENS,
     OPT_BLOCK_TOKENS,
     OPT_PREFILL_TOKENS,
+    OPT_LISTEN,
+    OPT_API_KEY_FILE,
+    OPT_SEQUENCES,
+    OPT_QUEUE,
+    OPT_MAX_BODY,
+    OPT_CONNECTIONS,
     OPT_JSON,
     OPT_NO_COMPARE,
     OPT_COMPARE,
     OPT_QUIET,
     OPT_HELP,
     OPT_VERSION,
+    OPT_END,
 };
 
 static const struct option options[] = {
@@ -151,6 +102,7 @@ static const struct option options[] = {
     {"encoders", required_argument, NULL, OPT_ENCODERS},
     {"lease", required_argument, NULL, OPT_LEASE},
     {"fault", required_argument, NULL, OPT_FAULT},
+    {"trace", required_argument, NULL, OPT_TRACE},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"busy-poll", no_argument, NULL, OPT_BUSY_POLL},
     {"control", required_argument, NULL, OPT_CONTROL},
@@ -160,6 +112,12 @@ static const struct option options[] = {
     {"kv-tokens", required_argument, NULL, OPT_KV_TOKENS},
     {"block-tokens", required_argument, NULL, OPT_BLOCK_TOKENS},
     {"prefill-tokens", required_argument, NULL, OPT_PREFILL_TOKENS},
+    {"listen", required_argument, NULL, OPT_LISTEN},
+    {"api-key-file", required_argument, NULL, OPT_API_KEY_FILE},
+    {"sequences", required_argument, NULL, OPT_SEQUENCES},
+    {"queue", required_argument, NULL, OPT_QUEUE},
+    {"max-body", required_argument, NULL, OPT_MAX_BODY},
+    {"connections", required_argument, NULL, OPT_CONNECTIONS},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
     {"compare", no_argument, NULL, OPT_COMPARE},
@@ -169,8 +127,76 @@ static const struct option options[] = {
     {NULL, 0, NULL, 0},
 };
 
+/* What the program is asked to be: an option means something in some of these. */
+enum use {
+    RUN_PAIR = 1,  /* run, over a link between two workers that it starts */
+    RUN_ALONE = 2, /* run --net none */
+    RUN_FOUND = 4, /* run --prefill-at --decode-at */
+    WORKER = 8,    /* prefill, decode */
+    TOKENIZE = 16, /* tokenize */
+    UP_PAIR = 32,  /* up */
+    UP_ALONE = 64, /* up --net none */
+    ROUTER = 128,  /* router */
+    RUN = RUN_PAIR | RUN_ALONE | RUN_FOUND,
+    HTTP = UP_PAIR | UP_ALONE | ROUTER,
+    PAIR = RUN_PAIR | UP_PAIR,
+    ALONE = RUN_ALONE | UP_ALONE,
+    FOUND = RUN_FOUND | ROUTER,
+};
+
+/* Where each option means something. What isn't listed does everywhere. */
+static const struct {
+    int opt;
+    unsigned uses;
+} meanings[] = {
+    {OPT_DECODE_MODEL, PAIR},
+    {OPT_PROMPT, RUN | TOKENIZE},
+    {OPT_PROMPT_FILE, RUN | TOKENIZE},
+    {OPT_SYSTEM, RUN | TOKENIZE},
+    {OPT_RAW, RUN | TOKENIZE},
+    {OPT_BATCH, RUN},
+    {OPT_MAX_TOKENS, RUN | HTTP},
+    {OPT_TEMPERATURE, RUN},
+    {OPT_TOP_P, RUN},
+    {OPT_SEED, RUN},
+    {OPT_IGNORE_END, RUN},
+    {OPT_TIMEOUT, RUN | HTTP},
+    {OPT_NET, PAIR | ALONE | WORKER},
+    {OPT_LINK, PAIR | WORKER},
+    {OPT_PEER, PAIR | WORKER}, /* of a pair over dpdk only: see means_nothing() */
+    {OPT_WAIT_PEER, PAIR | FOUND | WORKER},
+    {OPT_CODEC, PAIR | WORKER},
+    {OPT_BUDGET, PAIR | FOUND},
+    {OPT_EXACT, PAIR | FOUND},
+    {OPT_ENCODERS, PAIR | WORKER},
+    {OPT_LEASE, PAIR | WORKER},
+    {OPT_FAULT, PAIR | WORKER},
+    {OPT_TRACE, PAIR | WORKER},
+    {OPT_CPU, PAIR | WORKER},
+    {OPT_BUSY_POLL, PAIR | WORKER},
+    {OPT_CONTROL, WORKER},
+    {OPT_PREFILL_AT, FOUND},
+    {OPT_DECODE_AT, FOUND},
+    {OPT_THREADS, PAIR | ALONE | WORKER},
+    {OPT_KV_TOKENS, PAIR | ALONE | WORKER},
+    {OPT_BLOCK_TOKENS, PAIR | ALONE | WORKER},
+    {OPT_PREFILL_TOKENS, PAIR | ALONE | WORKER},
+    {OPT_LISTEN, HTTP},
+    {OPT_API_KEY_FILE, HTTP},
+    {OPT_SEQUENCES, HTTP},
+    {OPT_QUEUE, HTTP},
+    {OPT_MAX_BODY, HTTP},
+    {OPT_CONNECTIONS, HTTP},
+    {OPT_JSON, RUN},
+    {OPT_NO_COMPARE, RUN},
+    {OPT_COMPARE, RUN_PAIR | RUN_FOUND},
+    {OPT_QUIET, PAIR | ALONE | WORKER},
+};
+
 struct cli {
+    bool said[OPT_END - OPT_MODEL]; /* by option */
     struct kve_run_config run;
+    struct kve_up_config up;
     const char *prompt_file;
     char *prompt_text; /* read from prompt_file */
     int compare;       /* -1: not said */
@@ -191,16 +217,20 @@ static bool number(const struct cli *c, const char *text, double min, double max
     return true;
 }
 
+static bool is_whole(const struct cli *c, const char *text, double d)
+{
+    if (d == floor(d))
+        return true;
+    fprintf(stderr, "kvserve: --%s %s: not a whole number\n", c->name, text);
+    return false;
+}
+
 static bool whole(const struct cli *c, const char *text, double min, double max, uint32_t *v)
 {
     double d;
 
-    if (!number(c, text, min, max, &d))
+    if (!number(c, text, min, max, &d) || !is_whole(c, text, d))
         return false;
-    if (d != floor(d)) {
-        fprintf(stderr, "kvserve: --%s %s: not a whole number\n", c->name, text);
-        return false;
-    }
     *v = (uint32_t)d;
     return true;
 }
@@ -280,7 +310,7 @@ static bool request_option(struct cli *c, int opt, const char *text)
         r->sample.top_p = ok ? (float)d : 1;
         return ok;
     case OPT_SEED:
-        ok = number(c, text, 0, 0x1p52, &d);
+        ok = number(c, text, 0, 0x1p52, &d) && is_whole(c, text, d);
         r->sample.seed = ok ? (uint64_t)d : 0;
         return ok;
     case OPT_BUDGET:
@@ -289,7 +319,7 @@ static bool request_option(struct cli *c, int opt, const char *text)
         return exact(c, text);
     case OPT_TIMEOUT:
         ok = number(c, text, 0.001, 86400, &d);
-        r->timeout_ns = ok ? (uint64_t)(d * KVE_S) : 0;
+        r->timeout_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
         return ok;
     default:
         return false;
@@ -318,11 +348,11 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         return control(w, c, text);
     case OPT_WAIT_PEER:
         ok = number(c, text, 0.001, 86400, &d);
-        w->open_timeout_ns = ok ? (uint64_t)(d * KVE_S) : 0;
+        w->open_timeout_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
         return ok;
     case OPT_LEASE:
         ok = number(c, text, 10, 600000, &d);
-        w->lease_ns = ok ? (uint64_t)(d * KVE_MS) : 0;
+        w->lease_ns = ok ? (uint64_t)llround(d * KVE_MS) : 0;
         return ok;
     case OPT_CODEC:
         return codec(w, text);
@@ -338,6 +368,14 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         return whole(c, text, 1, KVW_BLOCK_TOKENS_MAX, &w->block_tokens);
     case OPT_PREFILL_TOKENS:
         return whole(c, text, 1, 65536, &w->prefill_tokens);
+    case OPT_SEQUENCES:
+        return whole(c, text, 1, KVE_SEQUENCES_MAX, &c->up.sequences);
+    case OPT_QUEUE:
+        return whole(c, text, 1, 65536, &c->up.queue);
+    case OPT_MAX_BODY:
+        return whole(c, text, 1024, 1u << 30, &c->up.body_bytes);
+    case OPT_CONNECTIONS:
+        return whole(c, text, 1, 65536, &c->up.connections);
     default:
         return request_option(c, opt, text);
     }
@@ -361,6 +399,9 @@ static bool take_option(struct cli *c, int opt, const char *text)
         {OPT_LINK, &w->local},
         {OPT_PEER, &w->peer},
         {OPT_FAULT, &w->fault},
+        {OPT_TRACE, &w->trace},
+        {OPT_LISTEN, &c->up.listen},
+        {OPT_API_KEY_FILE, &c->up.key_file},
         {OPT_PREFILL_AT, &r->spawn.prefill_at},
         {OPT_DECODE_AT, &r->spawn.decode_at},
     };
@@ -411,9 +452,16 @@ static char *read_file(const char *path)
     char *text = f != NULL ? malloc(max + 1) : NULL;
     size_t n = text != NULL ? fread(text, 1, max + 1, f) : 0;
 
+    const char *nul = n > 0 && n <= max ? memchr(text, '\0', n) : NULL;
+
     if (f == NULL || text == NULL || ferror(f) || n > max) {
         fprintf(stderr, "kvserve: --prompt-file %s: %s\n", path,
                 n > max ? "longer than 64 MiB" : strerror(errno));
+        free(text);
+        text = NULL;
+    } else if (nul != NULL) {
+        fprintf(stderr, "kvserve: --prompt-file %s: byte %zu: a NUL can't be part of a text\n",
+                path, (size_t)(nul - text) + 1);
         free(text);
         text = NULL;
     } else {
@@ -424,38 +472,117 @@ static char *read_file(const char *path)
     return text;
 }
 
+static enum use use_of(const struct cli *c, const char *what)
+{
+    const bool alone = strcmp(c->run.spawn.worker.net, "none") == 0;
+
+    if (strcmp(what, "tokenize") == 0)
+        return TOKENIZE;
+    if (strcmp(what, "router") == 0)
+        return ROUTER;
+    if (strcmp(what, "up") == 0)
+        return alone ? UP_ALONE : UP_PAIR;
+    if (strcmp(what, "run") != 0)
+        return WORKER;
+    if (c->run.spawn.prefill_at != NULL || c->run.spawn.decode_at != NULL)
+        return RUN_FOUND;
+    return alone ? RUN_ALONE : RUN_PAIR;
+}
+
+static const char *option_name(int opt)
+{
+    for (const struct option *o = options; o->name != NULL; ++o)
+        if (o->val == opt)
+            return o->name;
+    return "?";
+}
+
+/* An option that would be taken and do nothing is refused by its name. */
+static bool means_nothing(const struct cli *c, const char *what)
+{
+    const char *net = c->run.spawn.worker.net;
+    const enum use use = use_of(c, what);
+    const char *with = use == RUN_FOUND ? " with --prefill-at and --decode-at" : "";
+
+    for (size_t i = 0; i < sizeof(meanings) / sizeof(meanings[0]); ++i) {
+        const int opt = meanings[i].opt;
+        const bool chosen = (use & PAIR) != 0 && opt == OPT_PEER && strcmp(net, "dpdk") != 0;
+
+        if (!c->said[opt - OPT_MODEL] || ((meanings[i].uses & use) != 0 && !chosen))
+            continue;
+        if ((use & (PAIR | ALONE)) != 0)
+            fprintf(stderr, "kvserve %s --net %s: --%s means nothing here\n", what, net,
+                    option_name(opt));
+        else
+            fprintf(stderr, "kvserve %s%s: --%s means nothing here\n", what, with,
+                    option_name(opt));
+        return true;
+    }
+    return false;
+}
+
+/* What the command can't do without and wasn't given; NULL: nothing. */
+static const char *missing(const struct cli *c, enum use use, int prompts)
+{
+    const struct kve_run_config *r = &c->run;
+    const struct kve_worker_config *w = &r->spawn.worker;
+
+    if (w->model_path == NULL)
+        return "--model";
+    if ((use & (RUN | TOKENIZE)) != 0 && prompts != 1)
+        return "exactly one of --prompt, --prompt-file and --batch";
+    if (use == TOKENIZE && r->prompt == NULL)
+        return "--prompt or --prompt-file";
+    if ((use & FOUND) != 0 && (r->spawn.prefill_at == NULL || r->spawn.decode_at == NULL))
+        return use == ROUTER ? "--prefill-at and --decode-at"
+                             : "--prefill-at and --decode-at, both or neither";
+    if (use == WORKER && w->control_path == NULL && w->control_fd < 0)
+        return "--control";
+    if (use == WORKER && w->local == NULL)
+        return "--link";
+    if (use == WORKER && strcmp(w->net, "none") == 0)
+        return "a --net other than none";
+    return NULL;
+}
+
+/* What HTTP's config has in common with run's. */
+static void fill_up(struct cli *c, enum use use)
+{
+    const struct kve_run_config *r = &c->run;
+
+    c->up.spawn = r->spawn;
+    c->up.spawn.worker.own_group = true;
+    c->up.budget = r->budget;
+    c->up.exact_first = r->exact_first;
+    c->up.exact_last = r->exact_last;
+    c->up.timeout_ns = r->timeout_ns;
+    c->up.chat_tokens = c->said[OPT_MAX_TOKENS - OPT_MODEL] ? r->max_tokens : CHAT_TOKENS;
+    if (use == UP_ALONE)
+        c->up.sequences = 1;
+}
+
 static bool complete(struct cli *c, const char *what)
 {
     struct kve_run_config *r = &c->run;
     struct kve_worker_config *w = &r->spawn.worker;
-    const bool tokenize = strcmp(what, "tokenize") == 0;
-    const bool run = strcmp(what, "run") == 0 || tokenize;
-    const char *missing = NULL;
+    const enum use use = use_of(c, what);
 
-    if (c->prompt_file != NULL) {
+    if (means_nothing(c, what))
+        return false;
+
+    const int prompts = (r->prompt != NULL) + (c->prompt_file != NULL) + (r->batch_path != NULL);
+
+    if (prompts == 1 && c->prompt_file != NULL) {
         if ((c->prompt_text = read_file(c->prompt_file)) == NULL)
             return false;
         r->prompt = c->prompt_text;
     }
-    if (w->model_path == NULL)
-        missing = "--model";
-    else if (run && (r->prompt != NULL) == (r->batch_path != NULL))
-        missing = "exactly one of --prompt, --prompt-file and --batch";
-    else if (tokenize && r->prompt == NULL)
-        missing = "--prompt or --prompt-file";
-    else if (run && (r->spawn.prefill_at != NULL) != (r->spawn.decode_at != NULL))
-        missing = "--prefill-at and --decode-at, both or neither";
-    else if (!run && w->control_path == NULL && w->control_fd < 0)
-        missing = "--control";
-    else if (!run && w->local == NULL)
-        missing = "--link";
-    else if (!run && strcmp(w->net, "none") == 0)
-        missing = "a --net other than none";
-    if (missing != NULL) {
-        fprintf(stderr, "kvserve %s needs %s; see kvserve --help\n", what, missing);
+    const char *lacks = missing(c, use, prompts);
+    if (lacks != NULL) {
+        fprintf(stderr, "kvserve %s needs %s; see kvserve --help\n", what, lacks);
         return false;
     }
-    for (uint32_t i = 0; run && kvc_codecs[i] != NULL; ++i)
+    for (uint32_t i = 0; use != WORKER && kvc_codecs[i] != NULL; ++i)
         if (kvc_codecs[i]->id == w->codec && kvc_codecs[i]->budget > r->budget) {
             fprintf(stderr, "kvserve %s: --codec %s changes values; say so with --budget %s\n",
                     what, kvc_codecs[i]->name, budgets[kvc_codecs[i]->budget]);
@@ -468,12 +595,13 @@ static bool complete(struct cli *c, const char *what)
 
         w->threads = cores > workers ? (uint32_t)(cores / workers) : 1;
     }
-    return tokenize || known_net(w->net);
+    fill_up(c, use);
+    return use == TOKENIZE || known_net(w->net);
 }
 
 static bool known_command(const char *what)
 {
-    static const char *const names[] = {"run", "prefill", "decode", "tokenize"};
+    static const char *const names[] = {"run", "up", "router", "prefill", "decode", "tokenize"};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); ++i)
         if (strcmp(what, names[i]) == 0)
@@ -481,17 +609,132 @@ static bool known_command(const char *what)
     return false;
 }
 
+static bool draining; /* a signal is HTTP's first: what runs comes to its end */
+
 static void on_signal(int sig)
 {
-    (void)sig;
-    kve_run_interrupt();
+    if (draining) {
+        kve_up_interrupt(sig);
+        return;
+    }
+    kve_run_interrupt(sig);
     kve_worker_stop_all();
+}
+
+/* The default action follows as soon as this returns. */
+static void on_crash(int sig)
+{
+    kve_spawn_clean_up();
+    raise(sig);
+}
+
+/* Every signal that ends a process ends this one in order, or removes at least what it has put into
+ * the file system. What was ignored at start (nohup) or is handled by somebody else stays so. */
+static void handle_signals(void)
+{
+    static const int crashes[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
+                                  SIGABRT, SIGTRAP, SIGSYS, SIGXCPU};
+    static const int harmless[] = {SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN,
+                                   SIGTTOU, SIGURG,  SIGKILL, SIGWINCH};
+    const size_t n = sizeof(crashes) / sizeof(crashes[0]);
+    const size_t m = sizeof(harmless) / sizeof(harmless[0]);
+
+    for (int sig = 1; sig <= SIGRTMAX; ++sig) {
+        struct sigaction sa = {.sa_handler = on_signal}, old;
+        bool leave = false;
+
+        for (size_t i = 0; i < m; ++i)
+            leave |= sig == harmless[i];
+        for (size_t i = 0; i < n; ++i)
+            if (sig == crashes[i])
+                sa = (struct sigaction){.sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND};
+        if (!leave && sigaction(sig, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
+            sigaction(sig, &sa, NULL);
+    }
+    signal(SIGPIPE, SIG_IGN); /* writing says EPIPE */
+    signal(SIGXFSZ, SIG_IGN); /* writing says EFBIG */
+}
+
+/* A standard descriptor that isn't there would be the next one opened: a control channel, and the
+ * answer would go into it. In its place comes one that can't be used the way it is meant to, so
+ * that what is read or written fails; messages on standard error vanish. */
+static bool keep_standard_descriptors(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+
+    for (int fd = 0; fd <= STDERR_FILENO; ++fd)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd)
+            return false;
+    return true;
+}
+
+/* Texts, ended by NULL, on standard output; the exit status. */
+static int print_texts(const char *const *texts)
+{
+    struct kve_output out;
+    char why[KVE_WHY_BYTES];
+    bool ok = true;
+
+    kve_output_open(&out, STDOUT_FILENO);
+    for (; *texts != NULL; ++texts)
+        ok = ok && kve_output_add(&out, *texts, strlen(*texts)) == KVW_OK;
+    ok = ok && kve_output_finish(&out, kve_now_ns() + 600 * KVE_S, NULL);
+    if (!ok) {
+        kve_output_why(&out, why);
+        fprintf(stderr, "kvserve: %s\n", why);
+    }
+    kve_output_close(&out);
+    return ok ? 0 : 1;
+}
+
+/* The options behind the command. False: *status says how it ends. */
+static bool take_options(struct cli *c, int argc, char **argv, int *status)
+{
+    int opt, index = 0;
+
+    *status = EXIT_USAGE;
+    optind = 2;
+    while ((opt = getopt_long(argc, argv, "h", options, &index)) != -1) {
+        if (opt == OPT_HELP || opt == 'h') {
+            *status = print_texts(kve_help);
+            return false;
+        }
+        if (opt == '?')
+            return false;
+        c->name = options[index].name;
+        c->said[opt - OPT_MODEL] = true;
+        if (!take_option(c, opt, optarg))
+            return false;
+    }
+    if (optind < argc) {
+        fprintf(stderr, "kvserve %s: unexpected %s\n", argv[1], argv[optind]);
+        return false;
+    }
+    return complete(c, argv[1]);
+}
+
+static int run_command(struct cli *c, const char *what)
+{
+    if (strcmp(what, "run") == 0)
+        return kve_run_main(&c->run);
+    if (strcmp(what, "tokenize") == 0)
+        return kve_run_tokenize(&c->run);
+    if ((use_of(c, what) & HTTP) != 0)
+        return kve_up_main(&c->up);
+    c->run.spawn.worker.role =
+        strcmp(what, "prefill") == 0 ? KVE_WORKER_PREFILL : KVE_WORKER_DECODE;
+    return kve_worker_main(&c->run.spawn.worker);
 }
 
 int main(int argc, char **argv)
 {
     struct cli c = {
         .compare = -1,
+        .up = {.listen = "127.0.0.1:8080",
+               .sequences = 8,
+               .queue = 64,
+               .body_bytes = 2u << 20,
+               .connections = 256},
         .run =
             {
                 .max_tokens = 256,
@@ -502,49 +745,29 @@ int main(int argc, char **argv)
                 .spawn.worker = {.net = "dpdk", .control_fd = -1, .open_timeout_ns = 60 * KVE_S},
             },
     };
-    const struct sigaction sa = {.sa_handler = on_signal};
     const char *what = argc > 1 ? argv[1] : "--help";
-    int opt, index = 0;
+    int status = 1;
 
-    if (strcmp(what, "--help") == 0 || strcmp(what, "-h") == 0 || strcmp(what, "help") == 0) {
-        fputs(usage_text, argc > 1 ? stdout : stderr);
-        return argc > 1 ? 0 : EXIT_USAGE;
+    if (!keep_standard_descriptors())
+        return 1;
+    if (argc <= 1) {
+        for (const char *const *text = kve_help; *text != NULL; ++text)
+            fputs(*text, stderr);
+        return EXIT_USAGE;
     }
-    if (strcmp(what, "--version") == 0) {
-        printf("kvserve %s\n", KVE_VERSION);
-        return 0;
-    }
+    if (strcmp(what, "--help") == 0 || strcmp(what, "-h") == 0 || strcmp(what, "help") == 0)
+        return print_texts(kve_help);
+    if (strcmp(what, "--version") == 0)
+        return print_texts((const char *const[]){"kvserve " KVE_VERSION "\n", NULL});
     if (!known_command(what)) {
         fprintf(stderr, "kvserve: no command %s; see kvserve --help\n", what);
         return EXIT_USAGE;
     }
-    optind = 2;
-    while ((opt = getopt_long(argc, argv, "h", options, &index)) != -1) {
-        if (opt == OPT_HELP || opt == 'h') {
-            fputs(usage_text, stdout);
-            return 0;
-        }
-        if (opt == '?')
-            return EXIT_USAGE;
-        c.name = options[index].name;
-        if (!take_option(&c, opt, optarg))
-            return EXIT_USAGE;
+    if (take_options(&c, argc, argv, &status)) {
+        draining = (use_of(&c, what) & HTTP) != 0;
+        handle_signals();
+        status = run_command(&c, what);
     }
-    if (optind < argc) {
-        fprintf(stderr, "kvserve %s: unexpected %s\n", what, argv[optind]);
-        return EXIT_USAGE;
-    }
-    if (!complete(&c, what))
-        return EXIT_USAGE;
-    signal(SIGPIPE, SIG_IGN);
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
-    if (strcmp(what, "prefill") == 0 || strcmp(what, "decode") == 0) {
-        c.run.spawn.worker.role =
-            strcmp(what, "prefill") == 0 ? KVE_WORKER_PREFILL : KVE_WORKER_DECODE;
-        return kve_worker_main(&c.run.spawn.worker);
-    }
-    const int status = strcmp(what, "run") == 0 ? kve_run_main(&c.run) : kve_run_tokenize(&c.run);
     free(c.prompt_text);
     return status;
 }

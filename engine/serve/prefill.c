@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../kvwire/le.h"
-#include "../compress/compress.h"
+#include "../../kvwire/wire/le.h"
+#include "../../compress/compress.h"
 #include "clock.h"
-#include "worker.h"
+#include "job.h"
 
 #define OFFER_WAIT_NS                                                                              \
     (5 * KVE_S) /* both sides get the request at once: an offer is milliseconds away */
@@ -94,6 +94,7 @@ void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
 
     cJSON_AddNumberToObject(obj, "err", err);
     cJSON_AddStringToObject(obj, "text", text);
+    cJSON_AddNumberToObject(obj, "kv_free", w->kv.free_count);
     if (err == KVW_OK) {
         cJSON_AddNumberToObject(obj, "tokens", r->count);
         cJSON_AddNumberToObject(obj, "start_us", (double)(p->start_ns / 1000));
@@ -138,7 +139,7 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
     if (err == KVW_OK)
         err = kve_worker_seq_open(w, &seq, r->count, why);
     if (err == KVW_OK) {
-        const struct kvw_blocks blocks = {
+        const struct kve_blocks blocks = {
             .ids = seq.blocks, .count = seq.block_count, .tokens = r->count};
 
         err = kve_link_stream(w->link, &x, &blocks, start_ns + OFFER_WAIT_NS,
@@ -149,7 +150,8 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
     if (err != KVW_OK) {
         if (seq.blocks != NULL)
             kve_worker_seq_close(w, &seq);
-        kve_prefill_say(w, r, &p, NULL, err, why);
+        kve_worker_decline(w, err, why);
+        kve_prefill_say(w, r, &p, NULL, err, why[0] != '\0' ? why : kvw_strerror(err));
         return;
     }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* report.c - what a request did, as JSON and as lines for a terminal. */
 #include "report.h"
 
 #include <stdlib.h>
@@ -10,6 +11,24 @@ void kve_report_free(struct kve_report *r)
     free(r->text);
     r->ids = NULL;
     r->text = NULL;
+    r->text_bytes = r->text_room = 0;
+}
+
+kvw_err kve_report_text(struct kve_report *r, const char *at, size_t n)
+{
+    if (n + 1 > r->text_room - r->text_bytes) {
+        const size_t room = 2 * r->text_room + n + 256;
+        char *text = realloc(r->text, room);
+
+        if (text == NULL)
+            return KVW_E_NOMEM;
+        r->text = text;
+        r->text_room = room;
+    }
+    memcpy(r->text + r->text_bytes, at, n);
+    r->text_bytes += n;
+    r->text[r->text_bytes] = '\0';
+    return KVW_OK;
 }
 
 static uint64_t max_of(const uint64_t *v, uint32_t n)
@@ -49,6 +68,36 @@ double kve_report_decode_tok_s(const struct kve_report *r)
     return ms > 0 && r->id_count > 1 ? (r->id_count - 1) * 1000.0 / ms : 0;
 }
 
+/* The answer. cJSON's strings end at a NUL, which a token may spell: such a text is put together of
+ * pieces. */
+static void add_text(cJSON *obj, const struct kve_report *r)
+{
+    static const char escape[] = "\\u0000";
+    struct kve_report raw = {0}; /* its text: the JSON string */
+    kvw_err err = kve_report_text(&raw, "\"", 1);
+
+    if (r->text == NULL || strlen(r->text) == r->text_bytes) {
+        cJSON_AddStringToObject(obj, "text", r->text != NULL ? r->text : "");
+        kve_report_free(&raw);
+        return;
+    }
+    for (size_t at = 0; err == KVW_OK && at <= r->text_bytes; at += strlen(r->text + at) + 1) {
+        cJSON *part = cJSON_CreateString(r->text + at);
+        char *json = part != NULL ? cJSON_PrintUnformatted(part) : NULL;
+
+        err = json == NULL ? KVW_E_NOMEM : KVW_OK;
+        if (err == KVW_OK && at > 0)
+            err = kve_report_text(&raw, escape, sizeof(escape) - 1);
+        if (err == KVW_OK)
+            err = kve_report_text(&raw, json + 1, strlen(json) - 2);
+        cJSON_free(json);
+        cJSON_Delete(part);
+    }
+    if (err == KVW_OK && kve_report_text(&raw, "\"", 1) == KVW_OK)
+        cJSON_AddRawToObject(obj, "text", raw.text);
+    kve_report_free(&raw);
+}
+
 static void add_layers(cJSON *obj, const struct kve_report *r)
 {
     cJSON *list = cJSON_AddArrayToObject(obj, "layers");
@@ -70,13 +119,15 @@ cJSON *kve_report_json(const struct kve_report *r)
     cJSON *obj = cJSON_CreateObject();
 
     cJSON_AddNumberToObject(obj, "schema", 1);
+    if (r->line != 0)
+        cJSON_AddNumberToObject(obj, "line", (double)r->line);
     cJSON_AddStringToObject(obj, "model", r->model);
     cJSON_AddStringToObject(obj, "net", r->net);
     cJSON_AddNumberToObject(obj, "prompt_tokens", r->prompt_tokens);
     cJSON *ids = cJSON_AddArrayToObject(obj, "output_tokens");
     for (uint32_t i = 0; i < r->id_count; ++i)
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(r->ids[i]));
-    cJSON_AddStringToObject(obj, "text", r->text != NULL ? r->text : "");
+    add_text(obj, r);
     cJSON_AddStringToObject(obj, "finish_reason", r->finish_reason);
     cJSON_AddNumberToObject(obj, "prefill_tok_s", kve_report_prefill_tok_s(r));
     cJSON_AddNumberToObject(obj, "decode_tok_s", kve_report_decode_tok_s(r));

@@ -7,7 +7,7 @@
  *   computed[l]     K and V of layer l of the whole prompt are written
  *   landed[l]       the same, digest checked, in the decode side's blocks
  *   exposed         max(landed) - max(computed), not below 0: the hand-over that the prefill didn't
- * hide
+ *                   hide
  *
  * threads  plain data    memory  the lists are malloc'ed; kve_report_free    time  none
  */
@@ -20,7 +20,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "../kvwire/wire.h"
+#include "../../kvwire/err.h"
+#include "../../kvwire/wire.h"
 
 struct kve_report {
     const char *net;
@@ -28,7 +29,9 @@ struct kve_report {
     uint32_t prompt_tokens;
     uint32_t *ids; /* the answer */
     uint32_t id_count, id_room;
-    char *text; /* NUL-terminated; NULL: none */
+    char *text; /* text_bytes of it, UTF-8, and a NUL; NUL characters may be inside. NULL: none */
+    size_t text_bytes, text_room;
+    uint64_t line; /* of the batch file, 0: none */
     char finish_reason[16];
     uint32_t layers;
     uint64_t sent_at_us; /* the router handed the request out */
@@ -43,6 +46,8 @@ struct kve_report {
 };
 
 void kve_report_free(struct kve_report *r);
+/* Add to the answer's text; KVW_E_NOMEM. */
+kvw_err kve_report_text(struct kve_report *r, const char *at, size_t n);
 
 double kve_report_exposed_ms(const struct kve_report *r);
 double kve_report_prefill_tok_s(const struct kve_report *r);

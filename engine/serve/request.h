@@ -9,11 +9,11 @@
 
 #include <cjson/cJSON.h>
 
-#include "../kvwire/kvwire.h"
-#include "sample.h"
+#include "../../kvwire/codec.h"
+#include "../model/sample.h"
 
 struct kve_request {
-    kvw_xfer_id id;
+    uint64_t id;
     uint32_t *tokens; /* the prompt, count ids */
     uint32_t count;
     uint32_t max_tokens; /* of the answer, the first included; >= 1 */
@@ -26,8 +26,19 @@ struct kve_request {
 };
 
 /*
- * From {"op":"generate","id":N,"tokens":[...],"max_tokens":N, ...}. context: the longest sequence.
- * KVW_E_INVALID with a sentence in why (KVE_WHY_BYTES) naming the field; KVW_E_NOMEM.
+ * Take the fields of obj into *r; what isn't there stays as it is. others: keys, ended by NULL,
+ * that are the caller's business. vocab: of the model.
+ *   KVW_E_INVALID  a field is unknown, there twice or out of its range; why (KVE_WHY_BYTES) has its
+ *                  name
+ *   KVW_E_NOMEM
+ * On an error some fields may have been taken; kve_request_free is due in any case.
+ */
+KVW_NODISCARD kvw_err kve_request_merge(struct kve_request *r, const cJSON *obj,
+                                        const char *const *others, uint32_t vocab, char *why);
+/*
+ * From {"op":"generate","id":N,"tokens":[...],"max_tokens":N, ...}: as kve_request_merge, and
+ * nothing may be missing. context: the longest sequence; prompt and answer may fill it exactly.
+ * On an error *r is untouched.
  */
 KVW_NODISCARD kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t vocab,
                                         uint32_t context, char *why);

@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * router.h - `kvserve run`: a router for one request at a time. It starts (or finds) a prefill and
- * a decode worker, hands each request to both at once under one transfer id, and gathers what they
- * say.
+ * run.h - `kvserve run`: prompts from the command line or a batch file, one after the other on a
+ * pair of workers (dispatch.h), their answers and reports on standard output.
  *
- * threads  one    memory  all given back before it returns    time  every wait has a deadline
+ * threads  one
+ * memory   all given back before a call returns
+ * time     every wait has a deadline
  */
-#ifndef KVE_ROUTER_H
-#define KVE_ROUTER_H
+#ifndef KVE_RUN_H
+#define KVE_RUN_H
 
+#include "../model/sample.h"
 #include "spawn.h"
 
 struct kve_run_config {
     struct kve_spawn_config spawn;
     const char *prompt;     /* text; NULL: batch */
     const char *system;     /* system turn, NULL: the model's own */
-    const char *batch_path; /* one JSON object a line: {"prompt":..} or {"tokens":[..]} */
+    const char *batch_path; /* one JSON object a line: batch.h; "-": standard input */
     bool raw;               /* the prompt as it is, no chat format */
     bool json;              /* one JSON object per request on stdout, nothing else */
     bool compare;           /* run each request again, sending after prefill */
@@ -27,11 +29,11 @@ struct kve_run_config {
     struct kve_sample_config sample;
 };
 
-/* The exit status: 0; 1 after a sentence on stderr; 130 when interrupted. */
+/* The exit status: 0; 1 after a sentence on stderr; 128 + the signal when interrupted. */
 int kve_run_main(const struct kve_run_config *cfg);
 /* `kvserve tokenize`: the prompt's token ids as a JSON list on stdout. */
 int kve_run_tokenize(const struct kve_run_config *cfg);
-/* Async-signal-safe. */
-void kve_run_interrupt(void);
+/* End what runs, because of this signal. Async-signal-safe. */
+void kve_run_interrupt(int sig);
 
 #endif

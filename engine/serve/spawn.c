@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* spawn.c - starts the two workers (processes, threads, or found running) and ends them. */
 #include "spawn.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,19 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../compress/compress.h"
+#include "../../compress/compress.h"
+#include "../gguf/gguf.h"
 #include "clock.h"
 
 #define STOP_WAIT_NS (5 * KVE_S)
-#define ARGS_MAX     40
 
-struct args {
-    char *at[ARGS_MAX + 1];
-    char text[ARGS_MAX][32]; /* numbers */
-    int n;
-};
-
-static void arg(struct args *a, const char *key, const char *value)
+static void arg(struct kve_spawn_args *a, const char *key, const char *value)
 {
     if (value == NULL)
         return;
@@ -32,11 +28,23 @@ static void arg(struct args *a, const char *key, const char *value)
     a->at[a->n++] = (char *)(uintptr_t)value;
 }
 
-static void arg_number(struct args *a, const char *key, uint64_t value)
+static void arg_number(struct kve_spawn_args *a, const char *key, uint64_t value)
 {
     if (value == 0)
         return;
     snprintf(a->text[a->n], sizeof(a->text[0]), "%llu", (unsigned long long)value);
+    arg(a, key, a->text[a->n]);
+}
+
+/* In units of unit nanoseconds, with the fraction; 0: the default. */
+static void arg_time(struct kve_spawn_args *a, const char *key, uint64_t ns, uint64_t unit)
+{
+    const int digits = unit == KVE_S ? 9 : 6;
+
+    if (ns == 0)
+        return;
+    snprintf(a->text[a->n], sizeof(a->text[0]), "%llu.%0*llu", (unsigned long long)(ns / unit),
+             digits, (unsigned long long)(ns % unit));
     arg(a, key, a->text[a->n]);
 }
 
@@ -49,35 +57,45 @@ static const char *codec_name(uint8_t id)
     return NULL;
 }
 
-/* In the child. Only async-signal-safe calls, though we have no threads yet. */
-static void exec_worker(const struct kve_worker_config *c, const char *name, int fd)
+void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c, const char *name,
+                    int fd)
 {
-    struct args a = {.n = 2};
-    char control[32];
-
-    a.at[0] = (char *)(uintptr_t) "kvserve";
-    a.at[1] = (char *)(uintptr_t)name;
-    snprintf(control, sizeof(control), "fd:%d", fd);
-    arg(&a, "--model", c->model_path);
-    arg(&a, "--net", c->net);
-    arg(&a, "--link", c->local);
-    arg(&a, "--peer", c->peer);
-    arg(&a, "--fault", c->fault);
-    arg(&a, "--cpu", c->cpus);
+    a->n = 2;
+    a->at[0] = (char *)(uintptr_t) "kvserve";
+    a->at[1] = (char *)(uintptr_t)name;
+    snprintf(a->control, sizeof(a->control), "fd:%d", fd);
+    arg(a, "--control", a->control);
+    arg(a, "--model", c->model_path);
+    arg(a, "--net", c->net);
+    arg(a, "--link", c->local);
+    arg(a, "--peer", c->peer);
+    arg(a, "--fault", c->fault);
+    arg(a, "--trace", c->trace);
+    arg(a, "--cpu", c->cpus);
     if (c->busy_poll)
-        a.at[a.n++] = (char *)(uintptr_t) "--busy-poll";
-    arg(&a, "--control", control);
-    arg_number(&a, "--threads", c->threads);
-    arg_number(&a, "--kv-tokens", c->kv_tokens);
-    arg_number(&a, "--block-tokens", c->block_tokens);
-    arg_number(&a, "--prefill-tokens", c->prefill_tokens);
-    arg_number(&a, "--encoders", c->encoders);
-    arg(&a, "--codec", codec_name(c->codec));
-    arg_number(&a, "--wait-peer", c->open_timeout_ns / KVE_S);
-    a.at[a.n++] = (char *)(uintptr_t) "--quiet";
-    a.at[a.n] = NULL;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans, whatever happens to the router */
-    execv("/proc/self/exe", a.at);
+        a->at[a->n++] = (char *)(uintptr_t) "--busy-poll";
+    arg_number(a, "--threads", c->threads);
+    arg_number(a, "--kv-tokens", c->kv_tokens);
+    arg_number(a, "--block-tokens", c->block_tokens);
+    arg_number(a, "--prefill-tokens", c->prefill_tokens);
+    arg_number(a, "--encoders", c->encoders);
+    arg(a, "--codec", codec_name(c->codec));
+    arg_time(a, "--wait-peer", c->open_timeout_ns, KVE_S);
+    arg_time(a, "--lease", c->lease_ns, KVE_MS);
+    if (c->quiet)
+        a->at[a->n++] = (char *)(uintptr_t) "--quiet";
+    a->at[a->n] = NULL;
+}
+
+/* In the child: async-signal-safe calls only. */
+static void exec_worker(const struct kve_spawn_args *a, int fd, bool own_group)
+{
+    if (own_group)
+        setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);   /* no orphans, whatever happens to the router */
+    fcntl(fd, F_SETFD, 0);              /* the worker's control channel */
+    dup2(STDERR_FILENO, STDOUT_FILENO); /* standard output is the router's: the answer alone */
+    execv("/proc/self/exe", a->at);
     _exit(127);
 }
 
@@ -104,12 +122,12 @@ static kvw_err start_one(struct kve_spawned *w, const char *name, kve_worker_rol
     w->cfg.control_fd = fds[1];
     w->cfg.quiet = true;
     if (as_process) {
-        w->pid = fork();
-        if (w->pid == 0) {
-            const int fd = dup(fds[1]); /* without CLOEXEC */
+        struct kve_spawn_args args;
 
-            exec_worker(&w->cfg, name, fd);
-        }
+        kve_spawn_args(&args, &w->cfg, name, fds[1]);
+        w->pid = fork();
+        if (w->pid == 0)
+            exec_worker(&args, fds[1], w->cfg.own_group);
         close(fds[1]);
     } else {
         w->threaded = pthread_create(&w->thread, NULL, thread_main, w) == 0;
@@ -139,21 +157,30 @@ static kvw_err connect_one(struct kve_spawned *w, const char *name, const char *
     return KVW_OK;
 }
 
+/* Whose directory is there; one at a time. */
+static struct kve_spawn *volatile left_behind;
+
+void kve_spawn_clean_up(void)
+{
+    const struct kve_spawn *s = left_behind;
+
+    if (s == NULL)
+        return;
+    unlink(s->local);
+    unlink(s->lock); /* a worker that was killed leaves it */
+    rmdir(s->dir.path);
+}
+
 /* A private directory for the link's socket: it joins one trust domain. */
 static kvw_err make_dir(struct kve_spawn *s, char *why)
 {
-    const char *base = getenv("XDG_RUNTIME_DIR");
+    const kvw_err err = kve_tempdir_open(&s->dir, NULL, why);
 
-    if (base == NULL || access(base, W_OK) != 0 || strlen(base) > 60)
-        base = "/tmp";
-    snprintf(s->dir, sizeof(s->dir), "%s/kvserve-XXXXXX", base);
-    if (mkdtemp(s->dir) == NULL) {
-        snprintf(why, KVE_WHY_BYTES, "can't make a directory for the link's socket in %s: %s", base,
-                 strerror(errno));
-        s->dir[0] = '\0';
-        return KVW_E_IO;
-    }
-    snprintf(s->local, sizeof(s->local), "%s/link.sock", s->dir);
+    if (err != KVW_OK)
+        return err;
+    snprintf(s->local, sizeof(s->local), "%s/" KVE_TEMPDIR_SOCKET, s->dir.path);
+    snprintf(s->lock, sizeof(s->lock), "%s/" KVE_TEMPDIR_LOCK, s->dir.path);
+    left_behind = s;
     return KVW_OK;
 }
 
@@ -272,11 +299,8 @@ void kve_spawn_stop(struct kve_spawn *s)
     kve_channel_close(&s->decode.channel);
     reap(&s->prefill, until_ns);
     reap(&s->decode, until_ns);
-    if (s->dir[0] != '\0') {
-        unlink(s->local);
-        rmdir(s->dir);
-        s->dir[0] = '\0';
-    }
+    kve_tempdir_close(&s->dir);
+    left_behind = NULL;
 }
 
 bool kve_spawn_ended(struct kve_spawned *w, char *why)

@@ -11,6 +11,9 @@
 #include <pthread.h>
 #include <sys/types.h>
 
+#include "control.h"
+#include "request.h"
+#include "tempdir.h"
 #include "worker.h"
 
 struct kve_spawned {
@@ -21,6 +24,7 @@ struct kve_spawned {
     pthread_t thread;
     struct kve_worker_config cfg;
     bool loaded, up;
+    uint64_t kv_blocks, kv_free, block_tokens; /* as it says; 0: not yet */
 };
 
 struct kve_spawn_config {
@@ -32,9 +36,26 @@ struct kve_spawn_config {
 
 struct kve_spawn {
     struct kve_spawned prefill, decode; /* LOCAL: only decode is used, and does both */
-    char dir[96];                       /* private directory of the link's socket; "": none */
+    struct kve_tempdir dir;             /* private, of the link's socket; path "": none */
     char local[128];                    /* the link's address */
+    char lock[136];                     /* what dpdk's listener puts beside it */
 };
+
+/* Remove what kve_spawn_start put into the file system; for a signal that ends the process without
+ * kve_spawn_stop. Async-signal-safe. */
+void kve_spawn_clean_up(void);
+
+/* The command line of a worker, name "prefill" or "decode", whose control channel is fd: everything
+ * of *c that a worker's options can say. The strings of *c are borrowed. */
+#define KVE_SPAWN_ARGS_MAX 48
+struct kve_spawn_args {
+    char *at[KVE_SPAWN_ARGS_MAX + 1]; /* n of them, then NULL */
+    char text[KVE_SPAWN_ARGS_MAX][32];
+    char control[32];
+    int n;
+};
+void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c, const char *name,
+                    int fd);
 
 /* Start or connect. On an error everything is undone and why says what failed. */
 KVW_NODISCARD kvw_err kve_spawn_start(struct kve_spawn *s, const struct kve_spawn_config *cfg,

@@ -3,11 +3,14 @@
  * tok.c - the vocabulary: reading it, cutting special tokens out of a text, ids back to bytes.
  *
  * Encoding a text: special tokens are cut out of it, the longest first, wherever they stand; what
- * lies between them is made UTF-8 (tok_utf8.c), split (tok_pre.c) and merged (tok_bpe.c).
+ * lies between them is made UTF-8 (tok_utf8.c), split (tok_pre.c) and merged (tok_bpe.c), or goes
+ * as it is to tok_spm.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
+#include "../gguf/keys.h"
 #include "tok_impl.h"
 
 enum flags {
@@ -25,6 +28,12 @@ enum limits {
 };
 #define SPELLED_MAX (UINT64_C(1) << 30)
 
+/* A token that goes before or behind a text. */
+struct edge {
+    bool add;
+    uint32_t id; /* KVE_TOKEN_NONE: the file has none */
+};
+
 struct kve_tok {
     uint32_t vocab;
     struct kve_str *spelled; /* [vocab] as the file has it */
@@ -33,10 +42,11 @@ struct kve_tok {
     char *pool;              /* the bytes of both */
     uint32_t *special;       /* ids cut out of a text, the longest spelling first */
     uint32_t special_count;
-    bool add_bos;
-    uint32_t bos;
+    struct edge bos, eos;
     struct kve_pre *pre;
-    struct kve_bpe *bpe;
+    struct kve_bpe *bpe; /* NULL: spm is there */
+    struct kve_spm *spm;
+    bool space_prefix; /* of spm: a space goes before each stretch of text */
     struct kve_chat chat;
 };
 
@@ -58,21 +68,6 @@ struct encoding {
     struct kve_bpe_scratch scratch;
     struct kve_ids *ids;
 };
-
-kvw_err kve_ids_add(struct kve_ids *ids, uint32_t id)
-{
-    if (ids->count == ids->room) {
-        const size_t room = ids->room < 64 ? 64 : ids->room * 2;
-        uint32_t *at = realloc(ids->at, room * sizeof(*at));
-
-        if (at == NULL)
-            return KVW_E_NOMEM;
-        ids->at = at;
-        ids->room = room;
-    }
-    ids->at[ids->count++] = id;
-    return KVW_OK;
-}
 
 /* ---- the vocabulary ---- */
 
@@ -221,7 +216,7 @@ static void make_pieces(struct kve_tok *t)
             continue;
         }
         if (t->flags[i] & NORMAL)
-            n = unspell(s, at);
+            n = t->spm != NULL ? kve_spm_unspell(s, at) : unspell(s, at);
         else if (t->flags[i] & BYTE)
             n = byte_spelling(s, at) ? 1 : 0;
         t->piece[i] = (struct kve_str){at, n};
@@ -233,35 +228,41 @@ static void make_pieces(struct kve_tok *t)
 
 /* Tokens that llama.cpp finds by their text when no key names them. */
 static const struct role {
-    const char *key;
+    const char *key, *old_key;
     bool ends; /* generation */
     const char *texts[12];
 } roles[] = {
-    {"tokenizer.ggml.eos_token_id", true, {NULL}},
+    {"tokenizer.ggml.eos_token_id", NULL, true, {NULL}},
     {"tokenizer.ggml.eot_token_id",
+     NULL,
      true,
      {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
       "<EOT>", "_<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", NULL}},
-    {"tokenizer.ggml.eom_token_id", true, {"<|eom_id|>", NULL}},
+    {"tokenizer.ggml.eom_token_id", NULL, true, {"<|eom_id|>", NULL}},
     {"tokenizer.ggml.fim_pre_token_id",
+     "tokenizer.ggml.prefix_token_id",
      false,
      {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
       "<|code_prefix|>", "<|prefix|>", NULL}},
     {"tokenizer.ggml.fim_suf_token_id",
+     "tokenizer.ggml.suffix_token_id",
      false,
      {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
       "<|code_suffix|>", "<|suffix|>", NULL}},
     {"tokenizer.ggml.fim_mid_token_id",
+     "tokenizer.ggml.middle_token_id",
      false,
      {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
       "<|code_middle|>", "<|middle|>", NULL}},
     {"tokenizer.ggml.fim_pad_token_id",
+     NULL,
      true,
      {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", NULL}},
     {"tokenizer.ggml.fim_rep_token_id",
+     NULL,
      true,
      {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", NULL}},
-    {"tokenizer.ggml.fim_sep_token_id", true, {"<|file_sep|>", NULL}},
+    {"tokenizer.ggml.fim_sep_token_id", NULL, true, {"<|file_sep|>", NULL}},
 };
 
 /* Texts that end generation whatever the keys say: files are often wrong about it. */
@@ -285,7 +286,9 @@ static const char *const end_texts[] = {
 
 static uint32_t token_of(const struct kve_tok *t, const char *text)
 {
-    return kve_bpe_token(t->bpe, (struct kve_str){text, strlen(text)});
+    const struct kve_str s = {text, strlen(text)};
+
+    return t->spm != NULL ? kve_spm_token(t->spm, s) : kve_bpe_token(t->bpe, s);
 }
 
 /* An id that a key names. NOTFOUND: no such key. */
@@ -306,11 +309,21 @@ static kvw_err read_id(const struct kve_tok *t, const struct kve_gguf *g, const 
     return KVW_OK;
 }
 
+/* read_id() by a role's key, or by the name that the key had before. */
+static kvw_err read_role(const struct kve_tok *t, const struct kve_gguf *g, const struct role *role,
+                         uint32_t *id, char why[KVE_WHY_BYTES])
+{
+    const kvw_err err = read_id(t, g, role->key, id, why);
+
+    return err == KVW_E_NOTFOUND && role->old_key != NULL ? read_id(t, g, role->old_key, id, why)
+                                                          : err;
+}
+
 static kvw_err read_roles(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
 {
     for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); ++i) {
         uint32_t id = KVE_TOKEN_NONE;
-        const kvw_err err = read_id(t, g, roles[i].key, &id, why);
+        const kvw_err err = read_role(t, g, &roles[i], &id, why);
 
         if (err != KVW_OK && err != KVW_E_NOTFOUND)
             return err;
@@ -333,24 +346,37 @@ static kvw_err read_roles(struct kve_tok *t, const struct kve_gguf *g, char why[
     return KVW_OK;
 }
 
-static kvw_err read_bos(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+/* A token that goes around a text: which, and whether. what: "bos" or "eos". */
+static kvw_err read_edge(const struct kve_tok *t, const struct kve_gguf *g, const char *what,
+                         struct edge *e, char why[KVE_WHY_BYTES])
 {
-    t->bos = KVE_TOKEN_NONE;
-    kvw_err err = read_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, why);
+    char id_key[48], add_key[48];
+    kvw_err err;
+
+    snprintf(id_key, sizeof(id_key), "tokenizer.ggml.%s_token_id", what);
+    snprintf(add_key, sizeof(add_key), "tokenizer.ggml.add_%s_token", what);
+    e->id = KVE_TOKEN_NONE;
+    err = read_id(t, g, id_key, &e->id, why);
     if (err != KVW_OK && err != KVW_E_NOTFOUND)
         return err;
-    t->add_bos = kve_pre_adds_bos(t->pre);
-    err = kve_gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos);
+    err = kve_gguf_bool(g, add_key, &e->add);
     if (err != KVW_OK && err != KVW_E_NOTFOUND) {
-        snprintf(why, KVE_WHY_BYTES, "tokenizer.ggml.add_bos_token is not a bool");
+        snprintf(why, KVE_WHY_BYTES, "%s is not a bool", add_key);
         return KVW_E_FORMAT;
     }
-    if (t->add_bos && t->bos == KVE_TOKEN_NONE) {
-        snprintf(why, KVE_WHY_BYTES,
-                 "tokenizer.ggml.add_bos_token is true but tokenizer.ggml.bos_token_id is missing");
+    if (e->add && e->id == KVE_TOKEN_NONE) {
+        snprintf(why, KVE_WHY_BYTES, "%s is true but %s is missing", add_key, id_key);
         return KVW_E_FORMAT;
     }
     return KVW_OK;
+}
+
+static kvw_err read_edges(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+{
+    t->bos.add = t->spm != NULL || kve_pre_adds_bos(t->pre);
+    const kvw_err err = read_edge(t, g, "bos", &t->bos, why);
+
+    return err != KVW_OK ? err : read_edge(t, g, "eos", &t->eos, why);
 }
 
 static int longest_first(const void *a, const void *b, void *tok)
@@ -373,7 +399,8 @@ static void list_special(struct kve_tok *t)
 
 /* ---- open ---- */
 
-static kvw_err check_model(const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+/* *bpe: "gpt2"; else it is "llama". */
+static kvw_err read_model(const struct kve_gguf *g, bool *bpe, char why[KVE_WHY_BYTES])
 {
     struct kve_str model;
 
@@ -381,12 +408,52 @@ static kvw_err check_model(const struct kve_gguf *g, char why[KVE_WHY_BYTES])
         snprintf(why, KVE_WHY_BYTES, "tokenizer.ggml.model is missing or not a string");
         return KVW_E_FORMAT;
     }
-    if (model.bytes != 4 || memcmp(model.at, "gpt2", 4) != 0) {
-        snprintf(why, KVE_WHY_BYTES, "tokenizer.ggml.model is \"%.*s\", only \"gpt2\" is known",
+    *bpe = model.bytes == 4 && memcmp(model.at, "gpt2", 4) == 0;
+    if (!*bpe && (model.bytes != 5 || memcmp(model.at, "llama", 5) != 0)) {
+        snprintf(why, KVE_WHY_BYTES,
+                 "tokenizer.ggml.model is \"%.*s\", only \"gpt2\" and \"llama\" are known",
                  (int)(model.bytes < 60 ? model.bytes : 60), model.at);
         return KVW_E_UNSUPPORTED;
     }
     return KVW_OK;
+}
+
+/* llama.cpp strips blanks beside special tokens in models of these names; we don't. */
+static kvw_err check_name(const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+{
+    static const char *const names[] = {"phi-3", "phi3", "modern-bert"};
+    struct kve_str name = {"", 0};
+    const kvw_err err = kve_gguf_str(g, "general.name", &name);
+
+    if (err == KVW_E_FORMAT) {
+        snprintf(why, KVE_WHY_BYTES, "general.name is not a string");
+        return err;
+    }
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); ++i) {
+        const size_t n = strlen(names[i]);
+
+        for (uint64_t at = 0; at + n <= name.bytes; ++at) {
+            if (strncasecmp(name.at + at, names[i], n) != 0)
+                continue;
+            snprintf(why, KVE_WHY_BYTES,
+                     "general.name has \"%s\" in it: such a model's special tokens strip blanks, "
+                     "which isn't done here",
+                     names[i]);
+            return KVW_E_UNSUPPORTED;
+        }
+    }
+    return KVW_OK;
+}
+
+static kvw_err open_chat(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+{
+    struct kve_str text = {"", 0}; /* none: no chat */
+
+    if (kve_gguf_str(g, "tokenizer.chat_template", &text) == KVW_E_FORMAT) {
+        snprintf(why, KVE_WHY_BYTES, "tokenizer.chat_template is not a string");
+        return KVW_E_FORMAT;
+    }
+    return kve_chat_open(&t->chat, text) == KVW_OK ? KVW_OK : no_memory(why);
 }
 
 static kvw_err open_pre(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
@@ -401,22 +468,48 @@ static kvw_err open_pre(struct kve_tok *t, const struct kve_gguf *g, char why[KV
     return kve_pre_open(&t->pre, kind, why);
 }
 
-static kvw_err open_all(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+static kvw_err open_bpe(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
 {
-    struct kve_str template_text = {"", 0};
     kvw_err err;
 
-    if ((err = check_model(g, why)) != KVW_OK || (err = open_pre(t, g, why)) != KVW_OK ||
-        (err = read_tokens(t, g, why)) != KVW_OK ||
-        (err = kve_bpe_open(&t->bpe, t->spelled, t->vocab, g, why)) != KVW_OK ||
-        (err = read_roles(t, g, why)) != KVW_OK || (err = read_bos(t, g, why)) != KVW_OK)
+    if ((err = kve_keys_check(g, KVE_KEYS_BPE, why)) != KVW_OK ||
+        (err = open_pre(t, g, why)) != KVW_OK || (err = read_tokens(t, g, why)) != KVW_OK)
+        return err;
+    return kve_bpe_open(&t->bpe, t->spelled, t->vocab, g, why);
+}
+
+static kvw_err open_spm(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+{
+    static const char key[] = "tokenizer.ggml.add_space_prefix";
+    kvw_err err;
+
+    t->space_prefix = true;
+    if (kve_gguf_bool(g, key, &t->space_prefix) == KVW_E_FORMAT) {
+        snprintf(why, KVE_WHY_BYTES, "%s is not a bool", key);
+        return KVW_E_FORMAT;
+    }
+    if ((err = kve_keys_check(g, KVE_KEYS_SPM, why)) != KVW_OK ||
+        (err = read_tokens(t, g, why)) != KVW_OK)
+        return err;
+    return kve_spm_open(
+        &t->spm,
+        &(struct kve_spm_vocabulary){
+            .texts = t->spelled, .flags = t->flags, .count = t->vocab, .never = CONTROL | UNKNOWN},
+        g, why);
+}
+
+static kvw_err open_all(struct kve_tok *t, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
+{
+    bool bpe;
+    kvw_err err;
+
+    if ((err = read_model(g, &bpe, why)) != KVW_OK || (err = check_name(g, why)) != KVW_OK ||
+        (err = bpe ? open_bpe(t, g, why) : open_spm(t, g, why)) != KVW_OK ||
+        (err = read_roles(t, g, why)) != KVW_OK || (err = read_edges(t, g, why)) != KVW_OK)
         return err;
     list_special(t);
     make_pieces(t);
-    (void)kve_gguf_str(g, "tokenizer.chat_template", &template_text); /* none: no chat */
-    if (kve_chat_open(&t->chat, template_text) != KVW_OK)
-        return no_memory(why);
-    return KVW_OK;
+    return open_chat(t, g, why);
 }
 
 kvw_err kve_tok_open(struct kve_tok **out, const struct kve_gguf *g, char why[KVE_WHY_BYTES])
@@ -427,6 +520,7 @@ kvw_err kve_tok_open(struct kve_tok **out, const struct kve_gguf *g, char why[KV
         return no_memory(why);
     const kvw_err err = open_all(t, g, why);
     if (err != KVW_OK) {
+        kve_why_clean(why);
         kve_tok_close(t);
         return err;
     }
@@ -440,6 +534,7 @@ void kve_tok_close(struct kve_tok *t)
         return;
     kve_chat_close(&t->chat);
     kve_bpe_close(t->bpe);
+    kve_spm_close(t->spm);
     kve_pre_close(t->pre);
     free(t->spelled);
     free(t->piece);
@@ -550,9 +645,12 @@ static kvw_err encode_piece(void *arg, size_t at, size_t bytes)
                           &e->scratch, e->ids);
 }
 
-/* A stretch of text without special tokens. */
+/* A stretch of text without special tokens, which the beginning or a special token is before. */
 static kvw_err encode_text(struct encoding *e, const char *text, size_t bytes)
 {
+    if (e->tok->spm != NULL)
+        return kve_spm_encode(e->tok->spm, (struct kve_str){text, bytes}, e->tok->space_prefix,
+                              e->ids);
     if (kve_utf8_sound(text, bytes)) {
         e->text = text;
         return kve_pre_split(e->tok->pre, text, bytes, encode_piece, e);
@@ -569,7 +667,7 @@ static kvw_err encode_text(struct encoding *e, const char *text, size_t bytes)
 }
 
 kvw_err kve_tok_encode(const struct kve_tok *t, const char *text, size_t bytes, bool parse_special,
-                       bool add_bos, uint32_t **ids, size_t *count)
+                       bool add_edges, uint32_t **ids, size_t *count)
 {
     struct kve_ids list = {0};
     struct encoding e = {.tok = t, .ids = &list};
@@ -582,12 +680,14 @@ kvw_err kve_tok_encode(const struct kve_tok *t, const char *text, size_t bytes, 
     list.at = malloc(list.room * sizeof(*list.at));
     if (list.at == NULL)
         return KVW_E_NOMEM;
-    err = add_bos && t->add_bos ? kve_ids_add(&list, t->bos) : KVW_OK;
+    err = add_edges && t->bos.add ? kve_ids_add(&list, t->bos.id) : KVW_OK;
     if (err == KVW_OK && bytes > 0)
         err = partition(t, text, bytes, parse_special, &f);
     for (size_t i = 0; i < f.count && err == KVW_OK; ++i)
         err = f.at[i].token != KVE_TOKEN_NONE ? kve_ids_add(&list, f.at[i].token)
                                               : encode_text(&e, text + f.at[i].at, f.at[i].bytes);
+    if (err == KVW_OK && add_edges && t->eos.add)
+        err = kve_ids_add(&list, t->eos.id);
     free(f.at);
     kve_bpe_scratch_free(&e.scratch);
     if (err != KVW_OK) {
@@ -621,7 +721,12 @@ bool kve_tok_is_end(const struct kve_tok *t, uint32_t id)
     return id < t->vocab && (t->flags[id] & END) != 0;
 }
 
-const struct kve_chat *kve_tok_chat_of(const struct kve_tok *t)
+kvw_err kve_tok_chat(const struct kve_tok *t, const struct kve_chat_message *messages, size_t count,
+                     char **text, char why[KVE_WHY_BYTES])
 {
-    return &t->chat;
+    const bool spell = !t->bos.add && t->bos.id != KVE_TOKEN_NONE;
+    const struct kve_chat_messages m = {messages, count};
+
+    return kve_chat_prompt(&t->chat, spell ? t->spelled[t->bos.id] : (struct kve_str){"", 0}, &m,
+                           text, why);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tok.h - text to token ids and back: GGUF's "gpt2" byte-level BPE, as llama.cpp does it, and the
- * chat format of the model.
+ * tok.h - text to token ids and back, as llama.cpp does it: GGUF's "gpt2" (byte-level BPE) and
+ * "llama" (SentencePiece), and the chat format of the model.
  *
  * threads  a struct kve_tok is read-only after open; encode and decode may be called by many
  *          threads
@@ -11,7 +11,7 @@
 #ifndef KVE_TOK_H
 #define KVE_TOK_H
 
-#include "gguf.h"
+#include "../gguf/gguf.h"
 
 struct kve_tok; /* opaque */
 
@@ -28,15 +28,15 @@ uint32_t kve_tok_vocab(const struct kve_tok *t);
 
 /*
  * Encode text (any bytes, NULs too; valid UTF-8 or not). parse_special: texts of control tokens
- * such as <|im_start|> become those tokens; without it they are plain text. BOS is added only if
- * the model's metadata says so and add_bos is true. *ids is malloc'ed (free() it), *count its
- * length.
+ * such as <|im_start|> become those tokens; without it they are plain text. add_edges: BOS goes
+ * before the text and EOS behind it where the model's metadata says so. *ids is malloc'ed (free()
+ * it), *count its length.
  *   KVW_E_INVALID  bytes is more than KVE_TEXT_BYTES_MAX
  *   KVW_E_NOMEM
  * On an error the outputs are untouched.
  */
 KVW_NODISCARD kvw_err kve_tok_encode(const struct kve_tok *t, const char *text, size_t bytes,
-                                     bool parse_special, bool add_bos, uint32_t **ids,
+                                     bool parse_special, bool add_edges, uint32_t **ids,
                                      size_t *count);
 
 /* The bytes of one token, raw (a piece of a UTF-8 character, perhaps); special tokens give their
@@ -52,11 +52,12 @@ struct kve_chat_message {
     const char *content;
 };
 /*
- * The prompt text for these messages, ending where the assistant's answer begins; to be encoded
- * with parse_special: what a message's content says is encoded that way too. chatml, with the
- * template's own default system turn (SmolLM2 has one) when the first message isn't "system".
- * *text is malloc'ed.
- *   KVW_E_UNSUPPORTED  the model's template isn't one we know; why says so
+ * The prompt text for these messages, as the model's chat template makes it, ending where the
+ * assistant's answer begins; to be encoded with parse_special and add_edges (a template's own BOS
+ * is in the text only where add_edges adds none): what a message's content says is encoded that way
+ * too. *text is malloc'ed.
+ *   KVW_E_UNSUPPORTED  the model's template isn't one we know; why says so and lists them
+ *   KVW_E_INVALID      the template refuses such messages (an order of roles)
  *   KVW_E_NOMEM
  */
 KVW_NODISCARD kvw_err kve_tok_chat(const struct kve_tok *t, const struct kve_chat_message *messages,

@@ -38,6 +38,21 @@ struct kve_bpe {
     uint32_t spelled_byte_token[256]; /* the token spelled as this one byte */
 };
 
+kvw_err kve_ids_add(struct kve_ids *ids, uint32_t id)
+{
+    if (ids->count == ids->room) {
+        const size_t room = ids->room < 64 ? 64 : ids->room * 2;
+        uint32_t *at = realloc(ids->at, room * sizeof(*at));
+
+        if (at == NULL)
+            return KVW_E_NOMEM;
+        ids->at = at;
+        ids->room = room;
+    }
+    ids->at[ids->count++] = id;
+    return KVW_OK;
+}
+
 /* The character that stands for a byte: itself if printable Latin-1, else U+0100 up. */
 static uint32_t byte_char(unsigned byte)
 {

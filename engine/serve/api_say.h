@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_say.h - what OpenAI's interface answers: objects as JSON. Pure.
+ *
+ * threads  plain data
+ * memory   every text is malloc'ed by cJSON and the caller's: cJSON_free(). NULL: out of memory
+ * time     linear in the text
+ */
+#ifndef KVE_API_SAY_H
+#define KVE_API_SAY_H
+
+#include "api.h"
+
+struct kve_api_choice {
+    const char *text; /* bytes of it */
+    size_t bytes;
+    const char *finish; /* NULL: it goes on */
+};
+
+/* Who answers; the same for every piece of an answer. */
+struct kve_api_head {
+    bool chat;
+    const char *id, *model;
+    uint64_t created; /* seconds since 1970 */
+};
+
+struct kve_api_usage {
+    uint32_t prompt, completion;
+};
+
+/* The whole answer. */
+char *kve_api_say(const struct kve_api_head *h, const struct kve_api_choice *choices,
+                  uint32_t count, const struct kve_api_usage *usage);
+/* A piece of the answer number index. first: it carries the role (chat). usage: NULL, or said as
+ * null, as OpenAI does when include_usage was asked for, if null_usage. */
+char *kve_api_say_piece(const struct kve_api_head *h, uint32_t index,
+                        const struct kve_api_choice *c, bool first, bool null_usage);
+/* The last piece of a stream with include_usage: no choices. */
+char *kve_api_say_usage(const struct kve_api_head *h, const struct kve_api_usage *usage);
+char *kve_api_say_error(const struct kve_api_error *e);
+char *kve_api_say_models(const char *model, uint64_t created, uint32_t context);
+char *kve_api_say_tokens(const uint32_t *tokens, size_t count, uint32_t context);
+
+#endif

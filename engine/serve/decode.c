@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * decode.c - offer blocks, let the KV land in them, then write the answer token by token; several
+ * answers at once take turns, a token each.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../../kvwire/wire/le.h"
+#include "clock.h"
+#include "../text/tok.h"
+#include "job.h"
+
+#define TAKE_BY_NS (5 * KVE_S) /* as prefill.c waits for the offer */
+
+struct answer {
+    uint32_t tokens; /* said so far, the first included */
+    uint64_t first_ns, end_ns;
+    const char *reason; /* "stop" or "length" */
+};
+
+static bool on_cancel(void *arg)
+{
+    return kve_worker_canceled(arg);
+}
+
+static bool is_end(const struct kve_worker *w, const struct kve_request *r, uint32_t token)
+{
+    return !r->ignore_end && kve_tok_is_end(w->tok, token);
+}
+
+/* Say the token; true: it was the last one. */
+static bool say_token(struct kve_worker *w, const struct kve_request *r, struct answer *a,
+                      uint32_t token)
+{
+    cJSON *obj = kve_worker_event(w, "token");
+
+    a->tokens++;
+    cJSON_AddNumberToObject(obj, "token", token);
+    kve_worker_say(w, obj);
+    a->reason = is_end(w, r, token) ? "stop" : "length";
+    return is_end(w, r, token) || a->tokens == r->max_tokens;
+}
+
+/* token is the first of the answer; seq holds the prompt's KV. */
+static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
+                        uint32_t token, struct answer *a)
+{
+    const struct kve_hooks hooks = {.arg = w, .cancel = on_cancel};
+    struct kve_sampler *sampler;
+    kvw_err err = kve_sampler_open(&sampler, &r->sample, w->mc->vocab);
+
+    if (err != KVW_OK)
+        return err;
+    a->first_ns = kve_now_ns();
+    while (!say_token(w, r, a, token)) {
+        if ((err = kve_decode(w->run, &w->kv, seq, token, &hooks, w->logits)) != KVW_OK)
+            break;
+        token = kve_sample(sampler, w->logits, seq->tokens);
+    }
+    a->end_ns = kve_now_ns();
+    kve_sampler_close(sampler);
+    return err;
+}
+
+static void say_finished(struct kve_worker *w, const struct answer *a, const struct kve_xfer *x,
+                         kvw_err err, const char *text)
+{
+    cJSON *obj = kve_worker_event(w, "finished");
+
+    cJSON_AddNumberToObject(obj, "err", err);
+    cJSON_AddStringToObject(obj, "text", text);
+    cJSON_AddNumberToObject(obj, "kv_free", w->kv.free_count);
+    if (err == KVW_OK) {
+        cJSON_AddStringToObject(obj, "reason", a->reason);
+        cJSON_AddNumberToObject(obj, "tokens", a->tokens);
+        cJSON_AddNumberToObject(obj, "first_us", (double)(a->first_ns / 1000));
+        cJSON_AddNumberToObject(obj, "end_us", (double)(a->end_ns / 1000));
+        if (x != NULL) {
+            cJSON *landed = cJSON_AddArrayToObject(obj, "landed_us");
+
+            for (uint32_t l = 0; l < w->mc->layers; ++l)
+                cJSON_AddItemToArray(landed, cJSON_CreateNumber((double)(x->layer_ns[l] / 1000)));
+            cJSON_AddNumberToObject(obj, "kv_bytes", (double)x->raw_bytes);
+            cJSON_AddNumberToObject(obj, "transfer_us", (double)(x->done_ns / 1000));
+        }
+    }
+    kve_worker_say(w, obj);
+}
+
+/* ---- many at once ---- */
+
+enum job_state {
+    JOB_FREE = 0,
+    JOB_RECEIVING, /* blocks are lent -> WRITING, or its end */
+    JOB_WRITING,   /* the KV is there */
+};
+
+struct job {
+    enum job_state state;
+    struct kve_request r;
+    struct kve_seq seq;
+    struct kve_xfer x;
+    struct answer a;
+    struct kve_sampler *sampler;
+    uint32_t token; /* said last */
+    uint64_t until_ns;
+    bool canceled, aborted;
+    char why[KVE_WHY_BYTES];
+};
+
+struct kve_decodes {
+    struct kve_worker *w;
+    struct job jobs[KVE_SEQUENCES_MAX];
+    uint32_t turn; /* whose token was written last */
+};
+
+kvw_err kve_decodes_open(struct kve_worker *w)
+{
+    w->decodes = calloc(1, sizeof(*w->decodes));
+    if (w->decodes == NULL)
+        return KVW_E_NOMEM;
+    w->decodes->w = w;
+    return KVW_OK;
+}
+
+void kve_decodes_close(struct kve_worker *w)
+{
+    free(w->decodes);
+    w->decodes = NULL;
+}
+
+/* What is said from here on is of this request. */
+static void speak_of(struct kve_worker *w, const struct job *j)
+{
+    w->request_id = j->r.id;
+    w->channel.write_by_ns = j->until_ns;
+}
+
+static void speak_of_none(struct kve_worker *w)
+{
+    w->request_id = 0;
+    w->channel.write_by_ns = 0;
+}
+
+/* Its blocks go back; the last word. No transfer is under way. */
+static void end_job(struct kve_worker *w, struct job *j, kvw_err err)
+{
+    speak_of(w, j);
+    kve_sampler_close(j->sampler);
+    if (j->seq.blocks != NULL)
+        kve_worker_seq_close(w, &j->seq);
+    if (err != KVW_OK && j->why[0] == '\0')
+        snprintf(j->why, sizeof(j->why), "%s",
+                 j->canceled ? "the request was canceled" : kvw_strerror(err));
+    say_finished(w, &j->a, &j->x, err, err == KVW_OK ? "" : j->why);
+    speak_of_none(w);
+    kve_request_free(&j->r);
+    j->state = JOB_FREE;
+}
+
+/* Lend blocks for the prompt, and have those of the answer. */
+static kvw_err lend(struct kve_worker *w, struct job *j)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens;
+    kvw_err err = kve_worker_link_ready(w, j->why);
+
+    if (err == KVW_OK)
+        err = kve_worker_seq_open(w, &j->seq, j->r.count + j->r.max_tokens, j->why);
+    if (err != KVW_OK)
+        return err;
+    const struct kve_blocks blocks = {
+        .ids = j->seq.blocks,
+        .count = (j->r.count + block_tokens - 1) / block_tokens,
+        .tokens = j->r.count,
+    };
+    const struct kvw_offer_terms terms = {
+        .size = sizeof(terms),
+        .budget = j->r.budget,
+        .exact_first = j->r.exact_first,
+        .exact_last = j->r.exact_last,
+        .take_by_ns = TAKE_BY_NS,
+        .lease_ns = w->cfg->lease_ns,
+        .deadline_ns = j->until_ns,
+    };
+    err = kve_link_offer(w->link, &j->x, &blocks, &terms);
+    if (err != KVW_OK)
+        snprintf(j->why, sizeof(j->why), "offer: %s", kvw_strerror(err));
+    return err;
+}
+
+static struct job *find_job(struct kve_decodes *d, uint64_t id)
+{
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
+        if (d->jobs[i].state != JOB_FREE && d->jobs[i].r.id == id)
+            return &d->jobs[i];
+    return NULL;
+}
+
+bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r)
+{
+    struct kve_decodes *d = w->decodes;
+    uint32_t at = 0;
+
+    while (at < KVE_SEQUENCES_MAX && d->jobs[at].state != JOB_FREE)
+        ++at;
+    if (at == KVE_SEQUENCES_MAX || find_job(d, r->id) != NULL)
+        return false;
+    struct job *j = &d->jobs[at];
+    *j = (struct job){.state = JOB_RECEIVING, .r = *r, .x = {.id = r->id}};
+    *r = (struct kve_request){0};
+    j->until_ns = kve_now_ns() + j->r.timeout_ns;
+    kvw_err err = kve_sampler_open(&j->sampler, &j->r.sample, w->mc->vocab);
+    if (err == KVW_OK)
+        err = lend(w, j);
+    if (err == KVW_OK)
+        return true;
+    speak_of(w, j);
+    kve_worker_decline(w, err, j->why[0] != '\0' ? j->why : kvw_strerror(err));
+    end_job(w, j, err);
+    return true;
+}
+
+void kve_decodes_cancel(struct kve_worker *w, uint64_t id)
+{
+    struct job *j = find_job(w->decodes, id);
+
+    if (j != NULL)
+        j->canceled = true;
+}
+
+/* The KV has landed, or never will. */
+static void received(struct kve_worker *w, struct job *j)
+{
+    const struct kve_xfer *x = &j->x;
+
+    j->token = x->note_bytes == 4 ? kvw_load_le32(x->note) : UINT32_MAX;
+    if (x->err != KVW_OK) {
+        snprintf(j->why, sizeof(j->why), "%s", x->text);
+        end_job(w, j, x->err);
+    } else if (j->token >= w->mc->vocab) {
+        snprintf(j->why, sizeof(j->why), "the prefill's first token %u (%u bytes of note) is none",
+                 j->token, x->note_bytes);
+        end_job(w, j, KVW_E_PROTOCOL);
+    } else {
+        j->seq.tokens = j->r.count;
+        j->state = JOB_WRITING;
+        j->a.first_ns = kve_now_ns();
+        speak_of(w, j);
+        const bool last = say_token(w, &j->r, &j->a, j->token);
+        speak_of_none(w);
+        j->a.end_ns = kve_now_ns();
+        if (last)
+            end_job(w, j, KVW_OK);
+    }
+}
+
+static void look_at_transfer(struct kve_worker *w, struct job *j)
+{
+    const uint64_t now = kve_now_ns();
+
+    if (kve_link_done(w->link, &j->x)) {
+        received(w, j);
+    } else if (!j->aborted && (j->canceled || w->canceled || now >= j->until_ns)) {
+        kve_link_abort(w->link, &j->x,
+                       now >= j->until_ns ? "the request's time ran out"
+                                          : "the request was canceled");
+        j->aborted = true;
+    }
+}
+
+struct hook {
+    struct kve_worker *w;
+    const struct job *j;
+};
+
+/* Between two layers: a new request's blocks are lent at once, and a cancel is heard. */
+static bool on_layer(void *arg)
+{
+    struct hook *h = arg;
+
+    h->w->listen(h->w);
+    return h->j->canceled || h->w->canceled || *h->w->channel.stop != 0;
+}
+
+static void write_token(struct kve_worker *w, struct job *j)
+{
+    struct hook h = {.w = w, .j = j};
+    const struct kve_hooks hooks = {.arg = &h, .cancel = on_layer};
+    kvw_err err = KVW_OK;
+
+    if (j->canceled || kve_now_ns() >= j->until_ns) {
+        if (!j->canceled)
+            snprintf(j->why, sizeof(j->why), "the request's time ran out");
+        end_job(w, j, KVW_E_CANCELED);
+        return;
+    }
+    err = kve_decode(w->run, &w->kv, &j->seq, j->token, &hooks, w->logits);
+    if (err != KVW_OK) {
+        end_job(w, j, err);
+        return;
+    }
+    j->token = kve_sample(j->sampler, w->logits, j->seq.tokens);
+    speak_of(w, j);
+    const bool last = say_token(w, &j->r, &j->a, j->token);
+    speak_of_none(w);
+    j->a.end_ns = kve_now_ns();
+    if (last)
+        end_job(w, j, KVW_OK);
+}
+
+bool kve_decodes_turn(struct kve_worker *w)
+{
+    struct kve_decodes *d = w->decodes;
+
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
+        if (d->jobs[i].state == JOB_RECEIVING)
+            look_at_transfer(w, &d->jobs[i]);
+    for (uint32_t i = 1; i <= KVE_SEQUENCES_MAX; ++i) {
+        const uint32_t at = (d->turn + i) % KVE_SEQUENCES_MAX;
+
+        if (d->jobs[at].state != JOB_WRITING)
+            continue;
+        d->turn = at;
+        write_token(w, &d->jobs[at]);
+        return true;
+    }
+    return false;
+}
+
+void kve_decodes_end(struct kve_worker *w)
+{
+    struct kve_decodes *d = w->decodes;
+
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
+        struct job *j = &d->jobs[i];
+
+        if (j->state == JOB_FREE)
+            continue;
+        j->canceled = true;
+        if (j->state == JOB_RECEIVING && !j->aborted)
+            kve_link_abort(w->link, &j->x, "the router is gone");
+        while (j->state == JOB_RECEIVING && !kve_link_done(w->link, &j->x))
+            kve_link_wait(w->link, &j->x, kve_now_ns() + 100 * KVE_MS);
+        end_job(w, j, KVW_E_CANCELED);
+    }
+}
+
+/* ---- alone ---- */
+
+void kve_serve_local(struct kve_worker *w, const struct kve_request *r)
+{
+    struct kve_prefilled p = {0};
+    struct kve_seq seq = {0};
+    struct answer a = {0};
+    char why[KVE_WHY_BYTES] = "";
+    kvw_err err = kve_worker_seq_open(w, &seq, r->count + r->max_tokens, why);
+
+    if (err == KVW_OK) {
+        err = kve_prefill_run(w, r, &seq, NULL, &p);
+        if (err == KVW_OK) {
+            kve_prefill_say(w, r, &p, NULL, KVW_OK, "");
+            err = generate(w, r, &seq, p.first_token, &a);
+        }
+        kve_worker_seq_close(w, &seq);
+    }
+    if (err != KVW_OK && why[0] == '\0')
+        snprintf(why, sizeof(why), "%s",
+                 w->canceled ? "the request was canceled" : kvw_strerror(err));
+    say_finished(w, &a, NULL, err, err == KVW_OK ? "" : why);
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * job.c - what the kinds of work ask of their worker: events to the router, the state of the link,
+ * a look for a cancel, the wait for a transfer, blocks of the pool.
+ */
+#include "job.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+
+const char *kve_worker_name(const struct kve_worker *w)
+{
+    static const char *const names[] = {"?", "prefill", "decode", "local"};
+
+    return names[w->cfg->role];
+}
+
+cJSON *kve_worker_event(const struct kve_worker *w, const char *name)
+{
+    cJSON *obj = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(obj, "ev", name);
+    if (w->request_id != 0)
+        cJSON_AddNumberToObject(obj, "id", (double)w->request_id);
+    return obj;
+}
+
+void kve_worker_say(struct kve_worker *w, cJSON *obj)
+{
+    if (kve_channel_write(&w->channel, obj) != KVW_OK)
+        w->canceled = true; /* nobody is there to hear the answer */
+}
+
+void kve_worker_say_error(struct kve_worker *w, const cJSON *about, kvw_err err, const char *text)
+{
+    cJSON *obj = cJSON_CreateObject();
+    uint64_t id;
+
+    cJSON_AddStringToObject(obj, "ev", "error");
+    if (kve_json_u64(about, "id", 1, 1ull << 52, &id))
+        cJSON_AddNumberToObject(obj, "id", (double)id);
+    cJSON_AddNumberToObject(obj, "err", err);
+    cJSON_AddStringToObject(obj, "text", text);
+    kve_worker_say(w, obj);
+}
+
+void kve_worker_channel_ends(struct kve_worker *w, kvw_err err)
+{
+    if (err == KVW_E_PROTOCOL)
+        kve_worker_say_error(w, NULL, err, "a line that is no JSON object: this channel is closed");
+    kve_channel_close(&w->channel);
+}
+
+void kve_worker_tell_link(struct kve_worker *w)
+{
+    static const char *const names[] = {"?", "starting", "waiting", "up", "failed"};
+    char text[KVW_TEXT_BYTES_MAX + 1];
+
+    if (w->link == NULL)
+        return;
+    const kve_link_state state = kve_link_state_now(w->link, text);
+    const uint32_t peers = kve_link_peers(w->link);
+    const kvw_err err = kve_link_error(w->link);
+    if (state == w->seen_state && peers == w->seen_peers && err == w->seen_err &&
+        strcmp(text, w->seen_text) == 0)
+        return;
+    w->seen_state = state;
+    w->seen_peers = peers;
+    w->seen_err = err;
+    snprintf(w->seen_text, sizeof(w->seen_text), "%s", text);
+    if (!w->cfg->quiet)
+        fprintf(stderr, "kvserve %s: link %s%s%s\n", kve_worker_name(w), names[state],
+                text[0] != '\0' && state != KVE_LINK_UP ? ": " : "",
+                state != KVE_LINK_UP ? text : "");
+    if (w->channel.fd < 0)
+        return;
+    cJSON *obj = kve_worker_event(w, "link");
+    cJSON_AddStringToObject(obj, "state", names[state]);
+    cJSON_AddNumberToObject(obj, "peers", peers);
+    cJSON_AddNumberToObject(obj, "err", err);
+    cJSON_AddStringToObject(obj, "text", text);
+    kve_worker_say(w, obj);
+}
+
+/* One request at a time. The other worker may have this one, too, and would wait for our part. */
+static void say_busy(struct kve_worker *w, const cJSON *obj)
+{
+    static const char text[] = "busy with another request";
+    uint64_t id = 0;
+
+    kve_worker_say_error(w, obj, KVW_E_AGAIN, text);
+    if (w->link != NULL && strcmp(kve_json_str(obj, "op"), "generate") == 0 &&
+        kve_json_u64(obj, "id", 1, 1ull << 52, &id) && id != w->request_id)
+        kve_link_decline(w->link, id, KVW_E_AGAIN, text);
+}
+
+bool kve_worker_canceled(struct kve_worker *w)
+{
+    kvw_err err;
+    cJSON *obj;
+
+    while (!w->canceled && (obj = kve_channel_read(&w->channel, &err)) != NULL) {
+        uint64_t id = 0;
+
+        if (strcmp(kve_json_str(obj, "op"), "cancel") != 0)
+            say_busy(w, obj);
+        else if (kve_json_u64(obj, "id", 1, 1ull << 52, &id) && id == w->request_id)
+            w->canceled = true;
+        cJSON_Delete(obj);
+    }
+    if (!w->canceled && err != KVW_E_AGAIN) {
+        kve_worker_channel_ends(w, err);
+        w->canceled = true;
+    }
+    return w->canceled || *w->channel.stop;
+}
+
+void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t until_ns)
+{
+    bool aborted = false;
+
+    while (!kve_link_done(w->link, x)) {
+        const uint64_t now = kve_now_ns();
+
+        if (!aborted && (kve_worker_canceled(w) || now >= until_ns)) {
+            kve_link_abort(w->link, x,
+                           now >= until_ns ? "the request's time ran out"
+                                           : "the request was canceled");
+            aborted = true;
+        }
+        if (aborted) { /* the channel may be closed: it would only wake us for nothing */
+            kve_link_wait(w->link, x, now + 100 * KVE_MS);
+            continue;
+        }
+        struct pollfd p[2] = {{.fd = w->channel.fd, .events = POLLIN},
+                              {.fd = kve_link_notify_fd(w->link), .events = POLLIN}};
+        poll(p, 2, KVE_IDLE_POLL_MS);
+        kve_worker_tell_link(w);
+    }
+}
+
+void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
+{
+    if (w->link != NULL)
+        kve_link_decline(w->link, w->request_id, err, text);
+}
+
+kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, uint32_t tokens, char *why)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens;
+    const uint32_t count = (tokens + block_tokens - 1) / block_tokens;
+    uint32_t *blocks = malloc(count * sizeof(*blocks));
+
+    if (blocks == NULL)
+        return KVW_E_NOMEM;
+    const kvw_err err = kve_kvcache_alloc(&w->kv, count, blocks);
+    if (err != KVW_OK) {
+        snprintf(why, KVE_WHY_BYTES, "no free KV blocks: %u tokens need %u, %u of %u are free",
+                 tokens, count, w->kv.free_count, w->kv.pool.blocks);
+        free(blocks);
+        return err;
+    }
+    *seq = (struct kve_seq){.blocks = blocks, .block_count = count};
+    return KVW_OK;
+}
+
+void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq)
+{
+    kve_kvcache_free(&w->kv, seq->blocks, seq->block_count);
+    free(seq->blocks);
+    *seq = (struct kve_seq){0};
+}
+
+kvw_err kve_worker_link_ready(struct kve_worker *w, char *why)
+{
+    char text[KVW_TEXT_BYTES_MAX + 1];
+    const kve_link_state state = kve_link_state_now(w->link, text);
+
+    if (state == KVE_LINK_UP)
+        return KVW_OK;
+    snprintf(why, KVE_WHY_BYTES, "no peer on the %s link%s%s", w->cfg->net,
+             text[0] != '\0' ? ": " : "", text);
+    return KVW_E_PEER_LOST;
+}
