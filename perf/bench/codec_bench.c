@@ -7,11 +7,11 @@
  *
  * One line of JSON for each codec and size. The values are those of the .kv files in KV_DIR, layer
  * after layer. A size is worked off in calls of at most 1,024 tokens (384 KiB of this model), the
- * way a session would. Each is measured twice, in turns:
+ * way a core would. Each is measured twice, in turns:
  *
  *   core   the values in one run, in canonical order, and no digest: the codec alone, what other
  *          codecs' figures are
- *   whole  what a session pays: laid out as the engine's pool has them, blocks of 16 tokens,
+ *   whole  what a core pays: laid out as the engine's pool has them, blocks of 16 tokens,
  *          [K|V][head][token][dim]; encoding gathers and digests, decoding digests and scatters
  *
  * Both write the same streams, and both calibrate in the call. Warm: the same bytes again and
@@ -28,9 +28,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "../compress/compress.h"
-#include "../compress/kernels.h"
-#include "../kvwire/layout.h"
+#include "../../compress/compress.h"
+#include "../../compress/kernels.h"
+#include "../../kvwire/kv/dense.h"
 #include "kv_file.h"
 
 #define BLOCK_TOKENS 16u
@@ -168,7 +168,7 @@ static void load(struct bench *b, const char *dir)
         ++b->file_count;
     }
     if (b->file_count == 0)
-        fail("no .kv file in that folder (perf/kv_dump.sh makes them)");
+        fail("no .kv file in that folder (perf/bench/kv_dump.sh makes them)");
 
     const struct kvp_kv_head *h = &b->files[0].head;
     const uint32_t blocks = h->tokens / BLOCK_TOKENS;
@@ -242,12 +242,14 @@ static void flush_all(const struct bench *b, enum part part)
 
 static uint64_t digests[PARTS][WAYS];
 
-/* Which digest matters to whole only; that it isn't the one in lanes keeps core's kernels off it.
- */
-static void begin(struct kvw_digest *d, enum part part)
+/* Which digest matters to whole only; that it isn't the one in lanes keeps core's kernels
+ * off it. */
+static void begin(struct kvw_digest *d, enum part part, const struct kvw_view *v)
 {
+    const kvw_digest_id id = part == WHOLE ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64;
+
     digesting = part == WHOLE;
-    if (kvw_digest_begin(d, part == WHOLE ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64) != KVW_OK)
+    if (kvw_digest_begin_chunk(d, id, v) != KVW_OK)
         fail("digest");
 }
 
@@ -259,7 +261,7 @@ static void run_encode(struct bench *b, const struct kvw_codec_ops *codec, enum 
         const struct kvw_codec_args args = {.kv = (uint8_t)p->kv};
         struct kvw_digest d;
 
-        begin(&d, part);
+        begin(&d, part, &p->from[part]);
         if (codec->encode(&p->from[part], &args, p->stream[part], p->stream_room,
                           &p->stream_bytes[part], &d, b->scratch) != KVW_OK)
             fail("encode");
@@ -274,7 +276,7 @@ static void run_decode(struct bench *b, const struct kvw_codec_ops *codec, enum 
         struct piece *p = &b->pieces[i];
         struct kvw_digest d;
 
-        begin(&d, part);
+        begin(&d, part, &p->to[part]);
         if (codec->decode(p->stream[part], p->stream_bytes[part], NULL, &p->to[part], &d,
                           b->scratch) != KVW_OK)
             fail("decode");

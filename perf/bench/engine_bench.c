@@ -4,15 +4,15 @@
  *
  *   engine_bench MODEL THREADS PROMPT_TOKENS DECODE_TOKENS
  *
- * prints one line of JSON. perf/llama_speed.py runs it in turns with llama.cpp.
+ * prints one line of JSON. perf/rows/llama_speed.py runs it in turns with llama.cpp.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 
-#include "../engine/kernels.h"
-#include "../engine/model.h"
+#include "../../engine/kernels/kernels.h"
+#include "../../engine/model/model.h"
 
 #define BLOCK_TOKENS 16u
 #define CHUNK_TOKENS 0u /* the engine's default */

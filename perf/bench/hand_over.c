@@ -5,7 +5,7 @@
  *   hand_over NET ROUNDS KV_FILE CODEC[,CODEC...] [TOKENS [BUDGET]]
  *
  * Two processes a codec ("auto": the choice), sender and receiver on a core each, each with a
- * session and the link's thread as in kvserve, over NET on this host. The cache holds real K and V,
+ * node as in kvserve, over NET on this host. The cache holds real K and V,
  * repeated up to TOKENS (2000), and before each round the sender's caches are filled with other
  * things, as a prefill does. Rounds go through the codecs in turn; a round lasts from the push of
  * all layers, with the offer long there, to the receiver's XFER_DONE. The first round isn't
@@ -20,12 +20,12 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "../compress/compress.h"
-#include "../engine/clock.h"
-#include "../engine/kvcache.h"
-#include "../engine/link.h"
-#include "../kvwire/choose.h"
-#include "../kvwire/layout.h"
+#include "../../compress/compress.h"
+#include "../../engine/serve/clock.h"
+#include "../../engine/model/kvcache.h"
+#include "../../engine/serve/link.h"
+#include "../../kvwire/choice/choose.h"
+#include "../../kvwire/kv/dense.h"
 #include "kv_file.h"
 
 #define BLOCK_TOKENS 16u
@@ -107,13 +107,14 @@ static void transfer(struct kve_link *link, bool sends, const struct setup *u,
 {
     static struct kve_xfer x;
     struct answer a = {0};
-    const struct kvw_blocks blocks = {
+    const struct kve_blocks blocks = {
         .ids = table, .count = (u->tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS, .tokens = u->tokens};
-    const struct kvw_terms terms = {.budget = u->budget, .exact_first = 4, .exact_last = 128};
+    const struct kvw_offer_terms terms = {
+        .size = sizeof(terms), .budget = u->budget, .exact_first = 4, .exact_last = 128};
     char go;
 
     memset(&x, 0, sizeof(x));
-    x.id.value = id;
+    x.id = id;
     if (sends) {
         sweep();
         a.ns = kve_now_ns();
@@ -180,11 +181,10 @@ static void live(const struct setup *u, const char *name, bool sends, int ask, i
         .net = u->net,
         .local = path,
         .open_timeout_ns = UP_NS,
-        .session = {.role = sends ? KVW_ROLE_SENDER : KVW_ROLE_RECEIVER,
-                    .model_name = "real K and V",
-                    .pool = kv.pool,
-                    .codecs = kvc_codecs,
-                    .codec = codec != NULL ? codec->id : 0},
+        .sender = sends,
+        .model_name = "real K and V",
+        .pool = kv.pool,
+        .codec = codec != NULL ? codec->id : 0,
     };
 
     must(kve_link_open(&link, &lc), "link");

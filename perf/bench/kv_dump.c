@@ -5,16 +5,16 @@
  *   kv_dump MODEL TOKENS TEXT OUT
  *
  * runs a prefill over the first TOKENS tokens of the file TEXT (special tokens in it count as such)
- * and writes the whole cache to OUT; the format is in kv_file.h. perf/kv_dump.sh does it for all
- * the kinds of text that the tables name.
+ * and writes the whole cache to OUT; the format is in kv_file.h. perf/bench/kv_dump.sh does it for
+ * all the kinds of text that the tables name.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../engine/model.h"
-#include "../engine/tok.h"
-#include "../kvwire/layout.h"
+#include "../../engine/model/model.h"
+#include "../../engine/text/tok.h"
+#include "../../kvwire/kv/dense.h"
 #include "kv_file.h"
 
 #define BLOCK_TOKENS   16u

@@ -24,8 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../compress/columns.h"
-#include "../compress/compress.h"
+#include "../../compress/columns.h"
+#include "../../compress/compress.h"
 #include "kv_file.h"
 
 enum column { GLOBAL, CHANNEL, SIGN, ORDERED, DELTA, L0, BOOK, COLUMNS };
@@ -114,7 +114,8 @@ static double coded(const uint16_t *values, const struct kvp_kv *kv,
     struct kvw_digest d;
     uint64_t bytes = 0;
 
-    if (scratch == NULL || stream == NULL || kvw_digest_begin(&d, KVW_DIGEST_LANES) != KVW_OK ||
+    if (scratch == NULL || stream == NULL ||
+        kvw_digest_begin_chunk(&d, KVW_DIGEST_LANES, &v) != KVW_OK ||
         kvc_codec_l0.encode(&v, &args, stream, room, &bytes, &d, scratch) != KVW_OK)
         exit(1);
     free(stream);
@@ -144,7 +145,7 @@ static void make_book(const struct kvp_kv *files, int count, int but, uint32_t l
                 for (uint32_t e = 0; e < 256; ++e) {
                     const uint8_t at = (uint8_t)(e - 80 - place);
                     const uint8_t x = at < 16 ? code[class * 16 + at] : 0xff;
-                    const uint32_t first = class == 0 ? 1 : 2, on = class == 0 ? 1 : 3;
+                    const uint32_t first = 2, on = 3;
 
                     cost += hist[e] * (double)((x & on) != on      ? first
                                                : (x & 4) == 0      ? first + 1

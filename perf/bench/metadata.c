@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * metadata share|encode [LAYERS BLOCKS] - what it costs to say where 100,000 scattered pieces of
- * 4 KiB go. Two sessions move one transfer over the packet transport and a clean simulated link,
+ * 4 KiB go. Two cores move one transfer over the packet transport and a clean simulated link,
  * raw, in slices of 8 KiB; whatever the link carries beyond the pieces' own bytes is metadata,
  * both ways. The pieces are (layer, K|V, block): by default 24 layers of 2,084 blocks of 16 tokens
  * with 2 KV heads of 64 bf16, which is Qwen2.5-0.5B at 33,344 tokens, each side's blocks in a
@@ -17,21 +17,22 @@
 #include <string.h>
 #include <time.h>
 
-#include "../compress/compress.h"
-#include "../kvwire/chunk.h"
-#include "../kvwire/kvwire.h"
-#include "../kvwire/msg.h"
-#include "../net/packet/endpoint.h"
-#include "../net/packet/frame.h"
-#include "../net/packet/wire.h"
-#include "../net/port/sim.h"
+#include "../../compress/compress.h"
+#include "../../kvwire/core.h"
+#include "../../kvwire/kv/dense.h"
+#include "../../kvwire/wire/chunks.h"
+#include "../../kvwire/wire/credit.h"
+#include "../../kvwire/wire/xfers.h"
+#include "../../net/packet/endpoint.h"
+#include "../../net/packet/frame.h"
+#include "../../net/packet/wire.h"
+#include "../../net/port/sim/sim.h"
 
 #define PIECE_BYTES 4096u
 #define TOKENS      16u /* of a block: 2 heads x 64 x bf16 each */
 #define FRAMES_MAX  400000u
 #define ROUNDS      9
 #define MS          1000000ull
-#define ID          ((kvw_xfer_id){1})
 
 struct kind {
     uint64_t packets, bytes; /* bytes: without put bytes */
@@ -39,8 +40,12 @@ struct kind {
 
 struct side {
     struct kvw_transport *net;
-    struct kvw_session *session;
+    struct kvw_core *core;
     struct kvw_pool pool;
+    struct kvw_dense dense;
+    kvw_pool_id pool_id;
+    kvw_peer_id peer; /* the other one; 0: not up */
+    struct kvw_group_blocks table;
     uint32_t *blocks;
     bool done;
     kvw_err err;
@@ -140,11 +145,12 @@ static void side_open(struct side *s, bool receiver)
 {
     static const struct kvw_codec_ops *const raw[] = {&kvc_codec_raw, NULL};
     const struct kvn_packet_config net = {.seed = 1 + receiver, .slice_bytes = 8192};
-    struct kvw_session_config cfg = {.size = sizeof(cfg),
-                                     .role = receiver ? KVW_ROLE_RECEIVER : KVW_ROLE_SENDER,
-                                     .model_name = "metadata",
-                                     .pool = s->pool,
-                                     .codecs = raw};
+    struct kvw_core_path path = {.name = "sim", .listen = receiver};
+    struct kvw_core_config cfg = {.size = sizeof(cfg),
+                                  .path_count = 1,
+                                  .paths = &path,
+                                  .instance = 1 + receiver,
+                                  .codecs = raw};
     char why[KVN_WHY_BYTES] = "";
     const char *field = "";
     struct kvn_port *port;
@@ -152,24 +158,29 @@ static void side_open(struct side *s, bool receiver)
     if (kvn_sim_port_open(&port, sim, !receiver) != KVW_OK ||
         kvn_packet_open(&s->net, port, &net, why) != KVW_OK)
         die(why);
-    cfg.transport = s->net;
-    if (kvw_session_open(&s->session, &cfg, kvn_sim_now(sim), &field) != KVW_OK)
+    path.transport = s->net;
+    if (kvw_core_open(&s->core, &cfg, kvn_sim_now(sim), &field) != KVW_OK)
         die(field);
+    kvw_dense_make(&s->dense, &s->pool, "metadata");
+    if (kvw_core_pool_add(s->core, &s->dense.desc, &s->pool_id, why, sizeof(why)) != KVW_OK)
+        die(why);
 }
 
 static void events(struct side *s)
 {
-    struct kvw_event ev;
+    struct kvw_core_event ev = {.size = sizeof(ev)};
 
-    while (kvw_session_next_event(s->session, &ev)) {
-        if (ev.kind == KVW_EV_PEER_LOST)
+    while (kvw_core_next_event(s->core, &ev)) {
+        if (ev.kind == KVW_CEV_PEER_LOST)
             die(ev.text);
-        if (ev.kind != KVW_EV_XFER_DONE)
+        if (ev.kind == KVW_CEV_PEER_POOL)
+            s->peer = ev.peer;
+        if (ev.kind != KVW_CEV_XFER_DONE)
             continue;
         s->done = true;
-        s->err = ev.err;
+        s->err = (kvw_err)ev.err;
         raw_bytes = ev.raw_bytes;
-        chunk_head_bytes = (uint64_t)ev.chunks * KVW_CHUNK_HDR_BYTES;
+        chunk_head_bytes = (uint64_t)ev.chunks * KVW_WIRE_CHUNK_LEN;
         chunks = ev.chunks;
     }
 }
@@ -181,48 +192,77 @@ static void step(void)
     uint64_t next = UINT64_MAX;
 
     for (int i = 0; i < 2; ++i) {
-        while (kvw_session_poll(sides[i]->session, kvn_sim_now(sim)))
+        while (kvw_core_poll(sides[i]->core, kvn_sim_now(sim)))
             events(sides[i]);
         events(sides[i]);
     }
     for (int i = 0; i < 2; ++i) {
-        const uint64_t at = kvw_session_deadline_ns(sides[i]->session);
+        const uint64_t at = kvw_core_deadline_ns(sides[i]->core);
 
         next = at < next ? at : next;
     }
     kvn_sim_advance(sim, next);
 }
 
+static bool make_offer(const char *key, kvw_xfer_ref *x)
+{
+    const struct kvw_offer_args args = {.size = sizeof(args),
+                                        .pool = rx.pool_id,
+                                        .key = kvw_key_of(key),
+                                        .tokens = rx.table.want_end,
+                                        .group_count = 1,
+                                        .groups = &rx.table,
+                                        .sources = &rx.peer,
+                                        .source_count = 1,
+                                        .group_bytes = sizeof(rx.table)};
+
+    return kvw_core_offer(rx.core, &args, kvn_sim_now(sim), x, NULL, 0) == KVW_OK;
+}
+
 /* Offer and take back, before anybody could hear of it. */
-static double offer_ms(const struct kvw_blocks *blocks)
+static double offer_ms(void)
 {
     double best = 1e9;
 
     for (int i = 0; i < ROUNDS; ++i) {
         const uint64_t begin = clock_ns();
+        kvw_xfer_ref x;
         double ms;
 
-        if (kvw_offer(rx.session, (kvw_xfer_id){2}, blocks, NULL, kvn_sim_now(sim)) != KVW_OK)
+        if (!make_offer("taken back", &x))
             die("an offer of so many blocks is refused");
         ms = (double)(clock_ns() - begin) / 1e6;
         best = ms < best ? ms : best;
-        if (kvw_abort(rx.session, (kvw_xfer_id){2}, NULL) != KVW_OK)
+        if (kvw_core_abort(rx.core, x, NULL) != KVW_OK)
             die("abort");
         events(&rx);
     }
+    while (kvw_core_deadline_ns(rx.core) <= kvn_sim_now(sim)) /* what it is owed for that */
+        step();
     rx.done = false;
     return best;
 }
 
-static void move(const struct kvw_blocks *to, const struct kvw_blocks *from)
+static void move(void)
 {
-    if (kvw_offer(rx.session, ID, to, NULL, kvn_sim_now(sim)) != KVW_OK ||
-        kvw_stream_open(tx.session, ID, from, 0, 0, kvn_sim_now(sim)) != KVW_OK)
+    const struct kvw_group_blocks have = {.block_count = tx.table.block_count,
+                                          .blocks = tx.table.blocks};
+    const struct kvw_stream_args args = {.size = sizeof(args),
+                                         .pool = tx.pool_id,
+                                         .key = kvw_key_of("move"),
+                                         .tokens = tx.table.want_end,
+                                         .group_count = 1,
+                                         .groups = &have,
+                                         .group_bytes = sizeof(have)};
+    kvw_xfer_ref in, out;
+
+    if (!make_offer("move", &in) ||
+        kvw_core_stream(tx.core, &args, kvn_sim_now(sim), &out, NULL, 0) != KVW_OK)
         die("offer or stream");
     for (uint32_t l = 0; l < tx.pool.layers; ++l)
-        if (kvw_push_layer(tx.session, ID, l, from->tokens, NULL) != KVW_OK)
+        if (kvw_core_push(tx.core, out, l, args.tokens, NULL) != KVW_OK)
             die("push");
-    if (kvw_commit(tx.session, ID, NULL, 0) != KVW_OK)
+    if (kvw_core_commit(tx.core, out, NULL, 0) != KVW_OK)
         die("commit");
     while (!rx.done || !tx.done)
         step();
@@ -248,7 +288,9 @@ static bool same(void)
 /* All that was said, once more. */
 static double encode_ms(void)
 {
-    static uint8_t head[KVN_HEAD_BYTES_MAX], msg[KVW_MSG_SHORT_MAX];
+    static uint8_t head[KVN_HEAD_BYTES_MAX], msg[KVW_WIRE_SHORT_MAX];
+    static const struct kvw_wire_span spans[2] = {{.layers = 1, .token_end = 1, .rows = 1},
+                                                  {.layers = 1, .token_end = 1, .rows = 1}};
     double best = 1e9;
 
     for (int round = 0; round < ROUNDS; ++round) {
@@ -258,13 +300,25 @@ static double encode_ms(void)
         for (uint32_t i = 0; i < frame_count; ++i)
             kvn_frame_seal(head, kvn_frame_encode(head, &frames[i]), NULL, 0, &(struct kvw_iov){0});
         for (uint32_t i = 0; i < chunks; ++i) {
-            const struct kvw_chunk_hdr h = {
-                .xfer = 1, .epoch = 1, .seq = i, .head_count = 2, .token_count = 1, .raw_bytes = 1};
+            const struct kvw_wire_chunk h = {.epoch = 1,
+                                             .seq = i,
+                                             .rows = 2,
+                                             .entries = 1,
+                                             .raw_bytes = 1,
+                                             .stream_bytes = 1,
+                                             .codec = KVW_CODEC_RAW,
+                                             .digest = KVW_DIGEST_XXH3_64};
 
-            kvw_chunk_hdr_encode(msg, &h);
-            kvw_grant_encode(msg, &(const struct kvw_grant){.limit = i});
+            kvw_wire_chunk_encode(msg, &h);
+            kvw_wire_grant_encode(msg, &(const struct kvw_wire_grant){.from = i, .count = 1});
         }
-        kvw_offer_encode(msg, &(const struct kvw_offer_msg){.xfer = 1, .epoch = 1});
+        kvw_wire_offer_encode(msg,
+                              &(const struct kvw_wire_offer){.about.epoch = 1,
+                                                             .lease_ns = KVW_LEASE_NS_MIN,
+                                                             .take_by_ns = 1,
+                                                             .tokens = 1,
+                                                             .span_count = 2},
+                              spans);
         ms = (double)(clock_ns() - begin) / 1e6;
         best = ms < best ? ms : best;
     }
@@ -305,9 +359,9 @@ int main(int argc, char **argv)
     const struct kvn_sim_link link = {.delay_ns = 10000, .bytes_per_s = 12500000000};
     const uint32_t layers = argc > 3 ? (uint32_t)atoi(argv[2]) : 24;
     const uint32_t blocks = argc > 3 ? (uint32_t)atoi(argv[3]) : 2084;
-    struct kvw_blocks to, from;
     double share, offer, encode;
     uint64_t word = 1;
+    kvw_peer_id peer;
 
     if (argc < 2 || (strcmp(argv[1], "share") != 0 && strcmp(argv[1], "encode") != 0))
         die("share|encode [LAYERS BLOCKS]");
@@ -325,10 +379,16 @@ int main(int argc, char **argv)
     kvn_sim_tap(sim, tap, NULL);
     side_open(&rx, true);
     side_open(&tx, false);
-    to = (struct kvw_blocks){rx.blocks, blocks, blocks * TOKENS};
-    from = (struct kvw_blocks){tx.blocks, blocks, blocks * TOKENS};
-    offer = offer_ms(&to);
-    move(&to, &from);
+    rx.table = (struct kvw_group_blocks){
+        .block_count = blocks, .blocks = rx.blocks, .want_end = blocks * TOKENS};
+    tx.table = (struct kvw_group_blocks){
+        .block_count = blocks, .blocks = tx.blocks, .want_end = blocks * TOKENS};
+    if (kvw_core_peer_add(tx.core, 0, NULL, kvn_sim_now(sim), &peer) != KVW_OK)
+        die("peer");
+    while (rx.peer.value == 0 || tx.peer.value == 0)
+        step();
+    offer = offer_ms();
+    move();
     if (!same())
         die("a piece came to the wrong place");
     printf("%u pieces of %u bytes in random order, %.1f MB: %u layers, K and V, %u blocks\n",
@@ -341,8 +401,8 @@ int main(int argc, char **argv)
         printf("RESULT %.4f 0\n", share);
     else
         printf("RESULT %.3f 0\n", offer + encode);
-    kvw_session_close(tx.session, kvn_sim_now(sim));
-    kvw_session_close(rx.session, kvn_sim_now(sim));
+    kvw_core_close(tx.core, kvn_sim_now(sim));
+    kvw_core_close(rx.core, kvn_sim_now(sim));
     tx.net->ops->close(tx.net);
     rx.net->ops->close(rx.net);
     kvn_sim_close(sim);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """codec_speed.py - the codecs' rows of budgets.csv, on K and V of the texts in texts/.
 
-    codec_speed.py core CODEC LEVEL encode|decode    GB/s of raw bytes, the codec alone: one core, 512 KiB, warm; limit: memcpy
+    codec_speed.py core CODEC LEVEL encode|decode    x memcpy's pace over the same bytes in the same process, the codec alone: one core, 512 KiB, warm
     codec_speed.py whole CODEC LEVEL encode|decode   x raw's pace, both with gathering, digest, scattering, in the same run
     codec_speed.py zipnn encode|decode               x ZipNN, both alone: 2 MiB of the same bytes, one thread ($KVW_ZIPNN_PYTHON)
     codec_speed.py ceiling worst|books               % of L0 over the per-channel order-0 ceiling
@@ -21,7 +21,7 @@ import sys
 import time
 import types
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 KV = BUILD / "perf/kv"
 CORE = max(os.sched_getaffinity(0))
@@ -54,7 +54,7 @@ def dump():
     for old in KV.glob("*.kv"):
         if old.stat().st_mtime < made:
             old.unlink()
-    output(ROOT / "perf/kv_dump.sh", KV)
+    output(ROOT / "perf/bench/kv_dump.sh", KV)
 
 
 def bench(codec, level, size, runs):
@@ -85,8 +85,11 @@ def core(codec, level, way):
     if not has(level):
         return
     rows = [bench(codec, level, "512K", 21) for _ in range(ROUNDS)]
-    limit = spread("memcpy, GB/s", [r["memcpy_GB_s"] for r in rows])
-    print("RESULT %.2f %.1f" % (both_parts(codec, way, rows)["core"], limit))
+    copied = spread("memcpy, GB/s", [r["memcpy_GB_s"] for r in rows])
+    ours = both_parts(codec, way, rows)["core"]
+    key = f"core_{way}_GB_s"
+    print("INFO %.2f GB/s, memcpy %.1f GB/s" % (ours, copied))
+    print("RESULT %.4f 1" % spread("quotient", [r[key] / r["memcpy_GB_s"] for r in rows]))
 
 
 def whole(codec, level, way):

@@ -21,7 +21,7 @@ DECODE = 64
 
 
 def llama_once(path, threads, prompt):
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/oracle"))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/oracle"))
     from llama import Context, Model  # noqa: E402, needs llama-cpp-python
     model = Model(path)
     context = Context(model, threads, prompt + DECODE)

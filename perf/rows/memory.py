@@ -5,7 +5,7 @@ weights + that request's KV + 200 MiB. Prints the larger of the two."""
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "e2e"))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "tests", "e2e"))
 import kvs  # noqa: E402
 
 TOKENS, KV_BYTES_PER_TOKEN = 2000, 23040

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 GUEST = os.path.join(ROOT, "tests", "guest")
 sys.path.insert(0, GUEST)
 
