@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * 01_loopback.c - one process, two sessions, one transfer: the whole of kvwire.h in one sitting.
+ * 01_loopback.c - one process, two cores, one transfer: core.h with a transport and a loop of one's
+ * own, which is what node.h (02_two_nodes.c) does for you.
  *
  * The "model" is four layers with two KV heads of 64 f16 values. The sender keeps its KV in blocks
  * of 16 tokens with a token's heads side by side, the receiver in blocks of 32 with a head's tokens
@@ -12,7 +13,8 @@
 #include <string.h>
 
 #include "compress/compress.h"
-#include "kvwire/kvwire.h"
+#include "kvwire/core.h"
+#include "kvwire/kv/dense.h"
 #include "net/net.h"
 
 enum { LAYERS = 4, HEADS = 2, HEAD_DIM = 64, TOKENS = 100, BLOCKS = 8 };
@@ -49,103 +51,154 @@ static struct kvw_pool make_pool(uint32_t block_tokens, bool heads_first)
     return p;
 }
 
-static struct kvw_session *make_session(kvw_role role, const struct kvw_pool *pool)
+struct side {
+    const char *name;
+    struct kvw_pool memory;
+    struct kvw_core *core;
+    kvw_pool_id pool;
+    kvw_peer_id peer; /* the other one; 0: not up */
+    bool done;
+};
+
+static void open_side(struct side *s, bool listen)
 {
-    const struct kvn_config net = {.local = "example", .listener = role == KVW_ROLE_RECEIVER};
-    struct kvw_session_config cfg = {.size = sizeof(cfg),
-                                     .role = role,
-                                     .model_name = "four small layers",
-                                     .pool = *pool,
-                                     .codecs = kvc_codecs};
-    char why[KVN_WHY_BYTES];
-    struct kvw_session *s;
+    const struct kvn_config net = {.local = "example", .listener = listen};
+    struct kvw_core_path path = {.name = "loop", .listen = listen};
+    const struct kvw_core_config cfg = {.size = sizeof(cfg),
+                                        .path_count = 1,
+                                        .paths = &path,
+                                        .instance = 1 + listen, /* a random number, in earnest */
+                                        .name = s->name,
+                                        .codecs = kvc_codecs};
+    static struct kvw_dense dense;
+    char why[KVN_WHY_BYTES] = "";
     const char *field = "";
-    kvw_err err = kvn_open(&cfg.transport, "loop", &net, why);
+    kvw_err err = kvn_open(&path.transport, "loop", &net, why);
 
     if (err != KVW_OK)
         die(why, err);
-    if ((err = kvw_session_open(&s, &cfg, 0, &field)) != KVW_OK)
+    if ((err = kvw_core_open(&s->core, &cfg, 0, &field)) != KVW_OK)
         die(field, err);
-    return s; /* the transports live as long as the process; a server would keep and close them */
+    kvw_dense_make(&dense, &s->memory, "four small layers");
+    if ((err = kvw_core_pool_add(s->core, &dense.desc, &s->pool, why, sizeof(why))) != KVW_OK)
+        die(why, err);
+    /* The transports live as long as the process; a server would keep and close them. */
 }
 
-/* Print what happened on one side; true when its transfer has ended. */
-static bool print_events(const char *who, struct kvw_session *s)
+/* Print what happened on one side. */
+static void print_events(struct side *s)
 {
-    struct kvw_event ev;
-    bool done = false;
+    struct kvw_core_event ev = {.size = sizeof(ev)};
 
-    while (kvw_session_next_event(s, &ev)) {
+    while (kvw_core_next_event(s->core, &ev)) {
         switch (ev.kind) {
-        case KVW_EV_PEER_UP:
-            printf("%-8s peer up: %s\n", who, ev.text);
+        case KVW_CEV_PEER_UP:
+            printf("%-8s peer up: %s\n", s->name, ev.text);
             break;
-        case KVW_EV_PEER_LOST:
-            printf("%-8s peer lost: %s\n", who, ev.text);
+        case KVW_CEV_PEER_LOST:
+            printf("%-8s peer lost: %s\n", s->name, ev.text);
             break;
-        case KVW_EV_OFFERED:
-            printf("%-8s blocks are waiting for transfer %" PRIu64 "\n", who, ev.xfer.value);
+        case KVW_CEV_PEER_POOL:
+            printf("%-8s the peer has a pool of %s\n", s->name, ev.text);
+            s->peer = ev.peer;
             break;
-        case KVW_EV_LAYER_SENT:
-            printf("%-8s layer %u is in the peer's memory\n", who, ev.layer);
+        case KVW_CEV_OFFERED:
+            printf("%-8s blocks are waiting\n", s->name);
             break;
-        case KVW_EV_LAYER_READY:
-            printf("%-8s layer %u is in place\n", who, ev.layer);
+        case KVW_CEV_LAYER_SENT:
+            printf("%-8s layer %u is in the peer's memory\n", s->name, ev.layer);
             break;
-        case KVW_EV_XFER_DONE:
-            printf("%-8s transfer %" PRIu64 ": %s, %" PRIu64
-                   " KV bytes in %u chunks, note '%.*s'\n",
-                   who, ev.xfer.value, ev.text, ev.raw_bytes, ev.chunks, (int)ev.note_bytes,
-                   ev.note != NULL ? (const char *)ev.note : "");
-            done = true;
+        case KVW_CEV_LAYER_READY:
+            printf("%-8s layer %u is in place\n", s->name, ev.layer);
+            break;
+        case KVW_CEV_XFER_DONE:
+            printf("%-8s %s, %" PRIu64 " KV bytes in %u chunks, note '%.*s'\n", s->name, ev.text,
+                   ev.raw_bytes, ev.chunks, (int)ev.note_bytes, (const char *)ev.note);
             if (ev.err != KVW_OK)
-                die(ev.text, ev.err);
+                die(ev.text, (kvw_err)ev.err);
+            s->done = true;
             break;
         }
     }
-    return done;
+}
+
+/* In a server each side has its own loop: poll, take events, the transport's wait(). */
+static void turn(struct side *a, struct side *b, uint64_t now_ns)
+{
+    kvw_core_poll(a->core, now_ns);
+    kvw_core_poll(b->core, now_ns);
+    print_events(a);
+    print_events(b);
+    if (now_ns > 10000000000ull)
+        die("nothing happened for ten seconds", KVW_E_DEADLINE);
+}
+
+/* Both sides, in either order: the receiver lends blocks, the sender opens a stream for them.
+ * Blocks are those of one sequence, in token order, anywhere in the pool. */
+static kvw_xfer_ref begin(struct side *decode, struct side *prefill, uint64_t now_ns)
+{
+    static const uint32_t from_ids[] = {7, 0, 5, 1, 3, 2, 4}, to_ids[] = {6, 2, 3, 0};
+    const struct kvw_group_blocks from = {.block_count = 7, .blocks = from_ids};
+    const struct kvw_group_blocks to = {.block_count = 4, .blocks = to_ids, .want_end = TOKENS};
+    const kvw_key key = kvw_key_of("request 42"); /* whoever routes the request chooses it */
+    const struct kvw_offer_args offer = {.size = sizeof(offer),
+                                         .pool = decode->pool,
+                                         .key = key,
+                                         .tokens = TOKENS,
+                                         .group_count = 1,
+                                         .groups = &to,
+                                         .sources = &decode->peer,
+                                         .source_count = 1};
+    const struct kvw_stream_args stream = {.size = sizeof(stream),
+                                           .pool = prefill->pool,
+                                           .key = key,
+                                           .tokens = TOKENS,
+                                           .group_count = 1,
+                                           .groups = &from};
+    kvw_xfer_ref lent, x = {0};
+    char why[257] = "";
+    kvw_err err = kvw_core_offer(decode->core, &offer, now_ns, &lent, why, sizeof(why));
+
+    if (err == KVW_OK)
+        err = kvw_core_stream(prefill->core, &stream, now_ns, &x, why, sizeof(why));
+    if (err != KVW_OK)
+        die(why, err);
+    return x;
 }
 
 int main(void)
 {
-    struct kvw_pool from = make_pool(16, false), to = make_pool(32, true);
-    struct kvw_session *decode = make_session(KVW_ROLE_RECEIVER, &to);
-    struct kvw_session *prefill = make_session(KVW_ROLE_SENDER, &from);
-    /* Blocks of one sequence, in token order; anywhere in the pool. */
-    const uint32_t from_ids[] = {7, 0, 5, 1, 3, 2, 4}, to_ids[] = {6, 2, 3, 0};
-    const struct kvw_blocks from_blocks = {from_ids, 7, TOKENS}, to_blocks = {to_ids, 4, TOKENS};
-    const kvw_xfer_id id = {42}; /* whoever routes the request chooses it */
-    bool sent = false, received = false;
+    struct side decode = {.name = "decode", .memory = make_pool(32, true)};
+    struct side prefill = {.name = "prefill", .memory = make_pool(16, false)};
+    uint64_t now_ns = 0, layer = 0;
+    kvw_peer_id id;
     kvw_err err;
 
-    /* Both sides, in either order: the receiver lends blocks, the sender opens a stream for them.
-     */
-    if ((err = kvw_offer(decode, id, &to_blocks, NULL, 0)) != KVW_OK)
-        die("offer", err);
-    if ((err = kvw_stream_open(prefill, id, &from_blocks, 0, 0, 0)) != KVW_OK)
-        die("stream", err);
+    open_side(&decode, true);
+    open_side(&prefill, false);
+    if ((err = kvw_core_peer_add(prefill.core, 0, NULL, now_ns, &id)) != KVW_OK)
+        die("peer", err);
+    for (; decode.peer.value == 0 || prefill.peer.value == 0; now_ns += 1000000)
+        turn(&prefill, &decode, now_ns);
 
-    for (uint64_t now_ns = 0, layer = 0; !sent || !received; now_ns += 1000000) {
+    const kvw_xfer_ref x = begin(&decode, &prefill, now_ns);
+
+    for (; !decode.done || !prefill.done; now_ns += 1000000) {
         /* "Prefill": compute a layer, push it, go on. Nothing here waits for the network. */
         if (layer < LAYERS) {
-            memset((unsigned char *)from.mem.base + layer * from.layer_stride, (int)layer + 1,
-                   from.layer_stride);
-            if ((err = kvw_push_layer(prefill, id, (uint32_t)layer++, TOKENS, NULL)) != KVW_OK)
+            memset((unsigned char *)prefill.memory.mem.base + layer * prefill.memory.layer_stride,
+                   (int)layer + 1, prefill.memory.layer_stride);
+            if ((err = kvw_core_push(prefill.core, x, (uint32_t)layer++, TOKENS, NULL)) != KVW_OK)
                 die("push", err);
-            if (layer == LAYERS && (err = kvw_commit(prefill, id, "first token: 7", 14)) != KVW_OK)
+            if (layer == LAYERS &&
+                (err = kvw_core_commit(prefill.core, x, "first token: 7", 14)) != KVW_OK)
                 die("commit", err);
         }
-        /* In a server each side has its own loop: poll, take events, transport wait. */
-        kvw_session_poll(prefill, now_ns);
-        kvw_session_poll(decode, now_ns);
-        sent = print_events("prefill", prefill) || sent;
-        received = print_events("decode", decode) || received;
-        if (now_ns > 10000000000ull)
-            die("nothing happened for ten seconds", KVW_E_DEADLINE);
+        turn(&prefill, &decode, now_ns);
     }
-    kvw_session_close(prefill, 0);
-    kvw_session_close(decode, 0);
-    free(from.mem.base);
-    free(to.mem.base);
+    kvw_core_close(prefill.core, now_ns);
+    kvw_core_close(decode.core, now_ns);
+    free(prefill.memory.mem.base);
+    free(decode.memory.mem.base);
     return 0;
 }
