@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "../../compress/compress.h"
-#include "../../kvwire/layout.h"
+#include "../../kvwire/kv/dense.h"
 #include "../kvwire/kv.h"
 
 #define TOKENS_MAX 70u

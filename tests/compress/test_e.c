@@ -11,6 +11,7 @@
 
 #include "../../compress/compress.h"
 #include "../../compress/kernels.h"
+#include "../../kvwire/wire/le.h"
 #include "../kvwire/kv.h"
 
 #define VALUES_MAX (1024u * 192)
@@ -320,6 +321,175 @@ Test(e, all_levels_agree)
     kvc_kernels_force(NULL);
 }
 
+/* Streams are pinned: what one release has written, the next one reads. Values are made of integers
+ * alone, the same with every compiler and library. */
+Test(e, streams_are_pinned)
+{
+    static const struct {
+        kvw_dtype dtype;
+        uint32_t tokens, channels, first, last;
+        uint64_t digest[2]; /* e8, e4 */
+    } shapes[] = {
+        {KVW_DTYPE_BF16, 100, 192, 4, 1, {0x51b57ee537a49fb0, 0xde844737b7982470}},
+        {KVW_DTYPE_BF16, 300, 64, 0, 0, {0x12cbd8905bcd818d, 0xa12f2e5f2091b94c}},
+        {KVW_DTYPE_F16, 50, 330, 26, 3, {0xef42b5e9aa8c77fe, 0x07eec1313dddc2c4}},
+        {KVW_DTYPE_F16, 40, 77, 1, 0, {0x525f01eb195a8500, 0xc03fb3210da79e7c}},
+    };
+    uint64_t random = 16;
+
+    for (uint32_t i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); ++i) {
+        const uint32_t tokens = shapes[i / 2].tokens, channels = shapes[i / 2].channels;
+        const kvw_dtype dtype = shapes[i / 2].dtype;
+        const struct kvw_codec_args args = {
+            .kv = i / 2 % 2, .exact_first = shapes[i / 2].first, .exact_last = shapes[i / 2].last};
+        struct kvw_digest d;
+        uint64_t bytes;
+
+        for (uint32_t v = 0; v < tokens * channels && i % 2 == 0; ++v) {
+            const uint64_t r = t_random(&random);
+            const uint32_t e = (dtype == KVW_DTYPE_F16 ? 15u : 127u) + v % channels % 3 -
+                               (uint32_t)__builtin_ctzll(r | 1ull << 12);
+
+            values[v] =
+                (uint16_t)(r >> 63 << 15 | (dtype == KVW_DTYPE_F16 ? e << 10 | (r >> 41 & 0x3ff)
+                                                                   : e << 7 | (r >> 41 & 0x7f)));
+            if (v >= channels && v % channels % 4 == 1 && (r >> 20) % 4 != 0)
+                values[v] = values[v - channels]; /* so that K is foretold */
+            if (t_below(&random, 300) == 0)
+                values[v] = (uint16_t)t_random(&random);
+        }
+        bytes = check(codecs[i % 2], dtype, tokens, channels, &args);
+        cr_expect_eq(stream[0][0], 1);
+        cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
+        kvw_digest_update(&d, stream[0], bytes);
+        cr_expect_eq(kvw_digest_value(&d), shapes[i / 2].digest[i % 2], "shape %u: 0x%016lx", i,
+                     kvw_digest_value(&d));
+    }
+}
+
+/* Every level says the same of a stream of the chunk that decodes to `want`, with one bit flipped;
+ * and none takes it for that chunk. */
+static void judge(const struct kvw_view *to, uint64_t bytes, const uint16_t *want, uint64_t bit)
+{
+    const uint64_t raw = kvw_view_bytes(to);
+    uint64_t first_digest = 0;
+    kvw_err first = KVW_OK;
+
+    stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+    for (uint32_t l = 0; l < 3; ++l) { /* scalar, which every CPU has, first */
+        uint64_t digest;
+        kvw_err err;
+
+        if (kvc_kernels_named(levels[l]) == NULL)
+            continue;
+        kvc_kernels_force(kvc_kernels_named(levels[l]));
+        err = decode(to, stream[0], bytes, &digest);
+        first = l == 0 ? err : first;
+        first_digest = l == 0 ? digest : first_digest;
+        cr_assert(err == first && digest == first_digest, "%s: byte %lu", levels[l], bit / 8);
+        cr_assert(err != KVW_OK || memcmp(want, to->base, raw) != 0,
+                  "%s: byte %lu, bit %lu: a second stream of the same values", levels[l], bit / 8,
+                  bit % 8);
+    }
+    kvc_kernels_force(NULL);
+    stream[0][bit / 8] ^= (unsigned char)(1u << bit % 8);
+}
+
+/* Header, tables, what pads them, low bits, planes, counts: no chunk has two streams a
+ * bit apart. */
+Test(e, every_bit_counts, .timeout = 600)
+{
+    static uint16_t want[VALUES_MAX];
+    uint64_t random = 11, digest;
+
+    for (uint32_t i = 0; i < 8; ++i) {
+        const kvw_dtype dtype = i % 2 == 0 ? KVW_DTYPE_BF16 : KVW_DTYPE_F16;
+        const struct kvw_codec_args args = {.kv = i / 2 % 2, .exact_first = 1, .exact_last = 2};
+        const struct kvw_codec_args all = {.exact_first = 40};
+        const struct kvw_view from = view_of(values, dtype, 40, 27);
+        const struct kvw_view to = view_of(decoded[0], dtype, 40, 27);
+        uint64_t bytes;
+
+        for (uint32_t v = 0; v < 40 * 27; ++v)
+            values[v] = from_float(dtype, normal(&random) * (float)(2 + v % 27 % 2));
+        for (uint32_t c = 0; c < 40; c += 7)
+            values[c * 27 + 5] = dtype == KVW_DTYPE_BF16 ? 0x7f80 : 0x7c00; /* exact, by bits */
+        bytes = encode(codecs[i / 4], &from, &args, stream[0], &digest);
+        cr_assert_eq(stream[0][0], 1, "coded");
+        cr_assert_eq(stream[0][24], 2, "the format");
+        cr_assert_eq(bytes % 16, 0, "the last block is padded too");
+        cr_assert_eq(decode(&to, stream[0], bytes, &digest), KVW_OK);
+        memcpy(want, decoded[0], kvw_view_bytes(&to));
+        for (uint64_t bit = 0; bit < bytes * 8; ++bit)
+            judge(&to, bytes, want, bit);
+        bytes = encode(codecs[i / 4], &from, &all, stream[0], &digest);
+        cr_assert_eq(stream[0][0], 0, "stored");
+        cr_assert_eq(decode(&to, stream[0], bytes, &digest), KVW_OK);
+        memcpy(want, decoded[0], kvw_view_bytes(&to));
+        for (uint64_t bit = 0; bit < 34 * 8; ++bit)
+            judge(&to, bytes, want, bit);
+    }
+}
+
+/* Blocks are the chunk's units, counted from its token 0, whatever is exact at either end. */
+Test(e, blocks_are_units)
+{
+    static const struct {
+        uint32_t tokens, first, last, blocks;
+    } shapes[] = {{258, 4, 0, 3},   {258, 4, 2, 2},   {258, 4, 1, 3},   {258, 127, 0, 3},
+                  {258, 128, 0, 2}, {258, 130, 0, 2}, {258, 130, 3, 1}, {128, 0, 0, 1}};
+    uint64_t random = 12, digest;
+
+    for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); ++i) {
+        const struct kvw_codec_args args = {.exact_first = shapes[i].first,
+                                            .exact_last = shapes[i].last};
+        const struct kvw_view from = view_of(values, KVW_DTYPE_BF16, shapes[i].tokens, 64);
+        uint32_t begin = 32 + 128 + 64 + (8 * shapes[i].blocks + 15) / 16 * 16;
+
+        fill(&random, NORMAL, KVW_DTYPE_BF16, shapes[i].tokens, 64);
+        check(&kvc_codec_e8, KVW_DTYPE_BF16, shapes[i].tokens, 64, &args);
+        encode(&kvc_codec_e8, &from, &args, stream[0], &digest);
+        cr_assert_eq(stream[0][0], 1);
+        cr_expect_eq(kvw_load_le32(stream[0] + 20), shapes[i].blocks, "shape %u", i);
+        begin += (shapes[i].first + shapes[i].last) * 128;
+        cr_expect_eq(begin % 16, 0);
+    }
+}
+
+/* SPEC.md 5.3: squares are added in 64 lanes, then by halves. Sums that round otherwise in any
+ * other order give another step: noise is chosen so that it lies just below 1 then. */
+Test(e, energy_is_a_tree)
+{
+    static float sum[8192], square[8192];
+    struct kvc_e_plan p = {0};
+    void *memory = aligned_alloc(64, kvc_e_plan_bytes(8192));
+    const struct {
+        uint32_t channels, every;
+        double energy;
+    } shapes[] = {
+        {64, 1, 0x1p24 + 62},         /* 1 is lost beside 2^24, 2 isn't */
+        {8192, 1, 0x1p24 + 63 * 128}, /* lane 0 loses its own 127 */
+        {8192, 64, 0x1p24},           /* which is all that there is */
+    };
+
+    for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); ++i) {
+        const struct kvc_e_sums s = {.sum = sum, .square = square, .cross = sum, .tokens = 1};
+        const double rms = sqrt(shapes[i].energy / shapes[i].channels);
+
+        memset(square, 0, sizeof(square));
+        for (uint32_t c = 0; c < shapes[i].channels; c += shapes[i].every)
+            square[c] = 1;
+        square[0] = 0x1p24f;
+        kvc_e_plan_place(&p, shapes[i].channels, memory);
+        cr_assert(kvc_e_calibrate(&p, &s, (float)(1 / rms * (1 + 4e-7))));
+        cr_expect_eq(p.step, 1.0f, "shape %u: %a", i, (double)p.step);
+        kvc_e_plan_place(&p, shapes[i].channels, memory);
+        cr_assert(kvc_e_calibrate(&p, &s, (float)(1 / rms * (1 - 4e-7))));
+        cr_expect_lt(p.step, 1.0f, "shape %u: %a", i, (double)p.step);
+    }
+    free(memory);
+}
+
 Test(e, refuses_what_is_not_its_chunk)
 {
     const struct kvw_codec_book book = {.id = 1};
@@ -342,6 +512,15 @@ Test(e, refuses_what_is_not_its_chunk)
     cr_expect_eq(decode(&other, stream[0], bytes, &digest), KVW_E_CODEC);
     other = view_of(decoded[0], KVW_DTYPE_BF16, 120, 32);
     cr_expect_eq(decode(&other, stream[0], bytes, &digest), KVW_E_CODEC);
+    for (int base = -2049; base <= 2049; ++base) { /* of channel 0 */
+        const uint16_t was = kvw_load_le16(stream[0] + 32);
+
+        kvw_store_le16(stream[0] + 32, (uint16_t)base);
+        cr_expect_eq(decode(&v, stream[0], bytes, &digest),
+                     base < -2047 || base > 2047 ? KVW_E_CODEC : KVW_OK, "base %d", base);
+        kvw_store_le16(stream[0] + 32, was);
+        base += base > -2040 && base < 2040 ? 99 : 0;
+    }
     cr_assert_eq(kvw_digest_begin(&d, KVW_DIGEST_XXH3_64), KVW_OK);
     cr_expect_eq(kvc_codec_e8.decode(stream[0], bytes, &book, &v, &d, scratch), KVW_E_CODEC);
     free(scratch);

@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 
 #include "../../net/packet/endpoint.h"
-#include "../net/dpdk_traffic.h"
+#include "../net/port/dpdk_traffic.h"
 #include "transport_suite.h"
 
 static char path[KVN_DPDK_PATH_BYTES];

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../net/port/dpdk_kind.h"
-#include "../net/dpdk_traffic.h"
+#include "../../net/port/dpdk/kind.h"
+#include "../net/port/dpdk_traffic.h"
 #include "transport_suite.h"
 
 static char path[KVN_DPDK_PATH_BYTES];

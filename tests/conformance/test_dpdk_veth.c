@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "../../net/net.h"
-#include "../net/veth.h"
+#include "../net/port/veth.h"
 #include "transport_suite.h"
 
 static struct {

@@ -6,7 +6,7 @@
 #include "../../net/net.h"
 #include "../../net/packet/endpoint.h"
 #include "../../net/port/fault.h"
-#include "../../net/port/udp.h"
+#include "../../net/port/udp/udp.h"
 #include "transport_suite.h"
 
 static void forget(struct t_world *w)

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A transport of several queues, a thread each, keeps the contract as one of one queue does. */
 #include <criterion/criterion.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../net/queues.h"
-#include "../net/sockets.h"
+#include "../../net/queues/queues.h"
+#include "../net/queues/sockets.h"
 #include "transport_suite.h"
 
 static uint16_t listener_port;
 
-/* A peer that vanishes: its threads would answer still, but not from there any more. */
+/*
+ * A peer that vanishes: its threads go on, so each of their sockets becomes one that receives
+ * nothing and can send nothing to IPv4 (ENETUNREACH). From one that can send, the packets would
+ * come from another port, and the connection would move there and live.
+ */
 static void vanish(struct t_world *w)
 {
     int fds[KVN_QUEUES_MAX];
@@ -20,8 +25,9 @@ static void vanish(struct t_world *w)
 
     cr_assert_geq(n, 2);
     for (int i = 0; i < n; ++i) {
-        const int other = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        const int other = socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK, 0), on = 1;
 
+        cr_assert_eq(setsockopt(other, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)), 0);
         cr_assert_geq(dup2(other, fds[i]), 0);
         close(other);
     }

@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 
 #include "../../net/packet/endpoint.h"
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 #include "transport_suite.h"
 
 static uint64_t sim_now(struct t_world *w)

@@ -4,7 +4,7 @@
 
 #include "../../net/net.h"
 #include "../../net/packet/endpoint.h"
-#include "../../net/port/udp.h"
+#include "../../net/port/udp/udp.h"
 #include "transport_suite.h"
 
 /* A peer that vanishes is one that isn't polled any more. */

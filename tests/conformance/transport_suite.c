@@ -42,8 +42,8 @@ struct end {
 
 static struct t_world world;
 static struct end a, b;
-static uint32_t gate_calls;
-static bool gate_answer = true;
+static _Atomic uint32_t gate_calls; /* queues ask from their threads */
+static _Atomic bool gate_answer = true;
 
 uint64_t t_clock_ns(struct t_world *w)
 {
@@ -169,6 +169,45 @@ static void step(void)
         until = b.t->ops->deadline_ns(b.t);
     if (until > now())
         world.idle(&world, until < now() + 10 * MS ? until : now() + 10 * MS);
+}
+
+/*
+ * As an application that does only what the contract says: it polls an end when its deadline is
+ * due, or when wait() has ended before the time that it was given. Whatever a call leaves for the
+ * next poll() without saying so comes late then, with the next timer.
+ */
+static bool lazy_end(struct end *e)
+{
+    const uint64_t at = e->t->ops->deadline_ns(e->t), slice = now() + MS / 2;
+    const uint64_t until = at < slice ? at : slice;
+
+    if (at > now()) {
+        if (!world.real_time)
+            return false;
+        e->t->ops->wait(e->t, until, -1);
+        if (at > now() && now() >= until)
+            return false;
+    }
+    poll_end(e);
+    return true;
+}
+
+static void lazy_step(void)
+{
+    uint64_t until = now() + 10 * MS;
+    const bool polled = lazy_end(&a);
+
+    if (lazy_end(&b) || polled || world.real_time)
+        return;
+    if (a.t->ops->deadline_ns(a.t) < until)
+        until = a.t->ops->deadline_ns(a.t);
+    if (b.t->ops->deadline_ns(b.t) < until)
+        until = b.t->ops->deadline_ns(b.t);
+    world.idle(&world, until);
+    if (now() < until) { /* something has arrived */
+        poll_end(&a);
+        poll_end(&b);
+    }
 }
 
 /* Step until condition, or fail. */
@@ -687,4 +726,67 @@ Test(transport, rule_9_input_wakes)
     }
     cr_expect_eq(a.msgs, 1);
     cr_expect_lt(now() - begin, 1000 * MS);
+}
+
+/* How long it takes, lazily, until condition is true. */
+#define LAZILY(condition)                                                                          \
+    do {                                                                                           \
+        const uint64_t lazily_begin = now();                                                       \
+        while (!(condition)) {                                                                     \
+            cr_assert_lt(now(), lazily_begin + PATIENCE, "never came true: " #condition);          \
+            lazy_step();                                                                           \
+        }                                                                                          \
+        late += now() - lazily_begin > bound;                                                      \
+    } while (0)
+
+static void lazily_quiet(uint64_t ns)
+{
+    const uint64_t end = now() + ns;
+
+    while (now() < end)
+        lazy_step();
+}
+
+/* What send() and put() leave to do is said by deadline_ns(), or done without being asked; timers
+ * have nothing to do with it. Their shortest is 100 ms; where packets are lost some come late. */
+Test(transport, no_call_waits_for_a_timer)
+{
+    const uint64_t bound = world.real_time ? 60 * MS : 8 * MS;
+    const uint32_t rounds = 12;
+    uint32_t late = 0;
+
+    lazily_quiet(20 * MS);
+    for (uint32_t n = 0; n < rounds; ++n) {
+        cr_assert_eq(message(&a, n), KVW_OK);
+        LAZILY(b.msgs == n + 1);
+        lazily_quiet(5 * MS);
+        cr_assert_eq(message(&b, n), KVW_OK);
+        LAZILY(a.msgs == n + 1);
+        lazily_quiet(5 * MS);
+        cr_assert_eq(put(&a, n, n * 4096, 4000), KVW_OK);
+        LAZILY(b.puts_landed == n + 1 && a.puts_done == n + 1);
+        lazily_quiet(5 * MS);
+        cr_assert_eq(put(&b, n, n * 4096, 4000), KVW_OK);
+        LAZILY(a.puts_landed == n + 1 && b.puts_done == n + 1);
+        lazily_quiet(5 * MS);
+    }
+    cr_expect_leq(late, rounds / 2, "%u of %u calls waited", late, 4 * rounds);
+}
+
+/* The same of connect() and disconnect(). */
+Test(transport, no_connection_waits_for_a_timer)
+{
+    const uint64_t bound = world.real_time ? 100 * MS : 8 * MS;
+    const uint32_t rounds = 4;
+    uint32_t late = 0;
+
+    for (uint32_t n = 1; n <= rounds; ++n) {
+        lazily_quiet(20 * MS);
+        a.t->ops->disconnect(a.t, a.conn, now());
+        LAZILY(b.downs == n);
+        lazily_quiet(20 * MS);
+        cr_assert_eq(a.t->ops->connect(a.t, world.peer, now(), &a.conn), KVW_OK);
+        LAZILY(a.ups == n + 1 && b.ups == n + 1);
+    }
+    cr_expect_leq(late, rounds / 2, "%u of %u calls waited", late, 2 * rounds);
 }

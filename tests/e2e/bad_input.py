@@ -14,8 +14,9 @@ import kvs
 HELLO = ["--prompt", "Hello", "--max-tokens", "4", "--no-compare"]
 
 
-def refused(name, args, words, timeout=60, exits=(1, 2), **kw):
-    """kvserve ARGS ends by itself, in time, with one line that has all of the words."""
+def refused(name, args, words, timeout=60, code=1, within=None, **kw):
+    """kvserve ARGS ends by itself, in time, with one line that has all of the words and this exit status: 2 for wrong usage, 1
+    for what only trying shows. within: (least, most) seconds."""
     t0 = time.monotonic()
     try:
         out = kvs.run(args, timeout=timeout, **kw)
@@ -23,8 +24,10 @@ def refused(name, args, words, timeout=60, exits=(1, 2), **kw):
         kvs.check(False, name, str(e)[:200])
         return
     lines = [line for line in out.stderr.splitlines() if line.strip()]
-    ok = out.returncode in exits and len(lines) == 1 and all(w in lines[0] for w in words)
-    kvs.check(ok, name, "%.1f s, exit %d: %s" % (time.monotonic() - t0, out.returncode, " | ".join(lines)[:240]))
+    took = time.monotonic() - t0
+    ok = out.returncode == code and len(lines) == 1 and all(w in lines[0] for w in words)
+    ok = ok and (within is None or within[0] <= took <= within[1])
+    kvs.check(ok, name, "%.1f s, exit %d (%d wanted): %s" % (took, out.returncode, code, " | ".join(lines)[:240]))
 
 
 def hostile_files(folder):
@@ -38,16 +41,21 @@ def hostile_files(folder):
             f.write(data)
         return path
 
-    yield "empty", write("empty", b""), ["empty.gguf"]
-    yield "truncated header", write("cut20", good[:20]), ["cut20.gguf"]
-    yield "truncated metadata", write("cut100k", good[:100000]), ["cut100k.gguf"]
-    yield "truncated tensors", write("cuthalf", good[: len(good) // 2]), ["cuthalf.gguf"]
-    yield "one byte short", write("cut1", good[:-1]), ["cut1.gguf"]
+    yield "empty", write("empty", b""), ["empty.gguf", "is empty"]
+    yield "truncated header", write("cut20", good[:20]), ["cut20.gguf", "metadata_kv_count takes 8 bytes"]
+    yield "truncated metadata", write("cut100k", good[:100000]), ["cut100k.gguf", "tokenizer.ggml.tokens", "can't fit"]
+    yield "truncated tensors", write("cuthalf", good[: len(good) // 2]), ["cuthalf.gguf", "tensor", "past the end"]
+    yield "one byte short", write("cut1", good[:-1]), ["cut1.gguf", "tensor", "goes past"]
     yield "no GGUF at all", write("text", b"this is a text file, not a model\n" * 10), ["text.gguf", "magic"]
     yield "version 9", write("v9", good[:4] + struct.pack("<I", 9) + good[8:4096]), ["v9.gguf", "version", "9"]
-    yield "2^60 tensors", write("many", bytes(head[:8]) + struct.pack("<Q", 2**60) + good[16:4096]), ["many.gguf"]
-    yield "2^60 keys", write("keys", bytes(head[:16]) + struct.pack("<Q", 2**60) + good[24:4096]), ["keys.gguf"]
-    yield "a key of 2^50 bytes", write("long", bytes(head[:24]) + struct.pack("<Q", 2**50) + good[32:4096]), ["long.gguf"]
+    yield ("2^60 tensors", write("many", bytes(head[:8]) + struct.pack("<Q", 2**60) + good[16:4096]),
+           ["many.gguf", "tensor_count %d can't fit" % 2**60])
+    # No tensors, whose number would be refused before these are looked at.
+    none = bytes(head[:8]) + struct.pack("<Q", 0)
+    yield ("2^60 keys", write("keys", none + struct.pack("<Q", 2**60) + good[24:4096]),
+           ["keys.gguf", "metadata_kv_count %d can't fit" % 2**60])
+    yield ("a key of 2^50 bytes", write("long", none + bytes(head[16:24]) + struct.pack("<Q", 2**50) + good[32:4096]),
+           ["long.gguf", "a key's name takes %d bytes" % 2**50])
 
 
 def bit_flips(folder, count=40):
@@ -123,8 +131,14 @@ def requests(folder):
         refused("no free blocks, " + net, ["run", "--model", kvs.MODEL, "--net", net, "--kv-tokens", "32", "--prompt", "word " * 100],
                 ["no free KV blocks"])
     refused("an empty prompt", ["run", "--model", kvs.MODEL, "--raw", "--prompt", ""], ["empty"])
-    refused("an unknown transport", ["run", "--model", kvs.MODEL, "--net", "pigeon"] + HELLO, ["pigeon"])
-    refused("a wrong number", ["run", "--model", kvs.MODEL, "--threads", "many"] + HELLO, ["threads", "many"])
+    refused("an unknown transport", ["run", "--model", kvs.MODEL, "--net", "pigeon"] + HELLO, ["pigeon"], code=2)
+    refused("a wrong number", ["run", "--model", kvs.MODEL, "--threads", "many"] + HELLO, ["threads", "many"], code=2)
+    refused("two prompts", ["run", "--model", kvs.MODEL, "--prompt-file", long_text] + HELLO, ["exactly one of"], code=2)
+    refused("no such prompt file", ["run", "--model", kvs.MODEL, "--prompt-file", long_text + "x"], ["long.txtx", "No such file"], code=2)
+    nul = os.path.join(folder, "nul.txt")
+    with open(nul, "wb") as f:
+        f.write(b"before\0behind")
+    refused("a NUL in a prompt file", ["run", "--model", kvs.MODEL, "--prompt-file", nul], ["nul.txt", "byte 7", "NUL"], code=2)
     refused("a broken fault spec", ["run", "--model", kvs.MODEL, "--net", "udp", "--fault", "loss=two"] + HELLO, ["loss"])
 
 
@@ -141,8 +155,12 @@ def addresses(folder):
     refused("a control socket in use", ["decode", "--net", "udp", "--link", "127.0.0.1:0"] + worker[:-1] + [decode.sock_path],
             [decode.sock_path, "in use"])
     decode.kill()
-    refused("no peer comes, udp", ["run", "--model", kvs.MODEL, "--prefill-at", "/nonexistent", "--decode-at", "/nonexistent"] + HELLO,
-            ["/nonexistent"])
+    refused("a control socket that isn't there", ["run", "--model", kvs.MODEL, "--prefill-at", "/nonexistent", "--decode-at", "/nonexistent"] + HELLO,
+            ["/nonexistent", "No such file"])
+    refused("no peer comes, udp, decode", ["decode", "--net", "udp", "--link", d, "--wait-peer", "1.5"] + worker, [d, "no peer came within 1.5 s"],
+            within=(1.5, 20))
+    refused("no peer comes, udp, prefill", ["prefill", "--net", "udp", "--link", p, "--peer", peer, "--wait-peer", "1.5"] + worker,
+            [peer, "no peer came within 1.5 s"], within=(1.5, 20))
 
 
 def dpdk(folder):

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -24,6 +25,8 @@ static bool fails(void)
 void *__real_calloc(size_t n, size_t bytes);
 void *__real_malloc(size_t bytes);
 void __real_free(void *p);
+void *__real_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t offset);
+int __real_munmap(void *at, size_t n);
 int __real_socket(int domain, int type, int protocol);
 int __real_bind(int fd, const struct sockaddr *addr, socklen_t len);
 int __real_close(int fd);
@@ -31,6 +34,8 @@ ssize_t __real_getrandom(void *buf, size_t bytes, unsigned flags);
 void *__wrap_calloc(size_t n, size_t bytes);
 void *__wrap_malloc(size_t bytes);
 void __wrap_free(void *p);
+void *__wrap_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t offset);
+int __wrap_munmap(void *at, size_t n);
 int __wrap_socket(int domain, int type, int protocol);
 int __wrap_bind(int fd, const struct sockaddr *addr, socklen_t len);
 int __wrap_close(int fd);
@@ -56,6 +61,25 @@ void __wrap_free(void *p)
 {
     live -= counting && p != NULL;
     __real_free(p);
+}
+
+void *__wrap_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t offset)
+{
+    void *p;
+
+    if (fails()) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    p = __real_mmap64(at, n, prot, flags, fd, offset);
+    live += counting && p != MAP_FAILED;
+    return p;
+}
+
+int __wrap_munmap(void *at, size_t n)
+{
+    live -= counting;
+    return __real_munmap(at, n);
 }
 
 int __wrap_socket(int domain, int type, int protocol)

@@ -3,10 +3,10 @@
  * say so, and give back what they took. malloc and its kin are --wrap'ed. */
 #include <criterion/criterion.h>
 
-#include "../../engine/sample.h"
-#include "../../engine/tok.h"
-#include "../engine/gguf_bad.h"
-#include "../engine/tok_build.h"
+#include "../../engine/model/sample.h"
+#include "../../engine/text/tok.h"
+#include "../engine/gguf/gguf_bad.h"
+#include "../engine/text/tok_build.h"
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t count, size_t n);

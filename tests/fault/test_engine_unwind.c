@@ -7,8 +7,8 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
-#include "../../engine/model.h"
-#include "../engine/tiny.h"
+#include "../../engine/model/model.h"
+#include "../engine/model/tiny.h"
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t count, size_t n);

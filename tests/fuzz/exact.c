@@ -62,8 +62,9 @@ static void as_stream(struct made *m, const struct kvw_codec_ops *codec, const u
             continue;
         kvc_kernels_force(k);
         memset(m->pool, 0, m->pool_bytes);
-        if (kvw_digest_begin(&d, m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64) !=
-            KVW_OK)
+        if (kvw_digest_begin_chunk(&d,
+                                   m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64,
+                                   &m->view) != KVW_OK)
             abort();
         err = codec->decode(stream, n, book, &m->view, &d, scratch);
         if (err != KVW_OK && err != KVW_E_CODEC)
@@ -102,8 +103,9 @@ static void as_values(struct made *m, const struct kvw_codec_ops *codec, const u
             continue;
         kvc_kernels_force(k);
         memcpy(m->pool, want, m->pool_bytes);
-        if (kvw_digest_begin(&d, m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64) !=
-            KVW_OK)
+        if (kvw_digest_begin_chunk(&d,
+                                   m->view.tokens % 2 == 0 ? KVW_DIGEST_LANES : KVW_DIGEST_XXH3_64,
+                                   &m->view) != KVW_OK)
             abort();
         back = d;
         if (codec->encode(&m->view, &args, stream, room, &bytes, &d, scratch) != KVW_OK ||
@@ -135,15 +137,18 @@ void exact_input(const struct kvw_codec_ops *codec, const kvw_dtype dtypes[2], c
     static uint8_t book_bytes[BOOK_MAX];
     struct kvw_codec_book book = {.id = 7, .bytes = book_bytes};
     const struct kvw_codec_book *given = NULL;
+    uint32_t bias; /* of the dtype's exponents: books place windows around ordinary values */
     struct made m;
 
     if (n < 5)
         return;
     make(&m, dtypes, bytes);
+    bias = m.view.dtype == KVW_DTYPE_BF16 ? 127 : m.view.dtype == KVW_DTYPE_F8_E4M3 ? 7 : 15;
     if (bytes[4] & 1) {
         book.byte_count = 1 + m.view.heads * (m.view.head_bytes / kvw_dtype_bytes(m.view.dtype));
         for (uint32_t i = 0; i < book.byte_count; ++i)
-            book_bytes[i] = (uint8_t)((i == 0 ? 60 : 40 + i % 20) + (bytes[4] & 0x60) + i % 2 * 64);
+            book_bytes[i] =
+                (uint8_t)(i == 0 ? bias - 74 : 61 + i % 3 + (bytes[4] & 0x60) + i % 2 * 64);
         given = &book;
     }
     if (bytes[4] & 2)

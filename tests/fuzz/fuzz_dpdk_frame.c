@@ -10,7 +10,7 @@
 #undef NDEBUG
 #include <assert.h>
 
-#include "../../net/port/dpdk_frame.h"
+#include "../../net/port/ether/frame.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

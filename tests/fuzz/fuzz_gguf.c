@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/gguf_impl.h"
-#include "../../engine/tok.h"
+#include "../../engine/gguf/gguf_impl.h"
+#include "../../engine/text/tok.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 

@@ -8,7 +8,7 @@
 #undef NDEBUG
 #include <assert.h>
 
-#include "../../net/port/netif.h"
+#include "../../net/port/ether/netif.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

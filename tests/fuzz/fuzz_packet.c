@@ -16,7 +16,7 @@
 #include "../../net/packet/crc32c.h"
 #include "../../net/packet/endpoint.h"
 #include "../../net/packet/frame.h"
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 

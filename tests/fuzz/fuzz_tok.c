@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/tok_impl.h"
-#include "../engine/tok_build.h"
+#include "../../engine/text/tok_impl.h"
+#include "../engine/text/tok_build.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 

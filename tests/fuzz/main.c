@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Plays inputs into a fuzz target without a fuzzer: each argument is a file, or a folder of files.
- */
+/* Plays inputs into a fuzz target without a fuzzer: each argument is a file, or a folder
+ * of files. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

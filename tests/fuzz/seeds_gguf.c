@@ -5,8 +5,8 @@
  *
  *   seeds_gguf DIRECTORY
  */
-#include "../engine/gguf_bad.h"
-#include "../engine/tok_build.h"
+#include "../engine/gguf/gguf_bad.h"
+#include "../engine/text/tok_build.h"
 
 enum {
     SEED_BYTES_MAX = 12 << 10,

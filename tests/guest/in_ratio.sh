@@ -4,7 +4,7 @@
 here=$(dirname "$0")
 . "$here/tap.sh"
 
-# ratio NAME BOUND WHAT PAIRS [BLOCKS]: perf/verbs.py's figures from fewer and shorter runs. For a busy machine's
+# ratio NAME BOUND WHAT PAIRS [BLOCKS]: perf/rows/verbs.py's figures from fewer and shorter runs. For a busy machine's
 # noise the best of each side are compared, twice if need be, and the bound has a margin of a fifth; perf/budgets.csv has the true ones.
 ratio() {
     local name=$1 bound=$2 out ratio met=false

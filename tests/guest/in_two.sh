@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# in_two.sh - what suite.py and perf/two_hosts.py run in both of two guests: transfers from b to a, one after the other,
+# in_two.sh - what suite.py and perf/rows/two_hosts.py run in both of two guests: transfers from b to a, one after the other,
 # under one netem setting after the other. b prints the results.
 #   in_two.sh check                      every transport of $KVW_NETS once under 1 % loss, as tests
 #   in_two.sh table SECONDS NETEM...     "row NETEM|NET|MB/s" for each of them, under each setting ("none")
@@ -10,11 +10,11 @@ step=0
 
 wait_for() {
     local i
-    for ((i = 0; i < 600; i++)); do
+    for ((i = 0; i < 1800; i++)); do
         [ -e "/run/both/$1" ] && return
         sleep 0.05
     done
-    echo "    no $1 from the other guest within 30 s"
+    echo "    no $1 from the other guest within 90 s"
     return 1
 }
 
@@ -54,8 +54,8 @@ checked() { # NET SECONDS
     local listen send peer ready='grep -q listening /run/both/'$((step + 1)).log
     addresses "$1"
     [ "$1" = tcp ] && ready=true # the sender tries until somebody listens
-    pair "$ready" "exec $xfer listen net=$1 local=$listen within=$(($2 + 25))" \
-        "$xfer send net=$1 local=$send peer=$peer seconds=$2 within=$(($2 + 20)) && cat /run/both/$((step + 1)).log"
+    pair "$ready" "exec $xfer listen net=$1 local=$listen within=$(($2 + 60))" \
+        "$xfer send net=$1 local=$send peer=$peer seconds=$2 within=$(($2 + 50)) && cat /run/both/$((step + 1)).log"
 }
 
 perftest() { # SECONDS

@@ -36,7 +36,7 @@ crashes() {
     local name="$1, under load" port=$2 log status
     shift 2
     log=$(mktemp)
-    timeout 40 "$hand/verbs_crash" "${@:1:$#-1}" "10.77.1.2$cm" "10.77.1.1:$port$cm" "${@: -1}" >"$log" 2>&1
+    timeout 60 "$hand/verbs_crash" "${@:1:$#-1}" "10.77.1.2$cm" "10.77.1.1:$port$cm" "${@: -1}" >"$log" 2>&1
     status=$?
     if [ $status = 0 ]; then
         echo "ok - $name: $(grep -E '^(error|recovered)' "$log"); $(grep -oE '^(objects as before after [0-9]+ ms|the next request)' "$log" | paste -sd, | sed 's/,/, /')"
@@ -51,9 +51,9 @@ crashes() {
 transfer() {
     local log status
     log=$(mktemp)
-    "$hand/xfer" listen net=verbs local="$1" within=30 >"$log" 2>&1 &
+    "$hand/xfer" listen net=verbs local="$1" within=60 >"$log" 2>&1 &
     listening "$(sed 's/.*\]//; s/^[^:]*://; s/,.*//' <<<"$1")"
-    timeout 20 "$hand/xfer" send net=verbs local="$2" peer="$3" seconds=0.5 within=15
+    timeout 60 "$hand/xfer" send net=verbs local="$2" peer="$3" seconds=0.5 within=50
     status=$?
     [ $status = 0 ] || kill $! 2>/dev/null
     wait $! || status=1
@@ -80,7 +80,8 @@ carries() {
     criterion "verbs over rxe" "$hand/conformance_test_verbs" --jobs 2 --filter '!(*vanishes)'
 }
 # rule_8 is skipped here, as there is no cable to pull: after a pulled one rdma_cm has been seen to join nothing more on rxe's
-# device, until it was made anew; why is not known. The interface down and up again under load, below, it survives.
+# device, until it was made anew; why is not known. After the interface was down and up again under
+# load, below, the same was seen in 2 of 4 runs on 2026-11-30, each time after the queue pairs had failed; that test is red then.
 carries_by_cm() {
     KVW_VERBS_OPTIONS=,cm=1 criterion "verbs over rxe, joined by rdma_cm" "$hand/conformance_test_verbs" --jobs 2
 }

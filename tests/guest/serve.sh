@@ -6,10 +6,13 @@ model=$KVW_CUT_MODEL
 kvserve=$build/engine/kvserve
 serve_prompt='{"tokens":[504,3575,282,4649,314,260,2535,30,378,2761,1838,563,281,253,1485,1074,282,260,1029,28]}'
 serve_answer=5
+# qemu calls a function for every lane of an AVX2 instruction: with the kernels and oneDNN's code for AVX2 this prompt took
+# 122 s in a guest, with those for a plainer CPU 2 to 10 s. Which kernels compute is not what is tested here.
+export KVE_CPU=scalar ONEDNN_MAX_CPU_ISA=SSE41
 
 serve_json() { # kvserve's options
-    timeout 60 "$kvserve" run --model "$model" --batch - --json --max-tokens $serve_answer --ignore-end --no-compare \
-        --timeout 50 "$@" <<<"$serve_prompt"
+    timeout 200 "$kvserve" run --model "$model" --batch - --json --max-tokens $serve_answer --ignore-end --no-compare \
+        --timeout 180 "$@" <<<"$serve_prompt"
 }
 
 # The emulated CPU takes half a second to start a Python.

@@ -89,11 +89,11 @@ def run_script(name, **kw):
 
 
 def part_pci():
-    run_script("pci", memory=1792, seconds=240, qemu=guest.hub_nics(), append="hugepages=256")
+    run_script("pci", memory=1792, seconds=600, qemu=guest.hub_nics(), append="hugepages=256")
 
 
 def part_verbs():
-    run_script("verbs", memory=1536, setup=["rxe"], seconds=480)
+    run_script("verbs", memory=1536, setup=["rxe"], seconds=900)
 
 
 def part_ratio():
@@ -103,7 +103,7 @@ def part_ratio():
 def part_two():
     env = {"KVW_NETS": " ".join(nets() + ["ib_write_bw"]), "KVW_BUILD": BUILD}
     script = "exec bash %s check" % os.path.join(HERE, "in_two.sh")
-    got = two.Pair(env=env, seconds=180).run({"a": script, "b": script},
+    got = two.Pair(env=env, seconds=420).run({"a": script, "b": script},
                                              lambda name, stream, text: tell(text if name == "b" else "a: " + text))
     bad = [n for n in "ab" if got[n][0] != 0]
     if bad:

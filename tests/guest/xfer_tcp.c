@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The same chunks over a kernel TCP connection, checked the same way: what the others stand beside.
- */
+/* The same chunks over a kernel TCP connection, checked the same way: what the others
+ * stand beside. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../kvwire/msg.h"
+#include "../../kvwire/wire/types.h"
 
 #define FAKE_ASSERT(cond)                                                                          \
     do {                                                                                           \
@@ -81,7 +81,7 @@ static void fake_disconnect(struct kvw_transport *t, kvw_conn_id conn, uint64_t 
     if (!is_live(f, conn))
         return;
     ++f->disconnects;
-    f->live[conn.value] = false;
+    f->live[conn.value] = f->opened[conn.value] = false;
     fail_puts(f, conn);
 }
 
@@ -138,10 +138,11 @@ static kvw_err fake_region_open(struct kvw_transport *t, kvw_conn_id conn,
     (void)key;
     if (!is_live(f, conn))
         return KVW_E_NOTFOUND;
-    FAKE_ASSERT(f->open_to.value != conn.value);
+    FAKE_ASSERT(!f->opened[conn.value]);
     if (f->open_full)
-        return KVW_E_AGAIN;
+        return KVW_E_AGAIN; /* nothing will tell when this changes */
     f->open_to = conn;
+    f->opened[conn.value] = true;
     ++f->opens;
     return KVW_OK;
 }
@@ -152,9 +153,20 @@ static void fake_region_shut(struct kvw_transport *t, kvw_conn_id conn,
     struct fake *f = fake_of(t);
 
     (void)key;
-    FAKE_ASSERT(f->open_to.value == conn.value);
-    f->open_to.value = 0;
+    FAKE_ASSERT(f->opened[conn.value]);
+    f->opened[conn.value] = false;
+    f->open_to.value = f->open_to.value == conn.value ? 0 : f->open_to.value;
     ++f->shuts;
+}
+
+static bool send_is_full(const struct fake *f)
+{
+    return f->send_full || f->sent_count == FAKE_SENT;
+}
+
+static bool put_is_full(const struct fake *f)
+{
+    return f->put_full || f->put_count == FAKE_PUTS;
 }
 
 static kvw_err fake_send(struct kvw_transport *t, kvw_conn_id conn, const void *msg, uint32_t bytes)
@@ -164,11 +176,13 @@ static kvw_err fake_send(struct kvw_transport *t, kvw_conn_id conn, const void *
 
     FAKE_ASSERT(bytes > 0 && bytes <= KVW_MSG_BYTES_MAX);
     /* Whoever hears of an offer may put. */
-    FAKE_ASSERT(kvw_msg_type(msg) != KVW_MSG_OFFER || f->open_to.value == conn.value);
+    FAKE_ASSERT(*(const uint8_t *)msg != KVW_WIRE_OFFER || f->opened[conn.value]);
     if (!is_live(f, conn))
         return KVW_E_NOTFOUND;
-    if (f->send_full || f->sent_count == FAKE_SENT)
+    if (send_is_full(f)) {
+        f->send_refused = true;
         return KVW_E_AGAIN;
+    }
     m = &f->sent[f->sent_count++];
     m->conn = conn;
     m->bytes = bytes;
@@ -184,8 +198,10 @@ static kvw_err fake_put(struct kvw_transport *t, kvw_conn_id conn, const struct 
     FAKE_ASSERT(put->iov_count == 1 && put->iov[0].bytes <= KVW_PUT_BYTES_MAX);
     if (!is_live(f, conn))
         return KVW_E_NOTFOUND;
-    if (f->put_full || f->put_count == FAKE_PUTS)
+    if (put_is_full(f)) {
+        f->put_refused = true;
         return KVW_E_AGAIN;
+    }
     f->puts[f->put_count++] = (struct fake_put){*put, conn, true};
     return KVW_OK;
 }
@@ -197,6 +213,9 @@ static uint32_t fake_poll(struct kvw_transport *t, uint64_t now_ns,
     uint32_t n = 0;
 
     (void)now_ns;
+    ++f->polls;
+    f->send_refused = f->send_refused && send_is_full(f);
+    f->put_refused = f->put_refused && put_is_full(f);
     for (; f->event_dead > 0; --f->event_dead) {
         const uint32_t i = (f->event_head + FAKE_EVENTS - f->event_dead) % FAKE_EVENTS;
 
@@ -231,7 +250,7 @@ static void fake_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
 
 static void fake_stats(const struct kvw_transport *t, struct kvw_transport_stats *stats)
 {
-    (void)t;
+    ++((struct fake *)(uintptr_t)t)->stats_asked;
     memset(stats, 0, sizeof(*stats));
 }
 
@@ -295,7 +314,7 @@ void fake_down(struct fake *f, kvw_conn_id conn, kvw_err err)
     if (!is_live(f, conn))
         return;
     fail_puts(f, conn);
-    f->live[conn.value] = false;
+    f->live[conn.value] = f->opened[conn.value] = false;
     ev = push(f, KVW_TEV_CONN_DOWN, conn);
     ev->err = err;
     ev->text = "the test cut the line";
@@ -340,6 +359,12 @@ void fake_put_done(struct fake *f, uint32_t i, kvw_err err)
     ev->cookie = f->puts[i].put.cookie;
     --f->put_count;
     memmove(&f->puts[i], &f->puts[i + 1], (f->put_count - i) * sizeof(f->puts[0]));
+}
+
+bool fake_arrivals(const struct fake *f)
+{
+    return f->event_count > 0 || (f->send_refused && !send_is_full(f)) ||
+           (f->put_refused && !put_is_full(f));
 }
 
 bool fake_take(struct fake *f, uint8_t type, struct fake_msg *m)

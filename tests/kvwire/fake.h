@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * fake.h - a transport without a network: the test says what happens, and sees what was sent. It
- * holds the session to transport.h where it can: one PUT_DONE per put, no events of a dead
+ * holds the core to transport.h where it can: one PUT_DONE per put, no events of a dead
  * connection, no put outside the region.
  */
 #ifndef T_FAKE_H
@@ -32,10 +32,13 @@ struct fake {
     /* knobs */
     bool send_full, put_full; /* answer KVW_E_AGAIN */
     kvw_err fail_listen, fail_connect, fail_region_add;
-    /* what the session did */
+    bool send_refused, put_refused; /* one was, and there was no room since: room is an arrival */
+    /* what the core did */
     uint32_t listens, connects, disconnects, regions, sources;
-    kvw_conn_id open_to; /* 0: the region is shut */
+    kvw_conn_id open_to;     /* of the last region_open(); 0: shut since */
+    bool opened[FAKE_CONNS]; /* the region, to that connection */
     uint32_t opens, shuts;
+    uint32_t polls, stats_asked;
     bool open_full;      /* region_open() says KVW_E_AGAIN */
     kvw_conn_id dialled; /* of the last connect() */
     struct kvw_mem region;
@@ -54,7 +57,7 @@ struct fake {
 };
 
 void fake_init(struct fake *f);
-void fake_free(struct fake *f); /* after the session's close */
+void fake_free(struct fake *f); /* after the core's close */
 
 kvw_conn_id fake_incoming(struct fake *f);                     /* somebody connects */
 void fake_dialled_up(struct fake *f);                          /* the last connect() succeeded */
@@ -65,6 +68,8 @@ bool fake_land(struct fake *f, kvw_conn_id conn, uint64_t offset, const void *by
                uint32_t imm);
 /* Outcome of put i of those open. */
 void fake_put_done(struct fake *f, uint32_t i, kvw_err err);
+/* Something has come since the last poll: an event, or room after a refusal. */
+bool fake_arrivals(const struct fake *f);
 /* Oldest message sent of that type, or NULL; it is taken out. The caller frees .msg. */
 bool fake_take(struct fake *f, uint8_t type, struct fake_msg *m);
 void fake_drop_sent(struct fake *f); /* forget all */

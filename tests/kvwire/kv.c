@@ -91,48 +91,20 @@ static void run_bytes(unsigned char *to, uint32_t n, uint64_t what, const uint32
     }
 }
 
-static bool each(const struct kvw_pool *p, const uint32_t *blocks, const uint32_t span[4],
-                 uint64_t what, bool write)
-{
-    unsigned char want[KVW_DTYPE_F8_E5M2 * 4096];
-    const uint32_t n = p->head_dim * kvw_dtype_bytes(p->dtype);
-
-    for (uint32_t l = span[0]; l < span[1]; ++l)
-        for (uint32_t kv = 0; kv < 2; ++kv)
-            for (uint32_t t = span[2]; t < span[3]; ++t)
-                for (uint32_t h = 0; h < p->kv_heads; ++h) {
-                    const uint32_t at[4] = {l, kv, t, h};
-                    unsigned char *to = element(p, blocks, l, kv, t, h);
-
-                    run_bytes(want, n, what, at);
-                    if (write)
-                        memcpy(to, want, n);
-                    else if (memcmp(to, want, n) != 0)
-                        return false;
-                }
-    return true;
-}
-
 void t_kv_fill(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens, uint64_t what)
 {
-    each(pool, blocks, (const uint32_t[]){0, pool->layers, 0, tokens}, what, true);
-}
+    unsigned char value[KVW_DTYPE_F8_E5M2 * 4096];
+    const uint32_t n = pool->head_dim * kvw_dtype_bytes(pool->dtype);
 
-void t_kv_fill_part(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t layer,
-                    uint32_t first, uint32_t end, uint64_t what)
-{
-    each(pool, blocks, (const uint32_t[]){layer, layer + 1, first, end}, what, true);
-}
+    for (uint32_t l = 0; l < pool->layers; ++l)
+        for (uint32_t kv = 0; kv < 2; ++kv)
+            for (uint32_t t = 0; t < tokens; ++t)
+                for (uint32_t h = 0; h < pool->kv_heads; ++h) {
+                    const uint32_t at[4] = {l, kv, t, h};
 
-bool t_kv_is(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens, uint64_t what)
-{
-    return each(pool, blocks, (const uint32_t[]){0, pool->layers, 0, tokens}, what, false);
-}
-
-bool t_kv_layer_is(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens,
-                   uint32_t layer, uint64_t what)
-{
-    return each(pool, blocks, (const uint32_t[]){layer, layer + 1, 0, tokens}, what, false);
+                    run_bytes(value, n, what, at);
+                    memcpy(element(pool, blocks, l, kv, t, h), value, n);
+                }
 }
 
 static bool block_each(const struct kvw_pool *p, uint32_t block, bool write)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kv.h - KV pools for tests: any of the layouts that engines use, filled with bytes that say where
- * they belong, and compared by meaning, not by address.
+ * they belong.
  */
 #ifndef T_KV_H
 #define T_KV_H
@@ -31,14 +31,6 @@ void t_kv_free(struct kvw_pool *pool);
 
 /* Bytes of (layer, kv, token, head) of a sequence whose bytes derive from `what`. */
 void t_kv_fill(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens, uint64_t what);
-/* Only this layer's tokens [first, end). */
-void t_kv_fill_part(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t layer,
-                    uint32_t first, uint32_t end, uint64_t what);
-/* Whether the sequence's bytes are those of `what`. */
-bool t_kv_is(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens, uint64_t what);
-/* The same for one layer. */
-bool t_kv_layer_is(const struct kvw_pool *pool, const uint32_t *blocks, uint32_t tokens,
-                   uint32_t layer, uint64_t what);
 /* Whether every byte of a block, all layers, is zero. */
 bool t_kv_block_is_zero(const struct kvw_pool *pool, uint32_t block);
 void t_kv_block_zero(const struct kvw_pool *pool, uint32_t block);

@@ -22,13 +22,14 @@ static uint64_t mix(uint64_t v)
 }
 
 /* As the header says it, a word at a time. */
-static uint64_t plainly(const unsigned char *at, size_t n)
+static uint64_t plainly(const unsigned char *at, size_t n, size_t piece_bytes)
 {
     uint64_t sum = 0;
 
-    for (uint64_t piece = 0; piece * 16384 < n; ++piece) {
-        const unsigned char *p = at + piece * 16384;
-        const size_t left = n - piece * 16384, count = left < 16384 ? left : 16384;
+    for (uint64_t piece = 0; piece * piece_bytes < n; ++piece) {
+        const unsigned char *p = at + piece * piece_bytes;
+        const size_t left = n - piece * piece_bytes;
+        const size_t count = left < piece_bytes ? left : piece_bytes;
         uint64_t value = count;
 
         for (uint64_t j = 0; j < 64; j += 2) {
@@ -81,9 +82,64 @@ Test(digest_lanes, is_the_formula_in_any_pieces)
             if (round % 3 == 0)
                 kvw_digest_value(&d); /* disturbs nothing */
         }
-        cr_assert_eq(kvw_digest_value(&d), plainly(bytes, n), "%zu bytes", n);
+        cr_assert_eq(kvw_digest_value(&d), plainly(bytes, n, 16384), "%zu bytes", n);
     }
     cr_expect_eq(whole(bytes, 0), 0);
+}
+
+/* A chunk's pieces are its units: whole tokens, as many as 8192 values hold. */
+Test(digest_lanes, pieces_of_a_chunk_are_its_units)
+{
+    static const struct {
+        uint32_t heads, dim, unit; /* values */
+        kvw_dtype dtype;
+    } shapes[] = {{3, 64, 42 * 192, KVW_DTYPE_BF16},  {8, 128, 8192, KVW_DTYPE_BF16},
+                  {5, 64, 25 * 320, KVW_DTYPE_F16},   {1, 8191, 8191, KVW_DTYPE_F8_E4M3},
+                  {64, 129, 8192, KVW_DTYPE_BF16},    {1, 4097, 4097, KVW_DTYPE_F32},
+                  {1, 8192, 8192, KVW_DTYPE_F8_E5M2}, {1, 1, 8192, KVW_DTYPE_F8_E5M2},
+                  {3, 33, 82 * 99, KVW_DTYPE_F8_E4M3}};
+    uint64_t random = 3;
+
+    for (size_t i = 0; i < BYTES; ++i)
+        bytes[i] = (unsigned char)t_random(&random);
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); ++i) {
+        const uint32_t value = kvw_dtype_bytes(shapes[i].dtype);
+        const struct kvw_view v = {.heads = shapes[i].heads,
+                                   .head_bytes = shapes[i].dim * value,
+                                   .dtype = shapes[i].dtype};
+        struct kvw_digest d, lanes;
+
+        cr_assert_eq(kvw_digest_begin_chunk(&d, KVW_DIGEST_LANES, &v), KVW_OK);
+        cr_expect_eq(d.piece_bytes, shapes[i].unit * value);
+        lanes = d;
+        for (size_t at = 0, part; at < BYTES; at += part) {
+            part = 1 + t_below(&random, 20000);
+            part = part < BYTES - at ? part : BYTES - at;
+            kvw_digest_update(&d, bytes + at, part);
+        }
+        cr_expect_eq(kvw_digest_value(&d), plainly(bytes, BYTES, d.piece_bytes), "shape %zu", i);
+        if (d.piece_bytes % 128 != 0)
+            continue;
+        for (size_t at = 0, n; at < BYTES / 128 * 128; at += n) { /* lanes run by the caller */
+            uint32_t lane[KVW_DIGEST_LANE_COUNT];
+
+            n = BYTES / 128 * 128 - at < d.piece_bytes ? BYTES / 128 * 128 - at : d.piece_bytes;
+            kvw_digest_lanes_begin(lane);
+            for (size_t word = 0; word < n / 4; ++word) {
+                uint32_t *l = &lane[word % 64], w;
+
+                memcpy(&w, bytes + at + 4 * word, 4);
+                *l = ((*l << 13 | *l >> 19) ^ w) * 0x85ebca77u;
+            }
+            kvw_digest_piece(&lanes, lane, (uint32_t)n);
+        }
+        cr_expect_eq(kvw_digest_value(&lanes), plainly(bytes, BYTES / 128 * 128, d.piece_bytes),
+                     "shape %zu", i);
+    }
+    cr_expect_eq(kvw_digest_begin_chunk(
+                     &(struct kvw_digest){0}, (kvw_digest_id)9,
+                     &(struct kvw_view){.heads = 1, .head_bytes = 2, .dtype = KVW_DTYPE_BF16}),
+                 KVW_E_UNSUPPORTED);
 }
 
 Test(digest_lanes, tells_damage)

@@ -9,7 +9,6 @@
 #include <stdatomic.h>
 
 #include "../../kvwire/codec.h"
-#include "../../kvwire/kvwire.h"
 
 #define TOY_WHOLE_ID 40u /* lossless: each byte xor 0x5a */
 #define TOY_HALF_ID  41u /* lossy (E8): the upper byte of each 16-bit value; exact tokens whole */

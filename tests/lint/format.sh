@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 bad=0
 say() { printf '%s\n%s\n' "$1" "$2"; bad=1; }
-files=$(git ls-files '*.c' '*.h' '*.cu')
+files=$(git ls-files '*.c' '*.h' '*.cu' '*.cpp')
 # shellcheck disable=SC2086
 out=$(clang-format --dry-run $files 2>&1 | grep -E 'warning' | cut -d: -f1 | sort -u)
 [ -z "$out" ] || say 'clang-format would change:' "$out"

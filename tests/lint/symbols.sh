@@ -5,10 +5,10 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 build=${1:-build}
 bad=0
-hits=$(nm -D --defined-only "$build/libkvwire.so" | awk '{print $3}' | grep -v '^kvw_')
+hits=$(nm -D --defined-only "$build/libkvwire.so" | awk '{print $3}' | grep -vE '^(kvw_|KVWIRE_)')
 [ -z "$hits" ] || { printf 'libkvwire.so exports more than kvw_:\n%s\n' "$hits"; bad=1; }
-[ -n "$(nm -D --defined-only "$build/libkvwire.so" | grep ' kvw_session_open')" ] ||
-    { echo 'libkvwire.so does not export kvw_session_open'; bad=1; }
+[ -n "$(nm -D --defined-only "$build/libkvwire.so" | grep ' kvw_node_open')" ] ||
+    { echo 'libkvwire.so does not export kvw_node_open'; bad=1; }
 prefix() { # FOLDER PREFIX: its objects lie in build/FOLDER/*.a.p/, or in the core library's under its name
     local objects hits
     objects=$(find "$build" -path '*.a.p/*' \( -path "$build/$1/*" -o -path "$build/libkvwire_core.a.p/$1_*" \) -name '*.o')
@@ -25,4 +25,5 @@ prefix net kvn_
 prefix compress kvc_
 prefix gpu kvg_
 prefix engine kve_
+prefix perf/kvperf kvp_
 exit $bad

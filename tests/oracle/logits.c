@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/model.h"
+#include "../../engine/model/model.h"
 
 #define BLOCK_TOKENS 16u
 

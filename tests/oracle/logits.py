@@ -3,6 +3,7 @@
 """Compare our logits with llama.cpp's, greedy token by greedy token.
 
     python tests/oracle/logits.py [--program build/tests/oracle/logits] [--model MODEL.gguf] [--markdown]
+    python tests/oracle/logits.py --record tests/oracle/expected.json
 
 llama.cpp continues each prompt of prompts.json greedily by 32 tokens; our engine gets the same
 tokens, forced, and its logits are compared step by step. Our best token must be llama.cpp's at every
@@ -18,7 +19,8 @@ after it count too.) Compared are, with the limit:
     file     the file as it is, llama.cpp's defaults                  0.3   it quantises activations,
                                                                             we don't
 
-Exits 1 where a row that is held to it has a clear step that differs. Needs llama-cpp-python, numpy
+Exits 1 where a row that is held to it has a clear step that differs. --record writes llama.cpp's side
+of the row "floats" for expected.py, which needs no llama.cpp, and stops. Needs llama-cpp-python, numpy
 and 0.6 GB for the widened file.
 """
 import argparse
@@ -131,6 +133,23 @@ def check(program, path, prompts, kv, near_tie, markdown):
     return bad
 
 
+def record(path, prompts, out):
+    """llama.cpp's greedy tokens with the logits of its best two, for expected.py."""
+    model = Model(path)
+    context = Context(model, THREADS, 1024, "f32")
+    entries = []
+    for prompt in prompts:
+        tokens = prompt_tokens(model, prompt)
+        steps = []
+        for row in reference(context, tokens):
+            second, best = (int(t) for t in np.argsort(row)[-2:])
+            steps.append([best, second, round(float(row[best]), 4), round(float(row[second]), 4)])
+        entries.append({"prompt": tokens, "steps": steps})
+    context.close()
+    with open(out, "w", encoding="utf-8") as f:
+        f.write('{"vocab": %d, "prompts": [\n' % model.vocab + ",\n".join(json.dumps(e) for e in entries) + "\n]}\n")
+
+
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
@@ -141,6 +160,7 @@ def main():
     parser.add_argument("--model", default=os.path.join(
         cache, "kvwire/SmolLM2-135M-Instruct.Q4_1.gguf"))
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--record", metavar="FILE")
     args = parser.parse_args()
     with open(os.path.join(here, "prompts.json"), encoding="utf-8") as f:
         prompts = json.load(f)
@@ -149,6 +169,9 @@ def main():
         wide = os.path.join(folder, "f32.gguf")
         subprocess.run([sys.executable, os.path.join(here, "widen.py"), args.model, wide],
                        check=True)
+        if args.record:
+            record(wide, prompts, args.record)
+            return 0
         for name, path, kv, near_tie, held in (("floats", wide, "f32", 0.02, True),
                                                ("bf16", wide, "bf16", 0.02, True),
                                                ("f16", wide, "f16", 0.02, False),

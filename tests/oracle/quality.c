@@ -23,9 +23,9 @@
 #include <string.h>
 
 #include "../../compress/compress.h"
-#include "../../engine/model.h"
-#include "../../engine/tok.h"
-#include "../../kvwire/layout.h"
+#include "../../engine/model/model.h"
+#include "../../engine/text/tok.h"
+#include "../../kvwire/kv/dense.h"
 #include "quality_codecs.h"
 
 #define BLOCK_TOKENS 16u
@@ -102,7 +102,10 @@ static char *read_file(const char *path, size_t *bytes)
     char *text;
     long n;
 
-    if (f == NULL || fseek(f, 0, SEEK_END) != 0 || (n = ftell(f)) < 0)
+    if (f == NULL || fseek(f, 0, SEEK_END) != 0)
+        die("can't read", path);
+    n = ftell(f);
+    if (n < 0)
         die("can't read", path);
     rewind(f);
     text = room((size_t)n + 1, 1);

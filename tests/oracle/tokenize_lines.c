@@ -8,16 +8,17 @@
  * of the length and so many bytes. Numbers are little-endian.
  *   'e'  encode the bytes                                    -> u32 ids
  *   's'  the same, with parse_special                        -> u32 ids
+ *   'a'  the same, with BOS and EOS where the file adds them  -> u32 ids
  *   't'  encode, and say how long it took                    -> u64 nanoseconds
  *   'p'  u32 id                                              -> u32 control | end << 1, its piece
- *   'c'  role NUL content NUL, as often as there are messages -> the prompt
+ *   'c'  role NUL content NUL, as often as there are messages -> the prompt, or NUL and the reason
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "../../engine/tok.h"
+#include "../../engine/text/tok.h"
 
 enum limits {
     REQUEST_MAX = 256 << 20,
@@ -47,7 +48,8 @@ static bool encode(const struct kve_tok *tok, char what, const char *text, size_
     size_t count;
     bool ok;
 
-    if (kve_tok_encode(tok, text, bytes, what == 's', false, &ids, &count) != KVW_OK)
+    if (kve_tok_encode(tok, text, bytes, what == 's' || what == 'a', what == 'a', &ids, &count) !=
+        KVW_OK)
         return false;
     const uint64_t took = now_ns() - start;
     if (what == 't')
@@ -86,8 +88,7 @@ static bool chat(const struct kve_tok *tok, const char *request, size_t bytes)
         at += at < end ? strlen(at) + 1 : 0;
     }
     if (kve_tok_chat(tok, messages, count, &text, why) != KVW_OK) {
-        fprintf(stderr, "%s\n", why);
-        return false;
+        return answer("", 1, why, strlen(why));
     }
     const bool ok = answer(text, strlen(text), "", 0);
     free(text);
@@ -99,6 +100,7 @@ static bool serve(const struct kve_tok *tok, char what, const char *request, siz
     switch (what) {
     case 'e':
     case 's':
+    case 'a':
     case 't':
         return encode(tok, what, request, bytes);
     case 'p':

@@ -5,7 +5,7 @@
     pip install llama-cpp-python
     python tests/oracle/tokenizer.py build/tests/oracle/tokenize_lines MODEL.gguf
         --seed N        other strings (the default's figures are recorded in README.md)
-        --golden FILE   write the expected ids that tests/engine/test_tok.c reads, and stop
+        --golden FILE   write the expected ids that tests/engine/text/test_tok.c reads, and stop
         --code-points   also every code point in seven contexts (half a minute)
         --pre KIND      the same vocabulary under another tokenizer.ggml.pre
 
@@ -268,6 +268,9 @@ def compare_vocabulary(ours, model):
 
 
 def compare_chat(ours, model, seed):
+    if "tokenizer.chat_template" not in model.metadata:
+        print("Chat: the file has no template.")
+        return 0
     import jinja2
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
         model.metadata["tokenizer.chat_template"])

@@ -6,7 +6,7 @@
 #ifndef T_GOBACKN_H
 #define T_GOBACKN_H
 
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 
 /* Bytes of packets that arrived in order at node 0 from node 1 within for_ns; window: packets in
  * flight, payload: bytes of each. Opens and closes its ports. */

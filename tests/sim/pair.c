@@ -59,6 +59,26 @@ void t_pair_versions(uint32_t side, uint16_t set)
     versions[side] = set;
 }
 
+/* What a side's puts land in, and what they are taken from: kept from pair to pair, as a process
+ * may open a thousand. put_bytes() takes another part of the source with another seed. */
+static void take_memory(struct t_side *s, uint32_t side)
+{
+    static uint8_t *memory[2], *source[2];
+
+    if (memory[side] == NULL) {
+        memory[side] = malloc(T_SLOTS * T_SLOT_BYTES);
+        source[side] = malloc(SOURCE_BYTES);
+        for (uint32_t b = 0; b < SOURCE_BYTES; b += 8) {
+            const uint64_t word = hash(b + side);
+
+            memcpy(source[side] + b, &word, 8);
+        }
+    }
+    memset(memory[side], T_FILL, T_SLOTS * T_SLOT_BYTES);
+    s->memory = memory[side];
+    s->source = source[side];
+}
+
 void t_pair_open(struct t_pair *p, uint64_t seed, uint32_t payload_max,
                  const struct kvn_packet_config *cfg)
 {
@@ -84,13 +104,7 @@ void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
         c.seed = seed * 2 + i + 1;
         c.trace = traces[i];
         c.versions = versions[i];
-        s->memory = malloc(mem.bytes);
-        s->source = malloc(SOURCE_BYTES);
-        memset(s->memory, T_FILL, mem.bytes);
-        for (uint32_t b = 0; b < SOURCE_BYTES; b += 8) {
-            const uint64_t word = hash(b + i + seed);
-            memcpy(s->source + b, &word, 8);
-        }
+        take_memory(s, i);
         mem.base = s->memory;
         if (kvn_sim_port_open(&port, p->sim, i) != KVW_OK ||
             kvn_packet_open(&s->t, port, &c, why) != KVW_OK ||
@@ -110,8 +124,6 @@ void t_pair_close(struct t_pair *p)
             p->side[i].t->ops->close(p->side[i].t);
         for (uint32_t n = 0; n < T_PUTS_MAX; ++n)
             free(p->side[i].lent[n]);
-        free(p->side[i].memory);
-        free(p->side[i].source);
     }
     kvn_sim_close(p->sim);
 }
@@ -211,29 +223,29 @@ void t_pair_poll(struct t_pair *p, uint32_t side)
     } while (n == 8);
 }
 
+static uint64_t deadline(const struct t_pair *p, uint32_t side)
+{
+    const struct kvw_transport *t = p->side[side].t;
+
+    return p->side[side].away ? UINT64_MAX : t->ops->deadline_ns(t);
+}
+
 void t_pair_step(struct t_pair *p, uint64_t until_ns)
 {
-    uint64_t next = UINT64_MAX;
     const uint64_t now = kvn_sim_now(p->sim);
+    uint64_t next = until_ns;
 
     for (uint32_t i = 0; i < 2; ++i) {
-        uint64_t d;
-
-        t_pair_poll(p, i);
-        d = p->side[i].t->ops->deadline_ns(p->side[i].t);
-        if (d < next)
-            next = d;
+        if (!p->side[i].away && (p->eager || deadline(p, i) <= now))
+            t_pair_poll(p, i);
         /* A deadline that never leaves the present would keep a core busy. */
-        p->side[i].spins = d <= now ? p->side[i].spins + 1 : 0;
+        p->side[i].spins = deadline(p, i) <= now ? p->side[i].spins + 1 : 0;
         if (p->side[i].spins > 20000)
             fail(p, "side %u: its deadline doesn't move", i);
     }
     /* What one of them has just sent arrives at the other, whose deadline was asked before. */
     for (uint32_t i = 0; i < 2; ++i)
-        if (p->side[i].t->ops->deadline_ns(p->side[i].t) < next)
-            next = p->side[i].t->ops->deadline_ns(p->side[i].t);
-    if (next > until_ns)
-        next = until_ns;
+        next = deadline(p, i) < next ? deadline(p, i) : next;
     kvn_sim_advance(p->sim, next);
 }
 

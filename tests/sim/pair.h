@@ -9,7 +9,7 @@
 
 #include "../../net/packet/endpoint.h"
 #include "../../kvwire/wire.h"
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 
 #define T_SLOTS      16u
 #define T_SLOT_BYTES (192u * 1024)
@@ -21,6 +21,7 @@ struct t_side {
     struct kvw_transport *t;
     kvw_conn_id conn;
     bool up, down;
+    bool away; /* it doesn't poll: it computes, or was stopped */
     uint32_t ups, downs;
     kvw_err down_err;
     uint8_t *memory; /* T_SLOTS * T_SLOT_BYTES, T_FILL wherever no put is */
@@ -40,6 +41,7 @@ struct t_pair {
     uint64_t random; /* the workload's, apart from the network's */
     struct kvn_sim *sim;
     struct t_side side[2];
+    bool eager; /* both poll whenever either does; false: only at deadline_ns() */
     uint64_t source_bytes;
     char failed[256]; /* the first broken promise; "" while all hold */
 };
@@ -57,7 +59,9 @@ void t_pair_close(struct t_pair *p);
 
 /* One side polls, now; the other doesn't. */
 void t_pair_poll(struct t_pair *p, uint32_t side);
-/* Both poll, then time moves to the next thing that is due, at most to until_ns. */
+/* Each side polls if its deadline_ns() has come, arrivals among them, and never otherwise: a call
+ * whose work waits for a later poll() hangs here. Then time moves to the next deadline, at most to
+ * until_ns. */
 void t_pair_step(struct t_pair *p, uint64_t until_ns);
 /* Step until time. */
 void t_pair_run(struct t_pair *p, uint64_t until_ns);

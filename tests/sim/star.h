@@ -8,7 +8,7 @@
 
 #include "../../kvwire/wire.h"
 #include "../../net/packet/endpoint.h"
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 
 #define T_STAR_MAX 16u
 

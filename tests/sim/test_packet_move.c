@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "../../kvwire/le.h"
+#include "../../kvwire/wire/le.h"
 #include "../../net/packet/frame.h"
 #include "../../net/packet/path.h"
 #include "pair.h"

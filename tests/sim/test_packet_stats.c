@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../../net/packet/stats.h"
-#include "../../net/trace_file.h"
+#include "../../net/packet/trace_file.h"
 #include "pair.h"
 
 #define MS 1000000ull

@@ -65,6 +65,7 @@ static void on_hello(struct t_watch *w, const struct kvn_frame *f)
         own->credit = f->hello.credit;
     if (f->hello.stream > own->stream)
         own->stream = f->hello.stream;
+    own->takes = f->hello.payload;
     if (f->type == KVN_PACKET_HELLO)
         return;
     peer = by_id(w, f->conn);
@@ -72,7 +73,7 @@ static void on_hello(struct t_watch *w, const struct kvn_frame *f)
         fail(w, "HELLO_ACK to %08x, which nobody said hello from", f->conn);
         return;
     }
-    own->payload = peer->payload = f->hello.payload;
+    own->payload = peer->payload = own->takes < peer->takes ? own->takes : peer->takes;
     own->peer_id = peer->id;
     peer->peer_id = own->id;
 }

@@ -16,7 +16,7 @@
 #include "../../kvwire/wire.h"
 #include "../../net/packet/frame.h"
 #include "../../net/packet/seen.h"
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 
 #define T_WATCH_CONNS 512u /* by their ids; a connection has two */
 
@@ -30,6 +30,7 @@ struct t_watch_put {
 /* What is sent to one connection id, and what its owner has told. */
 struct t_watch_conn {
     uint32_t id, peer_id;    /* peer_id 0: not known yet */
+    uint32_t takes;          /* as its owner's HELLO or HELLO_ACK says */
     uint32_t payload;        /* 0: not agreed yet */
     uint64_t credit, stream; /* told by the owner of id */
     uint64_t bytes;          /* slices sent to it for the first time */

@@ -22,7 +22,7 @@
 #include "../../kvwire/wire.h"
 #include "../../net/packet/endpoint.h"
 #include "../../net/packet/wire.h"
-#include "../../net/port/sim.h"
+#include "../../net/port/sim/sim.h"
 #include "watch.h"
 
 #define T_NODES      5u

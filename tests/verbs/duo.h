@@ -40,6 +40,8 @@ void duo_close(void);
 /* One poll of each, and time goes on: a little, or to the next deadline when all is quiet. */
 void duo_step(void);
 void duo_run(uint32_t steps);
+/* One poll of this one, and no time goes by. */
+void duo_poll(struct duo_end *e);
 /* One poll of this one alone, and 10 ms go by: the other is busy or gone. */
 void duo_step_one(struct duo_end *e);
 /* Put number n of end from's source to the same place in the peer's region. */

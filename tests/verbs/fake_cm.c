@@ -115,8 +115,7 @@ static void tell(struct fake_id *f, enum rdma_cm_event_type type, int status, st
         abort();
 }
 
-/* --- the library's functions --------------------------------------------------------------------
- */
+/* --- the library's functions ------------------------------------------------------------------ */
 
 struct rdma_event_channel *rdma_create_event_channel(void)
 {
@@ -365,8 +364,7 @@ int rdma_ack_cm_event(struct rdma_cm_event *ev)
     return 0;
 }
 
-/* --- faults -------------------------------------------------------------------------------------
- */
+/* --- faults ----------------------------------------------------------------------------------- */
 
 /* rdma_cm's word that a device goes, to every identifier on it. */
 void vf_cm_remove(uint32_t device)

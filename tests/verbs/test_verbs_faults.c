@@ -236,8 +236,7 @@ Test(verbs_faults, an_old_key_opens_nothing)
     expect_nothing_left("old key", 0);
 }
 
-/* --- memory windows -----------------------------------------------------------------------------
- */
+/* --- memory windows --------------------------------------------------------------------------- */
 
 static void open_a(void)
 {
@@ -522,8 +521,7 @@ Test(verbs_faults, a_rail_goes_with_its_key)
     }
 }
 
-/* --- memory of a GPU ----------------------------------------------------------------------------
- */
+/* --- memory of a GPU -------------------------------------------------------------------------- */
 
 static uint8_t vram[DUO_REGION];
 static uint32_t copies, flushes;
@@ -583,8 +581,7 @@ Test(verbs_faults, the_ladder_of_gpu_memory)
                 true);
 }
 
-/* --- bad configuration --------------------------------------------------------------------------
- */
+/* --- bad configuration ------------------------------------------------------------------------ */
 
 static void expect_why(const char *local, bool listener, kvw_err err, const char *words)
 {

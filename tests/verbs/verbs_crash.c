@@ -100,8 +100,8 @@ static void load_until_done(uint64_t count, const char *what)
     printf("%s: %llu puts in %.0f ms\n", what, (unsigned long long)count, ms_since(begin));
 }
 
-/* The clock starts before COMMAND does, and stops with an error or with a put that began after it.
- */
+/* The clock starts before COMMAND does, and stops with an error or with a put that began
+ * after it. */
 static void crash(const char *command, pid_t listener_pid)
 {
     const uint64_t begin = now_ns();

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/gguf.h"
+#include "../../../engine/gguf/gguf.h"
 
 struct gb_buf {
     uint8_t *at;
@@ -121,6 +121,50 @@ static inline void gb_key_str(struct gb *b, const char *key, const char *v)
     gb_string(gb_key(b, key, 8), v, strlen(v));
 }
 
+static inline uint64_t gb_read(const uint8_t *at, unsigned bytes)
+{
+    uint64_t v = 0;
+
+    for (unsigned i = bytes; i-- > 0;)
+        v = v << 8 | at[i];
+    return v;
+}
+
+/* How many bytes the value at at takes: one of that type, or an array without arrays in it. */
+static inline size_t gb_value_bytes(const uint8_t *at, uint32_t type)
+{
+    static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    size_t n = 12;
+
+    if (type == 8)
+        return 8 + gb_read(at, 8);
+    if (type != 9)
+        return bytes[type];
+    for (uint64_t i = gb_read(at + 4, 8); i > 0; --i)
+        n += gb_value_bytes(at + n, (uint32_t)gb_read(at, 4));
+    return n;
+}
+
+/* Take a key out again; false if there is none. */
+static inline bool gb_drop_key(struct gb *b, const char *key)
+{
+    for (size_t at = 0; at < b->keys.bytes;) {
+        const uint8_t *p = b->keys.at + at;
+        const size_t name = gb_read(p, 8);
+        const size_t bytes =
+            12 + name + gb_value_bytes(p + 12 + name, gb_read(p + 8 + name, 4) & 15);
+
+        if (name == strlen(key) && memcmp(p + 8, key, name) == 0) {
+            memmove(b->keys.at + at, p + bytes, b->keys.bytes - at - bytes);
+            b->keys.bytes -= bytes;
+            --b->key_count;
+            return true;
+        }
+        at += bytes;
+    }
+    return false;
+}
+
 /* A tensor's entry exactly as given, with nothing in the blob. */
 static inline void gb_info(struct gb *b, const char *name, uint32_t type, uint32_t dims,
                            const uint64_t *ne, uint64_t offset)
@@ -177,8 +221,8 @@ static inline void gb_free(struct gb *b)
     *b = (struct gb){0};
 }
 
-/* Write the file where path says (for programs and helpers that open by name); aborts if it can't.
- */
+/* Write the file where path says (for programs and helpers that open by name); aborts if
+ * it can't. */
 static inline void gb_save(const struct gb *b, const char *path)
 {
     FILE *f = fopen(path, "wb");

@@ -101,7 +101,7 @@ Test(gguf, tensors_lie_where_the_file_says)
     cr_expect_eq((const uint8_t *)w->at + w->bytes, b.file.at + b.file.bytes);
     cr_expect_null(kve_gguf_tensor_by_name(g, "w"));
     cr_expect_null(kve_gguf_tensor(g, 2));
-    cr_expect(kve_gguf_bytes(g, &bytes) == b.file.at && bytes == b.file.bytes);
+    cr_expect(kve_gguf_bytes(g, 0, &bytes) == b.file.at && bytes == b.file.bytes);
     kve_gguf_close(g);
     gb_free(&b);
 }
@@ -141,6 +141,58 @@ Test(gguf, every_prefix_is_refused)
         free(part);
     }
     gb_free(&b);
+}
+
+/* The same without tensors: the file ends with a key's value, and nothing after it is looked at. */
+Test(gguf, a_value_cut_off_at_the_end_of_the_file)
+{
+    struct gb b = {0};
+    char why[KVE_WHY_BYTES];
+    struct kve_gguf *g;
+
+    gb_key_str(&b, "text", "the end");
+    gb_finish(&b);
+    cr_assert_eq(kve_gguf_open_bytes(&g, b.file.at, b.file.bytes, why), KVW_OK, "%s", why);
+    kve_gguf_close(g);
+    for (size_t n = 0; n < b.file.bytes; ++n)
+        cr_expect_eq(kve_gguf_open_bytes(&g, b.file.at, n, why), KVW_E_FORMAT, "%zu bytes", n);
+    gb_free(&b);
+}
+
+/* The last value inside of each range opens, the first one outside of it doesn't. */
+Test(gguf, ranges_end_where_they_say)
+{
+    static const struct {
+        uint32_t alignment;
+        kvw_err err;
+    } rows[] = {{4, KVW_E_FORMAT}, {8, KVW_OK}, {1 << 20, KVW_OK}, {1 << 21, KVW_E_FORMAT}};
+    static char name[65538];
+    char why[KVE_WHY_BYTES];
+    struct kve_gguf *g;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
+        struct gb b = {0};
+
+        gb_key_u32(&b, "general.alignment", rows[i].alignment);
+        gb_finish(&b);
+        cr_expect_eq(kve_gguf_open_bytes(&g, b.file.at, b.file.bytes, why), rows[i].err, "%u: %s",
+                     rows[i].alignment, why);
+        if (rows[i].err == KVW_OK)
+            kve_gguf_close(g);
+        gb_free(&b);
+    }
+    memset(name, 'k', sizeof(name) - 1);
+    for (size_t n = 65535; n <= 65536; ++n) {
+        struct gb b = {0};
+
+        gb_key_u32(&b, name + (sizeof(name) - 1 - n), 1);
+        gb_finish(&b);
+        cr_expect_eq(kve_gguf_open_bytes(&g, b.file.at, b.file.bytes, why),
+                     n == 65535 ? KVW_OK : KVW_E_FORMAT, "%zu", n);
+        if (n == 65535)
+            kve_gguf_close(g);
+        gb_free(&b);
+    }
 }
 
 /* Whatever a damaged file says, all that opens can be read to its last byte. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * block_values.h - the value of one weight, straight from GGUF's formulas, in double: value i of a
- * row is worked out alone, bit by bit, so that it shares nothing with engine/quant_body.h.
+ * row is worked out alone, bit by bit, so that it shares nothing with engine/kernels/quant_body.h.
  */
 #ifndef TESTS_BLOCK_VALUES_H
 #define TESTS_BLOCK_VALUES_H
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/gguf.h"
+#include "../../../engine/gguf/gguf.h"
 
 static const kve_type bv_types[] = {KVE_TYPE_F32,  KVE_TYPE_F16,  KVE_TYPE_BF16, KVE_TYPE_Q4_0,
                                     KVE_TYPE_Q4_1, KVE_TYPE_Q5_0, KVE_TYPE_Q5_1, KVE_TYPE_Q8_0,

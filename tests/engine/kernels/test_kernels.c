@@ -3,8 +3,8 @@
  * against sums in double; a row's product doesn't depend on the rows beside it. */
 #include <criterion/criterion.h>
 
-#include "../../engine/half.h"
-#include "../../engine/kernels.h"
+#include "../../../engine/kernels/half.h"
+#include "../../../engine/kernels/kernels.h"
 #include "block_values.h"
 
 static const char *const levels[] = {"scalar", "avx2", "avx512"};
@@ -98,6 +98,32 @@ Test(kernels, rmsnorm_and_silu)
     }
 }
 
+Test(kernels, gelu)
+{
+    float up[101], gate[101], before[101];
+    uint32_t state = 6;
+
+    for (size_t l = 0; l < LEVELS; ++l) {
+        const struct kve_kernels *k = kve_kernels_named(levels[l]);
+
+        for (uint32_t n = 1; k != NULL && n <= 101; n += 5) {
+            for (uint32_t i = 0; i < n; ++i) {
+                gate[i] = before[i] = i == 0 ? (n % 2 != 0 ? 200 : -200) : random_float(&state) * 6;
+                up[i] = random_float(&state);
+            }
+            k->gelu_mul(gate, up, n);
+            for (uint32_t i = 0; i < n; ++i) {
+                const double g = (double)before[i];
+                const double u = sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+                const double want = g / 2 * (1 + tanh(u)) * (double)up[i];
+
+                cr_assert_float_eq((double)gate[i], want, 1e-6 * (1 + fabs(want)), "%s %u %u",
+                                   k->name, n, i);
+            }
+        }
+    }
+}
+
 /* To nearest even, from the definition: of the two neighbours the nearer, on a tie the even one. */
 static uint16_t nearest_bf16(float f)
 {
@@ -144,6 +170,13 @@ Test(kernels, bf16)
                          to[i]);
         for (uint32_t i = 0; i < 13; ++i)
             cr_assert_eq(back[i], kve_bf16_to_f32(to[i]));
+        for (uint32_t n = 1; n < 200; ++n) { /* what is left over after whole vectors */
+            memset(to, 0, sizeof(to));
+            k->to_bf16(to, from + n, n);
+            for (uint32_t i = 0; i < n; ++i)
+                cr_assert_eq(to[i], nearest_bf16(from[n + i]), "%s, %u of %u", k->name, i, n);
+            cr_assert_eq(to[n], 0, "%s wrote past %u", k->name, n);
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 /* Every weight type dequantises to what GGUF's formula says, at every level to the same bits. */
 #include <criterion/criterion.h>
 
-#include "../../engine/half.h"
-#include "../../engine/kernels.h"
+#include "../../../engine/kernels/half.h"
+#include "../../../engine/kernels/kernels.h"
 #include "block_values.h"
 
 enum {

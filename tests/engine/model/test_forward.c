@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/model.h"
+#include "../../../engine/model/model.h"
 #include "tiny.h"
 
 enum {
@@ -335,6 +335,20 @@ Test(forward, hooks_come_in_order)
     rig_close(&r);
 }
 
+Test(forward, one_earlier_position_is_waited_for)
+{
+    struct trace t = {.fail_layer = UINT32_MAX};
+    struct rig r;
+
+    rig_open(&r, &tiny_odd, 1, 0, false);
+    cr_assert_eq(traced(&r, &t, 1, NULL), KVW_OK);
+    cr_expect_str_eq(t.text, "c w0:1 c w1:1 c w2:1 ");
+    t.text[0] = '\0';
+    cr_assert_eq(traced(&r, &t, 1, r.logits), KVW_OK);
+    cr_expect_str_eq(t.text, "c w0:2 r0 c w1:2 r1 c w2:2 r2 ");
+    rig_close(&r);
+}
+
 Test(forward, a_pass_ends_where_a_hook_says)
 {
     struct trace stop = {.fail_layer = UINT32_MAX, .cancel_at = 2};
@@ -394,6 +408,12 @@ Test(forward, arguments)
     cr_expect_eq(kve_run_open(&other, r.m, 1, 0, 0), KVW_E_INVALID);
     cr_expect_eq(kve_run_open(&other, r.m, 1, 0, TINY_CONTEXT + 1), KVW_E_INVALID);
     cr_expect_null(other);
+    cr_assert_eq(kve_run_open(&other, r.m, 1, 0, 10), KVW_OK);
+    r.seq.tokens = 0;
+    cr_expect_eq(kve_prefill(other, &r.kv, &r.seq, r.tokens, 11, NULL, r.logits), KVW_E_INVALID);
+    cr_expect_eq(kve_prefill(other, &r.kv, &r.seq, r.tokens, 10, NULL, r.logits), KVW_OK);
+    cr_expect_eq(kve_decode(other, &r.kv, &r.seq, 0, NULL, r.logits), KVW_E_INVALID);
+    kve_run_close(other);
     rig_close(&r);
     kve_run_close(NULL);
 }

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../engine/kvcache.h"
-#include "../../engine/ops.h"
+#include "../../../engine/model/kvcache.h"
+#include "../../../engine/model/ops.h"
 
 enum {
     LAYERS = 3,
@@ -108,6 +108,31 @@ Test(kvcache, one_owner_at_a_time)
         cr_assert_eq(kv.free_count, BLOCKS - count);
     }
     kve_kvcache_close(&kv);
+}
+
+/* Where assertions are compiled out, a block given back twice is still handed out once. */
+Test(kvcache, a_block_given_back_twice)
+{
+#ifdef NDEBUG
+    struct kve_kvcache kv = cache();
+    uint32_t ids[BLOCKS];
+    bool mine[BLOCKS] = {false};
+
+    cr_assert_eq(kve_kvcache_alloc(&kv, BLOCKS, ids), KVW_OK);
+    kve_kvcache_free(&kv, ids, 3);
+    kve_kvcache_free(&kv, ids, 3);
+    kve_kvcache_free(&kv, &(uint32_t){BLOCKS}, 1);
+    cr_assert_eq(kv.free_count, 3);
+    kve_kvcache_free(&kv, ids + 3, BLOCKS - 3);
+    cr_assert_eq(kve_kvcache_alloc(&kv, BLOCKS, ids), KVW_OK);
+    for (uint32_t i = 0; i < BLOCKS; ++i) {
+        cr_assert_not(mine[ids[i]], "block %u was given out twice", ids[i]);
+        mine[ids[i]] = true;
+    }
+    kve_kvcache_close(&kv);
+#else
+    cr_skip_test("assertions are compiled in");
+#endif
 }
 
 Test(kvcache, arguments)

@@ -5,7 +5,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "../../engine/model.h"
+#include "../../../engine/model/model.h"
 #include "tiny.h"
 
 static kvw_err open_built(struct gb *b, struct kve_gguf **g, struct kve_model **m,
@@ -106,8 +106,9 @@ struct bad {
 #define KEY(k) .drop_key = (k), .key = (k)
 
 static const struct bad bads[] = {
-    {KEY("general.architecture"), .text = "qwen2", .err = KVW_E_UNSUPPORTED,
-     .why = "general.architecture is \"qwen2\"; only \"llama\" is run"},
+    {KEY("general.architecture"), .text = "phi3", .err = KVW_E_UNSUPPORTED,
+     .why = "general.architecture is \"phi3\"; these are run: \"llama\", \"qwen2\", \"qwen3\", "
+            "\"gemma3\""},
     {.drop_key = "general.architecture",
      .err = KVW_E_FORMAT,
      .why = "general.architecture is missing or isn't a string"},
@@ -145,7 +146,7 @@ static const struct bad bads[] = {
     {.key = "llama.expert_count",
      .value = 8,
      .err = KVW_E_UNSUPPORTED,
-     .why = "llama.expert_count is 8; mixtures of experts aren't run"},
+     .why = "llama.expert_count is 8, not 0; mixtures of experts aren't run"},
     {.key = "llama.vocab_size",
      .value = 130,
      .err = KVW_E_FORMAT,

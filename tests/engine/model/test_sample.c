@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "../../engine/sample.h"
+#include "../../../engine/model/sample.h"
 
 enum {
     DRAWS = 200000,
@@ -106,6 +106,32 @@ Test(sample, top_p_over_equal_weights)
     expect_probabilities(1, 0.2499f, logits, p, 200, 96);
 }
 
+/* The set ends with the token at which the sum reaches top_p, not with the one after it: of four
+ * equal weights two are a half exactly, and a hair more takes a third. */
+Test(sample, top_p_that_equal_weights_reach_exactly)
+{
+    static const float four[] = {1, 1, 1, 1};
+
+    expect_probabilities(1, 0.25f, four, (double[]){1, 0, 0, 0}, 4, 1);
+    expect_probabilities(1, 0.5f, four, (double[]){1 / 2., 1 / 2., 0, 0}, 4, 15.2);
+    expect_probabilities(1, nextafterf(0.5f, 1), four, (double[]){1 / 3., 1 / 3., 1 / 3., 0}, 4,
+                         18.5);
+    expect_probabilities(1, 0.75f, four, (double[]){1 / 3., 1 / 3., 1 / 3., 0}, 4, 18.5);
+    expect_probabilities(1, nextafterf(0.75f, 1), four, (double[]){1 / 4., 1 / 4., 1 / 4., 1 / 4.},
+                         4, 21.2);
+}
+
+/* A heavier token in a bin of its own, and the cut among equal ones in a later bin: 1 of 1 + 8/e is
+ * 0.254; with three more of 1/e it is 0.533. */
+Test(sample, top_p_cuts_equal_weights_behind_a_heavier_one)
+{
+    static const float logits[] = {-1, -1, -1, 0, -1, -1, -1, -1, -1};
+    const double e = exp(-1), in = 1 + 3 * e;
+
+    expect_probabilities(1, 0.5f, logits, (double[]){e / in, e / in, e / in, 1 / in, 0, 0, 0, 0, 0},
+                         9, 21.2);
+}
+
 /* Nearly equal ones, too, but there the heavier are in: the set is the last ids, not the first. */
 Test(sample, top_p_over_nearly_equal_weights)
 {
@@ -152,4 +178,21 @@ Test(sample, the_draw_depends_on_seed_and_position_only)
     kve_sampler_close(a);
     kve_sampler_close(b);
     kve_sampler_close(c);
+}
+
+/* Seeds that differ in a bit draw other numbers at every position, not the same ones elsewhere. */
+Test(sample, neighbouring_seeds_share_no_numbers)
+{
+    static float logits[4096];
+    uint32_t equal = 0;
+
+    for (uint64_t bit = 0; bit < 8; ++bit) {
+        struct kve_sampler *a = sampler(1, 1, 7, 4096), *b = sampler(1, 1, 7 ^ 1ull << bit, 4096);
+
+        for (uint64_t pos = 0; pos < 256; ++pos)
+            equal += kve_sample(a, logits, pos) == kve_sample(b, logits, pos ^ 1ull << bit);
+        kve_sampler_close(a);
+        kve_sampler_close(b);
+    }
+    cr_expect_lt(equal, 10, "%u of 2048 draws of one in 4096", equal);
 }

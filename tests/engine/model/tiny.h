@@ -9,8 +9,8 @@
 
 #include <math.h>
 
-#include "../../engine/half.h"
-#include "gguf_build.h"
+#include "../../../engine/kernels/half.h"
+#include "../gguf/gguf_build.h"
 
 struct tiny_shape {
     uint32_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, rope_dims;

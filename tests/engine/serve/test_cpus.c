@@ -2,7 +2,7 @@
 /* A list of CPUs is read as people write it, and nothing else is. */
 #include <criterion/criterion.h>
 
-#include "../../engine/cpus.h"
+#include "../../../engine/serve/cpus.h"
 
 Test(cpus, lists)
 {

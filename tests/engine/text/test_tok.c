@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <unistd.h>
 
-#include "../../engine/tok_impl.h"
+#include "../../../engine/text/tok_impl.h"
 #include "tok_build.h"
 
 static struct kve_tok *open_tok(struct gb *b)
@@ -105,7 +105,7 @@ Test(tok, of_special_tokens_that_overlap_the_longer_wins)
     kve_tok_close(t);
 }
 
-Test(tok, bos_is_added_if_file_and_caller_want_it)
+Test(tok, bos_and_eos_are_added_if_file_and_caller_want_them)
 {
     struct gb b = {0};
     uint32_t *ids;
@@ -113,12 +113,13 @@ Test(tok, bos_is_added_if_file_and_caller_want_it)
 
     tb_vocabulary(&b, "gpt-2");
     gb_key_bool(&b, "tokenizer.ggml.add_bos_token", 1);
+    gb_key_bool(&b, "tokenizer.ggml.add_eos_token", 1);
     struct kve_tok *t = open_tok(&b);
     cr_assert_eq(kve_tok_encode(t, "hello", 5, false, true, &ids, &n), KVW_OK);
-    cr_expect(n == 2 && ids[0] == 1 && ids[1] == TB_HELLO);
+    cr_expect(n == 3 && ids[0] == 1 && ids[1] == TB_HELLO && ids[2] == 2);
     free(ids);
     cr_assert_eq(kve_tok_encode(t, "", 0, false, true, &ids, &n), KVW_OK);
-    cr_expect(n == 1 && ids[0] == 1);
+    cr_expect(n == 2 && ids[0] == 1 && ids[1] == 2);
     free(ids);
     cr_assert_eq(kve_tok_encode(t, "hello", 5, false, false, &ids, &n), KVW_OK);
     cr_expect_eq(n, 1);
@@ -417,9 +418,9 @@ static void no_model(struct gb *b)
     tokens(b, "a", "b");
 }
 
-static void model_llama(struct gb *b)
+static void model_bert(struct gb *b)
 {
-    gb_key_str(b, "tokenizer.ggml.model", "llama");
+    gb_key_str(b, "tokenizer.ggml.model", "bert");
 }
 
 static void pre_unknown(struct gb *b)
@@ -510,7 +511,7 @@ static const struct {
     const char *words;
 } refused[] = {
     {no_model, KVW_E_FORMAT, "tokenizer.ggml.model is missing"},
-    {model_llama, KVW_E_UNSUPPORTED, "tokenizer.ggml.model is \"llama\""},
+    {model_bert, KVW_E_UNSUPPORTED, "tokenizer.ggml.model is \"bert\""},
     {pre_unknown, KVW_E_UNSUPPORTED, "tokenizer.ggml.pre is \"tekken-9\""},
     {pre_two_words, KVW_E_UNSUPPORTED, "\"smollm starcoder\""},
     {pre_number, KVW_E_FORMAT, "tokenizer.ggml.pre is not a string"},
@@ -575,25 +576,30 @@ Test(tok, chatml_with_the_templates_own_system_turn)
     kve_tok_close(t);
 }
 
+/* The known shape in three parts, around what its system turn says. */
+#define HEAD                                                                                       \
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '"
+#define TAIL                                                                                       \
+    "' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "             \
+    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"                              \
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+
 Test(tok, which_templates_are_known)
 {
     static const struct {
-        const char *text;
-        bool chatml;
-        const char *system;
+        const char *text, *name, *system;
     } rows[] = {
-        {TB_TEMPLATE, true, "Be brief."},
-        {"{{ '<|im_start|>system\\nA\\n' }}", true, NULL},
-        {"{{ '<|im_start|>system\\nAbc.<|im_end|>\\n' }}", true, "Abc."},
-        {"{{ '<|im_start|>system\n' + x + '<|im_end|>' }}", true, NULL},
-        {"{{'<|im_start|>system\n' + x + '<|im_end|>'}}{{'<|im_start|>system\nB<|im_end|>'}}", true,
-         "B"},
-        {"<|im_start|>system\n<|im_end|>", true, NULL},
-        {"<|im_start|>{{ role }}", true, NULL},
-        {"<|im_start|>{{ role }}<|im_sep|>", false, NULL},
-        {"[INST] {{ x }} [/INST]", false, NULL},
-        {"", false, NULL},
-        {"<|im_start|>system", true, NULL},
+        {TB_TEMPLATE, "chatml with a system turn", "Be brief."},
+        {HEAD "<|im_start|>system\nAbc.<|im_end|>\n" TAIL, "chatml with a system turn", "Abc."},
+        {HEAD "<|im_start|>system\\nAbc.<|im_end|>\\n" TAIL, "chatml with a system turn", "Abc."},
+        {HEAD "<|im_start|>system\n<|im_end|>\n" TAIL, "chatml with a system turn", NULL},
+        {HEAD "<|im_start|>system\n{{ x }}<|im_end|>\n" TAIL, NULL, NULL},
+        {HEAD "<|im_start|>system\nAbc.<|im_end|>\n\n" TAIL, NULL, "Abc."},
+        {HEAD "<|im_start|>system\nAbc.<|im_end|>\n" TAIL " ", NULL, "Abc."},
+        {"{{ '<|im_start|>system\nA\n' }}", NULL, NULL},
+        {"[INST] {{ x }} [/INST]", NULL, NULL},
+        {"", NULL, NULL},
+        {"<|im_start|>system", NULL, NULL},
     };
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
@@ -601,12 +607,31 @@ Test(tok, which_templates_are_known)
 
         cr_assert_eq(kve_chat_open(&chat, (struct kve_str){rows[i].text, strlen(rows[i].text)}),
                      KVW_OK);
-        cr_expect_eq(chat.chatml, rows[i].chatml, "row %zu", i);
+        const char *name = kve_chat_name(&chat);
+        cr_expect((name == NULL) == (rows[i].name == NULL), "row %zu", i);
+        if (name != NULL && rows[i].name != NULL)
+            cr_expect_str_eq(name, rows[i].name, "row %zu", i);
         cr_expect((chat.system == NULL) == (rows[i].system == NULL), "row %zu", i);
         if (chat.system != NULL && rows[i].system != NULL)
             cr_expect_str_eq(chat.system, rows[i].system, "row %zu", i);
         kve_chat_close(&chat);
     }
+}
+
+Test(tok, an_unknown_template_is_refused_by_its_hash)
+{
+    struct kve_chat chat;
+    char why[KVE_WHY_BYTES] = "", *text = NULL;
+    const struct kve_chat_messages m = {&(struct kve_chat_message){"user", "Hi"}, 1};
+
+    cr_assert_eq(kve_chat_open(&chat, (struct kve_str){"[INST]", 6}), KVW_OK);
+    cr_expect_eq(kve_chat_prompt(&chat, (struct kve_str){"", 0}, &m, &text, why),
+                 KVW_E_UNSUPPORTED);
+    cr_expect(strstr(why, "tokenizer.chat_template (6 bytes, hash ") == why &&
+                  strstr(why, "is none that is known: chatml") != NULL &&
+                  strstr(why, "Qwen3, Gemma 3, Llama 3") != NULL,
+              "%s", why);
+    kve_chat_close(&chat);
 }
 
 Test(tok, no_template_no_chat)

@@ -12,7 +12,7 @@
 #ifndef TESTS_TOK_BUILD_H
 #define TESTS_TOK_BUILD_H
 
-#include "gguf_build.h"
+#include "../gguf/gguf_build.h"
 
 enum {
     TB_BYTE = 4,

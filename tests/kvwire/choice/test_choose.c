@@ -6,8 +6,8 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
-#include "../../kvwire/choose.h"
-#include "toy.h"
+#include "../../../kvwire/choice/choose.h"
+#include "../toy.h"
 
 #define LAYERS 30u
 #define CHUNK  (192u * 1024)
@@ -182,8 +182,7 @@ static void within(double gbit_s, double produce_ns, kvw_budget budget)
         raw = i == RAW ? ns : raw;
     }
     start();
-    run(wire, produce_ns, CHOOSE,
-        budget); /* the first request meets a session that knows nothing */
+    run(wire, produce_ns, CHOOSE, budget); /* the first request meets a sender that knows nothing */
     ours = run(wire, produce_ns, CHOOSE, budget);
     printf("# %g Gb/s, produced in %g ms, budget %d: shown %.3f ms, best %.3f, raw %.3f\n", gbit_s,
            produce_ns / 1e6, budget, ours / 1e6, best / 1e6, raw / 1e6);
@@ -217,7 +216,7 @@ Test(choose, a_thread_that_does_both)
 
 #define REQUESTS 60
 
-/* Many requests in one session: what trying costs is in it, and may cost 2 %. */
+/* Many requests to one peer: what trying costs is in it, and may cost 2 %. */
 static void shared_within(double wire, double coldness, kvw_budget budget, uint32_t encoders)
 {
     double best = 1e18, raw = 0, sum = 0;

@@ -3,8 +3,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "../../kvwire/ranges.h"
-#include "kv.h"
+#include "../../../kvwire/peer/ranges.h"
+#include "../kv.h"
 
 #define TOKENS 64u
 #define SPANS  8u

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../net/packet/crc32c.h"
-#include "../../net/packet/frame.h"
-#include "../../net/packet/seen.h"
-#include "../../kvwire/le.h"
+#include "../../../net/packet/crc32c.h"
+#include "../../../net/packet/frame.h"
+#include "../../../net/packet/seen.h"
+#include "../../../kvwire/wire/le.h"
 
 /* One of each type; payload is "kvwire" where there is one. The files are SPEC.md's examples. */
 static const struct golden {
@@ -18,20 +18,20 @@ static const struct golden {
     uint32_t payload; /* bytes of payload; of padding, in a HELLO */
 } golden[] = {
     {"hello",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_HELLO,
-      .versions = 0x22,
-      .hello = {0xa1b2c3d4, 1200, 4, 262144, 4194304, 512}},
+      .versions = 0x24,
+      .hello = {0xa1b2c3d4, 8228, 4, 262144, 4194304, 512}},
      1152},
     {"hello_ack",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_HELLO_ACK,
       .conn = 0xa1b2c3d4,
-      .versions = 0x402,
-      .hello = {0x55667788, 1200, 8, 262144, 4194304, 512}},
+      .versions = 0x404,
+      .hello = {0x55667788, 8972, 8, 262144, 4194304, 512}},
      1152},
     {"data",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_DATA,
       .flags = KVN_FLAG_ACK_NOW,
       .path = 2,
@@ -41,7 +41,7 @@ static const struct golden {
       .data = {7, 0x41, 0x10000, 24582, 8192, 0xcafe}},
      6},
     {"msg",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_MSG,
       .flags = KVN_FLAG_AGAIN,
       .conn = 0x55667788,
@@ -49,24 +49,30 @@ static const struct golden {
       .stream_at = 0x123456},
      6},
     {"ack",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_ACK,
       .conn = 0xa1b2c3d4,
       .pn = 12,
       .ack = {100, 50, 300000, 5000000, 7, 2, 3, {{91, 101}, {80, 90}, {1, 5}}}},
      0},
-    {"ping", {.version = 1, .type = KVN_PACKET_PING, .flags = 1, .conn = 1, .pn = 1}, 0},
+    {"ping",
+     {.version = KVN_WIRE_VERSION, .type = KVN_PACKET_PING, .flags = 1, .conn = 1, .pn = 1},
+     0},
     {"goodbye",
-     {.version = 1, .type = KVN_PACKET_GOODBYE, .conn = 2, .pn = 77, .goodbye = KVW_E_PROTOCOL},
+     {.version = KVN_WIRE_VERSION,
+      .type = KVN_PACKET_GOODBYE,
+      .conn = 2,
+      .pn = 77,
+      .goodbye = KVW_E_PROTOCOL},
      0},
     {"reset",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_RESET,
-      .versions = 0x402,
+      .versions = 0x404,
       .reset = {0x55667788, KVN_RESET_UNKNOWN}},
      0},
     {"challenge",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_CHALLENGE,
       .path = 7,
       .conn = 0x55667788,
@@ -74,7 +80,7 @@ static const struct golden {
       .token = 0x0123456789abcdef},
      0},
     {"response",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_RESPONSE,
       .path = 7,
       .conn = 0xa1b2c3d4,
@@ -82,7 +88,7 @@ static const struct golden {
       .token = 0x0123456789abcdef},
      0},
     {"nack",
-     {.version = 1,
+     {.version = KVN_WIRE_VERSION,
       .type = KVN_PACKET_NACK,
       .conn = 0xa1b2c3d4,
       .pn = 13,
@@ -170,7 +176,7 @@ Test(frame, round_trip)
             break;
         case KVN_PACKET_RESET:
             cr_expect(out.reset.id == 0x55667788 && out.reset.reason == KVN_RESET_UNKNOWN);
-            cr_expect_eq(out.versions, 0x402);
+            cr_expect_eq(out.versions, 0x404);
             break;
         case KVN_PACKET_CHALLENGE:
         case KVN_PACKET_RESPONSE:
@@ -215,12 +221,16 @@ static const struct nonsense {
     uint64_t value;
     kvw_err err;
 } nonsense[] = {
-    {"type 0", 5, 0, 1, 0x10, KVW_E_PROTOCOL},
-    {"type 12", 5, 0, 1, 0x1c, KVW_E_PROTOCOL},
-    {"version 2", 5, 0, 1, 0x26, KVW_E_VERSION},
+    {"type 0", 5, 0, 1, 0x20, KVW_E_PROTOCOL},
+    {"type 12", 5, 0, 1, 0x2c, KVW_E_PROTOCOL},
+    {"version 1", 5, 0, 1, 0x16, KVW_E_VERSION},
+    {"version 3", 5, 0, 1, 0x36, KVW_E_VERSION},
     {"HELLO without a source", 0, 24, 4, 0, KVW_E_PROTOCOL},
     {"HELLO whose version its sender doesn't speak", 0, 20, 2, 0x20, KVW_E_PROTOCOL},
-    {"HELLO of another length", 0, 28, 4, 1300, KVW_E_PROTOCOL},
+    {"HELLO longer than its sender takes", 0, 28, 4, 1199, KVW_E_PROTOCOL},
+    {"HELLO as long as its sender takes", 0, 28, 4, 1200, KVW_OK},
+    {"HELLO of a sender that takes all", 0, 28, 4, 65507, KVW_OK},
+    {"HELLO that takes what UDP doesn't carry", 0, 28, 4, 65508, KVW_E_PROTOCOL},
     {"HELLO without a path", 0, 32, 4, 0, KVW_E_PROTOCOL},
     {"HELLO with nine", 0, 32, 4, 9, KVW_E_PROTOCOL},
     {"HELLO with a small stream", 0, 36, 4, 1000, KVW_E_PROTOCOL},
@@ -283,7 +293,7 @@ Test(frame, hello_of_another_version)
 Test(frame, region_and_offset_share_a_word)
 {
     uint8_t wire[KVN_DATA_BYTES + 1] = {0};
-    struct kvn_frame out, in = {.version = 1,
+    struct kvn_frame out, in = {.version = KVN_WIRE_VERSION,
                                 .type = KVN_PACKET_DATA,
                                 .data = {1, KVN_REGION_MAX, KVN_OFFSET_MAX - 1, 1, 1152, 0}};
     const struct kvw_iov body = {"x", 1};

@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "../../net/packet/ranges.h"
+#include "../../../net/packet/ranges.h"
 
 #define SPACE 600u
 

@@ -4,8 +4,9 @@
  * program, not a test. One process is forked before DPDK starts in either.
  *
  *   dpdk_bench goodput [KEY=VALUE ...]   payload bytes placed in the receiver's memory per second
- *   dpdk_bench protocol [KEY=VALUE ...]  the same with the packet protocol over it, puts of put
- * bytes dpdk_bench wake [KEY=VALUE ...]      from tx() to rx() in a peer that sleeps in wait()
+ *   dpdk_bench protocol [KEY=VALUE ...]  the same with the packet protocol over it, puts of `put`
+ *                                        bytes
+ *   dpdk_bench wake [KEY=VALUE ...]      from tx() to rx() in a peer that sleeps in wait()
  *   dpdk_bench start [KEY=VALUE ...]     from fork() to open, and to the first packet
  *
  * Keys: slice (payload bytes of a packet, 8192), max (the ports' payload_max), ring, seconds (1),
@@ -23,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../net/port/dpdk_port.h"
+#include "../../../net/port/dpdk/link.h"
 #include "dpdk_bench_protocol.h"
 
 #define POOL_BYTES  (64u << 20)

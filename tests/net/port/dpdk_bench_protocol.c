@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "../../net/packet/endpoint.h"
+#include "../../../net/packet/endpoint.h"
 
 #define OUTSTANDING 16u
 #define EVENTS      64u

@@ -7,7 +7,7 @@
 #ifndef T_DPDK_BENCH_PROTOCOL_H
 #define T_DPDK_BENCH_PROTOCOL_H
 
-#include "../../net/port/port.h"
+#include "../../../net/port/port.h"
 
 struct t_protocol {
     uint32_t slice;

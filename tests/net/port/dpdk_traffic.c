@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../kvwire/digest.h"
-#include "../../net/port/dpdk_kind.h"
+#include "../../../kvwire/digest.h"
+#include "../../../net/port/dpdk/kind.h"
 
 extern char **environ;
 
@@ -158,8 +158,8 @@ pid_t t_peer_start(const char *path, const char *role, const char *mode)
         NULL};
     pid_t pid;
 
-    /* One that ends with its port open leaks the device by design; the leak checker needn't say so.
-     */
+    /* One that ends with its port open leaks the device by design; the leak checker needn't
+     * say so. */
     if (strcmp(mode, "leave") == 0)
         setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
     if (peer_fd >= 0)

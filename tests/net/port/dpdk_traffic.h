@@ -10,7 +10,7 @@
 
 #include <sys/types.h>
 
-#include "../../net/port/dpdk_port.h"
+#include "../../../net/port/dpdk/link.h"
 
 /* Length, sequence number, digest: the shortest payload that proves itself. */
 #define T_PAYLOAD_MIN 24u

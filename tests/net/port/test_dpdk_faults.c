@@ -15,9 +15,9 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 
-#include "../../net/port/dpdk_kind.h"
-#include "../../net/port/dpdk_nic.h"
-#include "../../net/port/udp.h"
+#include "../../../net/port/dpdk/kind.h"
+#include "../../../net/port/dpdk/nic.h"
+#include "../../../net/port/udp/udp.h"
 #include "dpdk_traffic.h"
 #include "veth.h"
 
@@ -239,8 +239,8 @@ static void sleep_beside_it(unsigned ms)
     cr_expect_lt(cpu_s() - before, ms * 0.3e-3, "%.3f s of CPU in %u ms", cpu_s() - before, ms);
 }
 
-/* Pulled under load: nothing hangs or spins; put back, traffic goes on; deleted, it can be closed.
- */
+/* Pulled under load: nothing hangs or spins; put back, traffic goes on; deleted, it can
+ * be closed. */
 static void unplug(const char *kind)
 {
     open_pair(kind, 3400);

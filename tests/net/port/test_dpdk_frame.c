@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../net/port/dpdk_frame.h"
+#include "../../../net/port/ether/frame.h"
 
 #define PAYLOAD 100u
 #define LEN     (KVN_ETHER_HDR_BYTES + PAYLOAD)
@@ -100,8 +100,7 @@ ParameterizedTestParameters(dpdk_frame, wrong_field)
         {14, 0x40, KVN_ETHER_NOT_IP}, /* of none */
         {14, 0x46, KVN_ETHER_LENGTH}, /* options: the UDP length isn't where it should be */
         {16, 0xff, KVN_ETHER_CUT},    /* total length past the frame */
-        {16, 0x01, KVN_ETHER_CUT},      {17, 27, KVN_ETHER_LENGTH}, /* or too short for a UDP header
-                                                                     */
+        {16, 0x01, KVN_ETHER_CUT},      {17, 27, KVN_ETHER_LENGTH},     /* or no UDP header fits */
         {17, 0, KVN_ETHER_LENGTH},      {20, 0x20, KVN_ETHER_FRAGMENT}, /* more fragments */
         {21, 0x01, KVN_ETHER_FRAGMENT},                                 /* an offset */
         {23, 6, KVN_ETHER_NOT_UDP},     {38, 0xff, KVN_ETHER_LENGTH},   /* UDP length */
@@ -144,4 +143,87 @@ Test(dpdk_frame, options_are_skipped)
     cr_expect_eq(frame.payload, wire + 46);
     cr_expect_eq(frame.payload_bytes, PAYLOAD);
     cr_expect_eq(kvn_ether_parse(&frame, wire, LEN + 3), KVN_ETHER_CUT);
+}
+
+/* --- IPv6 --- */
+
+#define SIX_AT  14u
+#define SIX_HDR (SIX_AT + 40u + 8u)
+#define SIX_LEN (SIX_HDR + PAYLOAD)
+
+static uint8_t six[SIX_LEN + 64];
+
+static void make_six(void)
+{
+    static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
+    const struct kvn_addr from = {.family = 6, .ip = {0xfd, [15] = 1}, .port = 7400};
+    const struct kvn_addr to = {.family = 6, .ip = {0xfd, [15] = 2}, .port = 7401};
+    const struct kvn_ether_route r = {.src_mac = mac, .dst_mac = mac, .from = &from, .to = &to};
+    struct kvn_ether_flow flow;
+
+    memset(six, 0xa5, sizeof(six));
+    kvn_ether_flow_make(&flow, &r);
+    cr_assert_eq(flow.bytes, SIX_HDR);
+    kvn_ether_flow_put(&flow, six, PAYLOAD);
+    six[SIX_AT + 46] = 1; /* a checksum, which nobody but the device reads */
+}
+
+/* Both lengths, the header's and UDP's, so that only the frame's own can tell. */
+static void six_says(uint32_t payload)
+{
+    make_six();
+    six[SIX_AT + 4] = six[SIX_AT + 44] = (uint8_t)((payload + 8) >> 8);
+    six[SIX_AT + 5] = six[SIX_AT + 45] = (uint8_t)(payload + 8);
+}
+
+/* A length may reach to the frame's end, and not one byte further: 40 are the header's. */
+Test(dpdk_frame, ipv6_length_past_the_frame)
+{
+    uint8_t *exact = malloc(SIX_LEN); /* so that a sanitizer sees a byte too many */
+
+    for (uint32_t over = 0; over <= 64; ++over) {
+        six_says(PAYLOAD + over);
+        memcpy(exact, six, SIX_LEN);
+        cr_expect_eq(kvn_ether_parse(&frame, exact, SIX_LEN),
+                     over == 0 ? KVN_ETHER_OK : KVN_ETHER_CUT, "%u bytes past the frame", over);
+    }
+    six_says(PAYLOAD - 1);
+    cr_expect_eq(kvn_ether_parse(&frame, six, SIX_LEN), KVN_ETHER_OK);
+    cr_expect_eq(frame.payload_bytes, PAYLOAD - 1);
+    free(exact);
+}
+
+Test(dpdk_frame, no_prefix_is_an_ipv6_frame)
+{
+    for (uint32_t len = 0; len < SIX_LEN; ++len) {
+        uint8_t *exact = malloc(len + 1);
+
+        make_six();
+        memcpy(exact + 1, six, len);
+        cr_expect_eq(kvn_ether_parse(&frame, exact + 1, len),
+                     len < SIX_HDR ? KVN_ETHER_SHORT : KVN_ETHER_CUT, "len %u", len);
+        free(exact);
+    }
+}
+
+ParameterizedTestParameters(dpdk_frame, ipv6_wrong_field)
+{
+    static struct wrong rows[] = {
+        {SIX_AT, 0x45, KVN_ETHER_NOT_IP},     {SIX_AT + 6, 44, KVN_ETHER_FRAGMENT},
+        {SIX_AT + 6, 6, KVN_ETHER_NOT_UDP},   {SIX_AT + 5, 7, KVN_ETHER_LENGTH},
+        {SIX_AT + 5, 107, KVN_ETHER_LENGTH},  {SIX_AT + 45, 107, KVN_ETHER_LENGTH},
+        {SIX_AT + 45, 109, KVN_ETHER_LENGTH}, {SIX_AT + 44, 1, KVN_ETHER_LENGTH},
+        {SIX_AT + 46, 0, KVN_ETHER_CHECKSUM}, /* none, which IPv6 doesn't allow */
+    };
+    return cr_make_param_array(struct wrong, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct wrong *row, dpdk_frame, ipv6_wrong_field)
+{
+    make_six();
+    six[SIX_AT + 47] = 0;
+    cr_expect_eq(kvn_ether_parse(&frame, six, SIX_LEN), KVN_ETHER_OK);
+    six[row->at] = row->value;
+    cr_expect_eq(kvn_ether_parse(&frame, six, SIX_LEN), row->verdict, "byte %u = %02x", row->at,
+                 row->value);
 }

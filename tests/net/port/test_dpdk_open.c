@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../net/port/dpdk_eal.h"
+#include "../../../net/port/dpdk/eal.h"
 #include "dpdk_traffic.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -97,6 +97,96 @@ Test(dpdk_open, paths_that_cannot_be)
     expect_why("is not a socket", path);
     cr_expect_eq(access(path, F_OK), 0);
     cr_expect_eq(port, none, "outputs are written on success only");
+    t_link_remove(path);
+}
+
+#define LINKS 6
+
+/* Both ends of several links in one process; a seventh, when there is no room for it, ends in a
+ * sentence that says what is short and how to get more. */
+static void expect_links(uint32_t want)
+{
+    struct kvn_port *ports[2 * 64];
+    char paths[64][KVN_DPDK_PATH_BYTES];
+    uint32_t links = 0, n = 0;
+    kvw_err err = KVW_OK;
+
+    for (; links < 64 && err == KVW_OK && links < want; ++links) {
+        t_link_path(paths[links]);
+        for (uint32_t end = 0; end < 2 && err == KVW_OK; ++end) {
+            const struct kvn_dpdk_config cfg = {.path = paths[links],
+                                                .listener = end == 1,
+                                                .open_by_ns = t_now_ns() + 10000000000ull};
+
+            err = kvn_dpdk_port_open(&ports[n], &cfg, why);
+            n += err == KVW_OK;
+        }
+    }
+    for (uint32_t i = 0; i < n; ++i)
+        ports[i]->ops->close(ports[i]);
+    for (uint32_t i = 0; i < links; ++i)
+        t_link_remove(paths[i]);
+    if (want == LINKS) {
+        cr_expect_eq(err, KVW_OK, "link %u: %s", links, why);
+        return;
+    }
+    cr_expect_eq(err, KVW_E_NOMEM, "%u links with 64 MiB: %s", links, why);
+    expect_why("64 MiB", "KVWIRE_DPDK_MEMORY");
+}
+
+Test(dpdk_open, several_links_in_one_process)
+{
+    expect_links(LINKS);
+}
+
+Test(dpdk_open, as_many_links_as_its_memory_holds)
+{
+    setenv("KVWIRE_DPDK_MEMORY", "64", 1);
+    expect_links(63);
+}
+
+Test(dpdk_open, memory_that_cannot_be)
+{
+    struct kvn_port *port = NULL;
+
+    setenv("KVWIRE_DPDK_MEMORY", "64M", 1);
+    t_link_path(path);
+    cr_expect_eq(open_end(&port, path, true, 1000), KVW_E_DEVICE);
+    expect_why("KVWIRE_DPDK_MEMORY", "64M");
+    t_link_remove(path);
+}
+
+/* Each number of descriptors up to what it takes: a sentence, never DPDK's panic. */
+Test(dpdk_open, few_descriptors, .timeout = 120)
+{
+    uint32_t refused = 0;
+
+    t_link_path(path);
+    for (rlim_t limit = count_fds() - 3, end = limit + 28; limit < end; ++limit) {
+        const pid_t child = fork();
+        int status = -1;
+
+        cr_assert_geq(child, 0);
+        if (child == 0) {
+            const struct rlimit r = {limit, limit};
+            struct kvn_port *port = NULL;
+            kvw_err err;
+
+            alarm(20);
+            if (setrlimit(RLIMIT_NOFILE, &r) != 0)
+                _exit(9);
+            err = open_end(&port, path, true, 50);
+            if (err == KVW_E_DEADLINE)
+                _exit(0); /* there were enough, and nobody came */
+            _exit(err == KVW_E_DEVICE && strstr(why, "escriptor") != NULL ? 1 : 2);
+        }
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_expect(WIFEXITED(status) && WEXITSTATUS(status) < 2, "with %lu descriptors: 0x%x",
+                  (unsigned long)limit, status);
+        refused += status != 0;
+        unlink(path);
+    }
+    cr_expect_gt(refused, 0);
     t_link_remove(path);
 }
 

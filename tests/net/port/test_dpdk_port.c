@@ -10,6 +10,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "../../../net/port/dpdk/kind.h"
 #include "dpdk_traffic.h"
 
 #define PACKETS     2000u
@@ -299,4 +300,43 @@ Test(dpdk_port, longer_frames_than_a_buffer_are_rejected)
     port->ops->close(port);
     (void)t_peer_end(peer, SIGTERM);
     t_link_remove(path);
+}
+
+static struct kvn_port *open_ring(bool listener)
+{
+    struct kvn_packet_config packet = {0};
+    struct kvn_dpdk_spec spec;
+    const struct kvn_dpdk_open o = {
+        .spec = &spec, .listener = listener, .open_by_ns = t_now_ns() + 10000000000u};
+    struct kvn_port *port = NULL;
+    char why[KVN_WHY_BYTES] = "";
+
+    cr_assert_eq(kvn_dpdk_spec_parse(&spec, "ring", "late", why), KVW_OK, "%s", why);
+    cr_assert_eq(kvn_dpdk_open_ring(&port, &o, &packet, why), KVW_OK, "%s", why);
+    return port;
+}
+
+/* A packet counts as taken and the ring has no room for it: the port says that it must be looked
+ * after soon, though nothing arrives; when there is room, that look sends it. */
+Test(dpdk_port, what_is_late_has_a_deadline)
+{
+    static uint8_t head[100];
+    struct kvn_port *const b = open_ring(true), *const a = open_ring(false);
+    const struct kvn_tx_packet packet = {.to = a->default_peer, .head = head, .head_bytes = 100};
+    struct kvn_rx_packet in[KVN_BURST];
+    uint32_t sent = 0, received = 0, n;
+
+    while (a->ops->tx(a, t_now_ns(), &packet, 1) == 1)
+        cr_assert_lt(++sent, 100000, "the ring is never full");
+    cr_expect_gt(sent, 0);
+    cr_expect_leq(a->ops->deadline_ns(a), t_now_ns() + 1000000, "one is late, and nobody knows");
+    while ((n = b->ops->rx(b, t_now_ns(), in, KVN_BURST)) > 0)
+        received += n;
+    cr_expect_eq(received, sent - 1);
+    (void)a->ops->rx(a, t_now_ns() + 1000000, in, KVN_BURST);
+    received += b->ops->rx(b, t_now_ns(), in, KVN_BURST);
+    cr_expect_eq(received, sent);
+    cr_expect_gt(a->ops->deadline_ns(a), t_now_ns() + 1000000, "nothing is late any more");
+    a->ops->close(a);
+    b->ops->close(b);
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../net/port/fault.h"
+#include "../../../net/port/fault.h"
 
 #define PACKETS 20000u
 #define LEN     48u
@@ -76,8 +76,8 @@ static void source_close(struct kvn_port *port)
     ++((struct source *)port)->closes;
 }
 
-static const struct kvn_port_ops source_ops = {"source",    source_rx,       source_tx,
-                                               source_wait, source_deadline, source_close};
+static const struct kvn_port_ops source_ops = {
+    "source", source_rx, source_tx, source_wait, source_deadline, source_close, NULL};
 
 static struct source source;
 static uint8_t seen[PACKETS]; /* how often each came whole */

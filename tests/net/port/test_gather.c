@@ -3,7 +3,7 @@
  * spares sleeps, and ever more rarely where it doesn't. */
 #include <criterion/criterion.h>
 
-#include "../../net/port/gather.h"
+#include "../../../net/port/gather.h"
 
 static void thin_sleeps(struct kvn_gather *g, uint32_t count)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../net/port/netif.h"
+#include "../../../net/port/ether/netif.h"
 
 #define MS 1000000ull
 

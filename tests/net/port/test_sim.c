@@ -3,8 +3,11 @@
  * twice from the same seed. */
 #include <criterion/criterion.h>
 #include <string.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
-#include "../../net/port/sim.h"
+#include "../../../net/port/sim/sim.h"
 
 #define US 1000ull
 
@@ -404,6 +407,29 @@ Test(sim, ipv6)
     cr_assert_eq(drain(1, got, 4), 1);
     end();
 }
+
+#ifdef __SANITIZE_ADDRESS__
+/* Who reads past the end of a packet that rx() handed out is caught, until the next rx(). */
+Test(sim, packets_are_guarded_behind_their_end)
+{
+    static const uint32_t bytes[2] = {101, 2000};
+    const struct kvn_sim_link l = {0};
+    struct kvn_rx_packet rx[KVN_BURST];
+
+    begin(2, &l);
+    for (uint32_t i = 0; i < 2; ++i)
+        send_to(0, 1, i, bytes[i]);
+    cr_assert_eq(port[1]->ops->rx(port[1], kvn_sim_clock(sim, 1), rx, KVN_BURST), 2);
+    for (uint32_t i = 0; i < 2; ++i) {
+        cr_expect_null(__asan_region_is_poisoned((void *)(uintptr_t)rx[i].bytes, rx[i].len));
+        cr_expect(__asan_address_is_poisoned(rx[i].bytes + rx[i].len), "%u bytes", bytes[i]);
+    }
+    cr_assert_eq(port[1]->ops->rx(port[1], kvn_sim_clock(sim, 1), rx + 2, KVN_BURST - 2), 0);
+    for (uint32_t i = 0; i < 2; ++i)
+        cr_expect_not(__asan_address_is_poisoned(rx[i].bytes + rx[i].len), "%u bytes", bytes[i]);
+    end();
+}
+#endif
 
 static uint64_t one_run(uint64_t with)
 {

@@ -3,7 +3,7 @@
  * rarely so, and never costs more than a few per cent of a core. */
 #include <criterion/criterion.h>
 
-#include "../../net/port/spin.h"
+#include "../../../net/port/spin.h"
 
 static bool looks(struct kvn_spin *s)
 {

@@ -2,13 +2,15 @@
 /* The UDP port carries packets of every size between addresses of both families, says why it can't
  * open, and is not upset by a peer that isn't there. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "../../net/net.h"
-#include "../../net/port/udp.h"
+#include "../../../net/net.h"
+#include "../../../net/port/udp/udp.h"
+#include "veth.h"
 
 static uint64_t now_ns(void)
 {
@@ -149,6 +151,42 @@ Test(udp, too_long_costs_only_itself)
     cr_expect_eq(r[0].len + r[1].len, 95);
     a->ops->close(a);
     b->ops->close(b);
+}
+
+/* What an interface's MTU took from payload_max is given back later, and taken again if it still
+ * doesn't fit. */
+Test(udp, payload_max_rises_again)
+{
+    static const uint8_t bytes[8000];
+    const uint64_t t0 = 1000000000u;
+    const char *skip = t_veth_make(1500);
+    struct kvn_tx_packet p = {.head = bytes, .head_bytes = 48, .body_count = 1};
+    struct kvn_port *a;
+
+    if (skip != NULL)
+        cr_skip_test("%s", skip);
+    a = open_port("10.77.0.100:0", 8000);
+    cr_assert_eq(kvn_addr_parse(&p.to, "10.77.0.101:7000"), KVW_OK);
+    p.body[0] = (struct kvw_iov){bytes, 8000 - 48};
+    for (uint64_t round = 0; round < 2; ++round) {
+        const uint64_t at = t0 + round * KVN_UDP_RAISE_NS;
+
+        cr_expect_eq(a->ops->tx(a, at, &p, 1), 1);
+        cr_expect_eq(a->tx_errors, round + 1);
+        cr_expect_eq(a->payload_max, 1472);
+        p.body[0].bytes = 1;
+        cr_expect_eq(a->ops->tx(a, at + KVN_UDP_RAISE_NS - 1, &p, 1), 1);
+        cr_expect_eq(a->payload_max, 1472, "too soon");
+        cr_expect_eq(a->ops->tx(a, at + KVN_UDP_RAISE_NS, &p, 1), 1);
+        cr_expect_eq(a->payload_max, 8000, "it stayed at %u", a->payload_max);
+        p.body[0].bytes = 8000 - 48;
+    }
+    cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 9000"), 0);
+    cr_assert_eq(t_veth_run(1, "ip link set kvt1 mtu 9000"), 0);
+    cr_expect_eq(a->ops->tx(a, t0 + 3 * KVN_UDP_RAISE_NS, &p, 1), 1);
+    cr_expect_eq(a->tx_errors, 2);
+    cr_expect_eq(a->payload_max, 8000);
+    a->ops->close(a);
 }
 
 /*
@@ -403,4 +441,121 @@ Test(addr, round_trip)
         cr_assert_eq(kvn_addr_parse(&a, texts[i]), KVW_OK);
         cr_expect_str_eq(kvn_addr_format(&a, buf), texts[i]);
     }
+}
+
+/* --- addresses that lead nowhere -------------------------------------------------------------- */
+
+/* What connect() from local to peer ends in, within a tenth of the time that silence takes. */
+static kvw_err ends_in(const char *local, const char *peer, char text[256])
+{
+    const struct kvn_config cfg = {.local = local};
+    struct kvw_transport_event ev[4] = {{.kind = KVW_TEV_CONN_UP}};
+    struct kvw_transport *t = NULL;
+    kvw_conn_id conn = {0};
+    char why[KVN_WHY_BYTES];
+    kvw_err err = KVW_OK;
+    uint32_t n;
+
+    cr_assert_eq(kvn_open(&t, "udp", &cfg, why), KVW_OK, "%s", why);
+    cr_assert_eq(t->ops->connect(t, peer, 1000000000, &conn), KVW_OK);
+    if (strstr(local, "queues=") == NULL)
+        cr_expect_eq(t->ops->deadline_ns(t), 0, "the next poll is due");
+    else if (t->ops->deadline_ns(t) != 0)
+        t->ops->wait(t, now_ns() + 300000000, -1); /* its thread tells, at once */
+    n = t->ops->poll(t, 1000000001, ev, 4);
+    text[0] = '\0';
+    if (n == 1 && ev[0].kind == KVW_TEV_CONN_DOWN) {
+        err = ev[0].err;
+        snprintf(text, 256, "%s", ev[0].text);
+    }
+    t->ops->close(t);
+    return err;
+}
+
+static void expect_reason(const char *local, const char *peer, const char *says)
+{
+    char text[256];
+
+    cr_expect_eq(ends_in(local, peer, text), KVW_E_ADDRESS, "%s to %s: %s", local, peer, text);
+    cr_expect_not_null(strstr(text, says), "%s to %s: \"%s\" doesn't say \"%s\"", local, peer, text,
+                       says);
+}
+
+Test(udp, the_other_family_is_said)
+{
+    expect_reason("127.0.0.1:0", "[::1]:7000", "IPv6");
+    expect_reason("[::1]:0", "127.0.0.1:7000", "IPv4");
+    expect_reason("127.0.0.1:0,queues=2", "[::1]:7000", "IPv6");
+}
+
+Test(udp, no_way_is_said)
+{
+    char text[256];
+    const char *skip = t_veth_make(1500);
+
+    if (skip != NULL)
+        cr_skip_test("%s", skip);
+    expect_reason("10.77.0.100:0", "10.99.0.1:7000", "Network is unreachable");
+    expect_reason("[fd77::100]:0", "[fd99::1]:7000", "Network is unreachable");
+    cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 1000"), 0);
+    expect_reason("10.77.0.100:0", "10.77.0.101:7000", "MTU 1000");
+    cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 1228"), 0);
+    cr_expect_eq(ends_in("10.77.0.100:0", "10.77.0.101:7000", text), KVW_OK, "%s", text);
+    cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 1227"), 0);
+    expect_reason("10.77.0.100:0", "10.77.0.101:7000", "MTU 1227");
+}
+
+Test(udp, link_local_addresses)
+{
+    static const char *const wrong[] = {"[fe80::1%]:5",  "[fe80::1%none-such]:5",
+                                        "[::1%lo]:5",    "[fec0::1%lo]:5",
+                                        "[fe80::1%lo:5", "127.0.0.1%lo:5"};
+    struct kvn_addr a, b;
+    char text[KVN_ADDR_TEXT_BYTES];
+
+    cr_assert_eq(kvn_addr_parse(&a, "[fe80::1%lo]:7000"), KVW_OK);
+    cr_expect_eq(a.scope, 1);
+    cr_expect_str_eq(kvn_addr_format(&a, text), "[fe80::1%lo]:7000");
+    cr_assert_eq(kvn_addr_parse(&b, "[fe80::1]:7000"), KVW_OK);
+    cr_expect_eq(b.scope, 0);
+    cr_expect_not(kvn_addr_equal(&a, &b));
+    for (uint32_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); ++i)
+        cr_expect_eq(kvn_addr_parse(&a, wrong[i]), KVW_E_ADDRESS, "%s", wrong[i]);
+}
+
+/* A link-local address with its interface is bound, dialled, and known again in what arrives. */
+Test(udp, link_local_ends_meet)
+{
+    const struct kvn_config la = {.local = "[fe80::a%kvt0]:0"};
+    const struct kvn_config lb = {.local = "[fe80::b%kvt1]:7000", .listener = true};
+    struct kvw_transport *a = NULL, *b = NULL;
+    struct kvw_transport_event ev[4];
+    char why[KVN_WHY_BYTES];
+    kvw_conn_id conn;
+    uint32_t ups = 0;
+    const char *skip = t_veth_make(1500);
+
+    if (skip != NULL)
+        cr_skip_test("%s", skip);
+    cr_assert_eq(t_veth_run(0, "ip addr add fe80::a/64 dev kvt0 nodad"), 0);
+    cr_assert_eq(t_veth_run(1, "ip addr add fe80::b/64 dev kvt1 nodad"), 0);
+    t_veth_enter(1);
+    cr_assert_eq(kvn_open(&b, "udp", &lb, why), KVW_OK, "%s", why);
+    t_veth_enter(0);
+    cr_assert_eq(kvn_open(&a, "udp", &la, why), KVW_OK, "%s", why);
+    cr_assert_eq(b->ops->listen(b), KVW_OK);
+    cr_assert_eq(a->ops->connect(a, "[fe80::b%kvt0]:7000", now_ns(), &conn), KVW_OK);
+    for (int i = 0; i < 2000 && ups < 2; ++i) {
+        for (int end = 0; end < 2; ++end) {
+            struct kvw_transport *t = end == 0 ? a : b;
+            const uint32_t n = t->ops->poll(t, now_ns(), ev, 4);
+
+            for (uint32_t k = 0; k < n; ++k)
+                ups += ev[k].kind == KVW_TEV_CONN_UP;
+        }
+        a->ops->wait(a, now_ns() + 1000000, -1);
+    }
+    cr_expect_eq(ups, 2);
+    a->ops->close(a);
+    b->ops->close(b);
 }

@@ -10,10 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../kvwire/le.h"
-#include "../../net/packet/endpoint.h"
-#include "../../net/packet/wire.h"
-#include "../../net/port/udp.h"
+#include "../../../kvwire/wire/le.h"
+#include "../../../net/packet/endpoint.h"
+#include "../../../net/packet/wire.h"
+#include "../../../net/port/udp/udp.h"
 
 #define S          1000000000ull
 #define SLOTS      16u

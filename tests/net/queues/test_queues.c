@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../net/queues.h"
+#include "../../../net/queues/queues.h"
 #include "sockets.h"
 
 #define MS     1000000ull
@@ -30,8 +30,9 @@ static struct {
     kvw_conn_id conn[CONNS]; /* a's */
     kvw_conn_id at_b[CONNS]; /* in the order of their coming */
     uint32_t ups, arrived, landed, done, failed, a_downs, b_downs, msgs;
-    uint8_t times[CONNS * PUTS]; /* each put landed */
-    uint32_t gates;
+    uint8_t times[CONNS * PUTS];               /* each put landed */
+    _Atomic uint32_t gates_of[KVN_QUEUES_MAX]; /* by the queue that the connection's id names */
+    _Atomic uint32_t gates;                    /* asked by b's queues, each from its thread */
 } w;
 
 static uint64_t now_ns(void)
@@ -46,6 +47,7 @@ static bool gate(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t bytes, u
 {
     (void)arg;
     ++w.gates;
+    ++w.gates_of[conn.value % KVN_QUEUES_MAX];
     return conn.value != 0 && bytes == BYTES && offset == (uint64_t)imm * BYTES;
 }
 
@@ -209,6 +211,8 @@ Test(queues, each_carries_its_connections)
     expect_quiet_rings(&a);
     expect_quiet_rings(&b);
     cr_expect_eq(w.gates, CONNS * PUTS);
+    cr_expect_eq(w.gates_of[0], CONNS * PUTS / 2);
+    cr_expect_eq(w.gates_of[1], CONNS * PUTS / 2);
     cr_expect_eq(w.a_downs + w.b_downs, 0);
     part();
 }
@@ -294,6 +298,96 @@ Test(queues, one_ends_and_the_others_live)
     cr_assert_eq(w.a->ops->send(w.a, again, "x", 1), KVW_OK);
     UNTIL(w.msgs == 1);
     cr_expect_eq(w.b_downs, 1);
+    part();
+}
+
+/* Only a polls. */
+static void step_a(void)
+{
+    struct kvw_transport_event ev[16];
+    const uint32_t n = w.a->ops->poll(w.a, now_ns(), ev, 16);
+
+    for (uint32_t i = 0; i < n; ++i)
+        on_a(&ev[i]);
+    w.a->ops->wait(w.a, now_ns() + MS / 5, -1);
+}
+
+/* Whoever was told KVW_E_AGAIN hears of the room that comes: by deadline_ns() and wait(), which a
+ * message too long to wait for a timer is sent by. Lanes take 256 KiB; b says nothing. */
+Test(queues, room_is_told)
+{
+    static uint8_t big[KVW_MSG_BYTES_MAX];
+    const uint32_t messages = 200;
+    uint64_t end;
+    uint32_t refused = 0;
+
+    join("127.0.0.1:0,queues=2");
+    end = now_ns() + 10000 * MS;
+    for (uint32_t n = 0; n < messages;) {
+        const uint64_t begin = now_ns(), at = begin + 1000 * MS;
+        struct kvw_transport_event ev[16];
+
+        if (w.a->ops->send(w.a, w.conn[0], big, sizeof(big)) == KVW_OK) {
+            ++n;
+            continue;
+        }
+        ++refused;
+        while (w.b->ops->poll(w.b, now_ns(), ev, 16) == 16)
+            ; /* b takes what there is, at once */
+        if (w.a->ops->deadline_ns(w.a) > now_ns())
+            w.a->ops->wait(w.a, at, -1);
+        cr_assert_lt(now_ns(), at, "nobody told that there is room");
+        (void)w.a->ops->poll(w.a, now_ns(), ev, 16);
+        cr_assert_lt(now_ns(), end);
+    }
+    cr_expect_gt(refused, 0, "the lane never was full");
+    part();
+}
+
+/* A lane takes 128 puts between two polls and not one more: each of them lands once, in its place,
+ * and the next one after them. */
+Test(queues, a_full_lane_takes_no_more)
+{
+    const uint32_t lane = 128;
+
+    join("127.0.0.1:0,queues=2");
+    for (uint32_t n = 0; n < lane; ++n)
+        cr_assert_eq(put(0, n), KVW_OK, "put %u", n);
+    cr_assert_eq(put(0, lane), KVW_E_AGAIN, "a full lane took another put");
+    UNTIL(w.landed == lane && w.done == lane);
+    cr_assert_eq(put(0, lane), KVW_OK);
+    UNTIL(w.landed == lane + 1 && w.done == lane + 1);
+    for (uint32_t n = 0; n <= lane; ++n)
+        cr_assert_eq(w.times[n], 1, "put %u landed %u times", n, w.times[n]);
+    cr_expect_eq(memcmp(w.from, w.to, (size_t)(lane + 1) * BYTES), 0);
+    cr_expect_eq(w.failed, 0);
+    part();
+}
+
+/*
+ * b's application calls nothing for three times as long as silence ends a connection, and puts
+ * whose gate must be asked come meanwhile. Its queues answer by themselves: the puts are done at a
+ * long before b is back, and no connection is lost.
+ */
+Test(queues, the_application_may_be_away)
+{
+    const uint32_t puts = 2 * CONNS;
+    uint64_t end;
+
+    join("127.0.0.1:0,queues=2");
+    end = now_ns() + 3 * KVW_PEER_DEAD_NS;
+    for (uint32_t i = 0; i < puts; ++i)
+        cr_assert_eq(put(i % CONNS, i), KVW_OK);
+    while (now_ns() < end - 2 * KVW_PEER_DEAD_NS)
+        step_a();
+    cr_expect_eq(w.done, puts, "%u of %u puts done while b was away", w.done, puts);
+    cr_expect_eq(w.gates, puts);
+    while (now_ns() < end)
+        step_a();
+    cr_expect_eq(w.a_downs, 0, "%u connections lost", w.a_downs);
+    cr_expect_eq(w.landed, 0, "b was told without asking");
+    UNTIL(w.landed == puts);
+    cr_expect_eq(w.a_downs + w.b_downs, 0);
     part();
 }
 

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * KV from one GPU's memory into another's, between a prefill and a decode node in two processes, on
+ * the stand-in: kernels encode out of VRAM into pinned slots and decode out of pinned slots into
+ * VRAM, by udp; layers are ordered by events alone. Without each of the two orders some bytes
+ * differ; a CPU that touches VRAM dies; a node that loses its peer gives all back.
+ */
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "side.h"
+
+static char folder[64], address[32];
+
+/* A port that nobody has now. */
+static void choose_port(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t bytes = sizeof(at);
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+    cr_assert_eq(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    cr_assert_eq(getsockname(fd, (struct sockaddr *)&at, &bytes), 0);
+    close(fd);
+    snprintf(address, sizeof(address), "127.0.0.1:%u", ntohs(at.sin_port));
+}
+
+static void begin(void)
+{
+    char path[128];
+
+    strcpy(folder, "/tmp/kvwire-pair-XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/libkvwire-cuda.so", folder);
+    cr_assert_eq(symlink(FAKEPLUGIN, path), 0);
+    setenv("KVWIRE_PLUGINS", folder, 1);
+    setenv("KVW_LIBCUDA", FAKECUDA, 1);
+    choose_port();
+}
+
+static void end(void)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "%s/libkvwire-cuda.so", folder);
+    unlink(path);
+    rmdir(folder);
+}
+
+TestSuite(gpu_pair, .init = begin, .fini = end, .timeout = 300);
+
+static pid_t start(int (*side)(const struct side_args *), const struct side_args *a)
+{
+    const pid_t child = fork();
+
+    if (child == 0)
+        _exit(side(a));
+    return child;
+}
+
+static int outcome(pid_t child)
+{
+    int status = -1;
+
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+struct pair {
+    struct side_args p, d;
+};
+
+static struct pair pair_of(unsigned seed)
+{
+    return (struct pair){
+        .p = {"udp", "127.0.0.1:0", address, seed, .tell = -1},
+        .d = {"udp", address, NULL, seed + 100, .tell = -1},
+    };
+}
+
+/* Both to their ends; prefill has to end well. Decode's outcome. */
+static int run(const struct pair *pair)
+{
+    const pid_t d = start(side_decode, &pair->d), p = start(side_prefill, &pair->p);
+    const int of_decode = outcome(d), of_prefill = outcome(p);
+
+    if (of_decode == 0 || of_decode == SIDE_BYTES_DIFFER)
+        cr_expect_eq(of_prefill, 0, "%d", of_prefill);
+    return of_decode;
+}
+
+Test(gpu_pair, bytes_are_equal)
+{
+    for (unsigned seed = 1; seed <= 3; ++seed) {
+        const struct pair pair = pair_of(seed);
+
+        const int step = run(&pair);
+
+        cr_expect_eq(step, 0, "seed %u: %d", seed, step);
+    }
+}
+
+/* The control of each order: without it some bytes differ under one of a few orders. */
+Test(gpu_pair, prefill_must_push_after)
+{
+    int last = 0;
+
+    for (unsigned seed = 1; seed <= 8 && last == 0; ++seed) {
+        struct pair pair = pair_of(seed);
+
+        pair.p.unordered = true;
+        last = run(&pair);
+    }
+    cr_expect_eq(last, SIDE_BYTES_DIFFER, "%d", last);
+}
+
+Test(gpu_pair, decode_must_wait_for_layers)
+{
+    int last = 0;
+
+    for (unsigned seed = 1; seed <= 8 && last == 0; ++seed) {
+        struct pair pair = pair_of(seed);
+
+        pair.d.unordered = true;
+        last = run(&pair);
+    }
+    cr_expect_eq(last, SIDE_BYTES_DIFFER, "%d", last);
+}
+
+/* What makes the tests above say something: a CPU can't read VRAM, and a node that took it for host
+ * memory would die of it. */
+static int touch(const struct side_args *a)
+{
+    (void)a;
+    return side_touch();
+}
+
+Test(gpu_pair, a_cpu_touch_is_fatal)
+{
+    struct pair pair = pair_of(1);
+
+    cr_expect_eq(outcome(start(touch, &pair.p)), -SIGSEGV);
+    pair.p.stop = SIDE_HOST_POOL;
+    const pid_t d = start(side_decode, &pair.d);
+
+    cr_expect_eq(outcome(start(side_prefill, &pair.p)), -SIGSEGV);
+    kill(d, SIGKILL);
+    (void)outcome(d);
+}
+
+/* One is killed between two layers, with kill -9. The other's transfer fails, and when its node is
+ * closed all device memory, events and descriptors are back. */
+static bool kill_one(bool prefill)
+{
+    struct pair pair = pair_of(prefill ? 5 : 6);
+    struct side_args *dies = prefill ? &pair.p : &pair.d, *lives = prefill ? &pair.d : &pair.p;
+    int told[2];
+    char byte;
+    bool stopped;
+
+    cr_assert_eq(pipe(told), 0);
+    dies->stop = SIDE_STOPS;
+    dies->tell = told[1];
+    lives->stop = SIDE_SURVIVES;
+    const pid_t d = start(side_decode, &pair.d), p = start(side_prefill, &pair.p);
+
+    close(told[1]);
+    stopped = read(told[0], &byte, 1) == 1; /* else they have lost each other before that */
+    close(told[0]);
+    kill(prefill ? p : d, SIGKILL);
+    if (!stopped)
+        kill(prefill ? d : p, SIGKILL);
+
+    const int killed = outcome(prefill ? p : d), other = outcome(prefill ? d : p);
+
+    if (stopped) {
+        cr_expect_eq(killed, -SIGKILL);
+        cr_expect_eq(other, 0, "the other one fails a step: %d", other);
+    }
+    return stopped;
+}
+
+static void kill_once(bool prefill)
+{
+    cr_expect(kill_one(prefill), "it never got to its second layer");
+}
+
+Test(gpu_pair, prefill_is_killed)
+{
+    kill_once(true);
+}
+
+Test(gpu_pair, decode_is_killed)
+{
+    kill_once(false);
+}
+
+static void *prefill_thread(void *arg)
+{
+    static int step;
+
+    step = side_prefill(arg);
+    return &step;
+}
+
+/* By loop: both nodes in one process, with queues of their own on one GPU. */
+Test(gpu_pair, by_loop)
+{
+    struct pair pair = pair_of(9);
+    pthread_t thread;
+    void *step;
+
+    pair.p = (struct side_args){"loop", "pair", NULL, 0, .shared = true, .tell = -1};
+    pair.d = (struct side_args){"loop", "pair", NULL, 9, .shared = true, .tell = -1};
+    cr_assert_eq(pthread_create(&thread, NULL, prefill_thread, &pair.p), 0);
+    cr_expect_eq(side_decode(&pair.d), 0);
+    pthread_join(thread, &step);
+    cr_expect_eq(*(int *)step, 0);
+}
