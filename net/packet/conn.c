@@ -36,14 +36,14 @@ uint32_t kvn_env_local_id(struct kvn_env *env)
     return id;
 }
 
-uint64_t kvn_env_window(const struct kvn_env *env)
+void kvn_env_share(struct kvn_env *env, uint32_t busy)
 {
     const uint64_t least = (uint64_t)KVN_CREDIT_PACKETS * env->payload_max;
-    uint64_t share = env->cfg.inflight_bytes / (env->busy > 1 ? env->busy : 1);
+    uint64_t share = env->cfg.inflight_bytes / (busy > 1 ? busy : 1);
 
     if (share < least)
         share = least;
-    return share < env->cfg.inflight_bytes ? share : env->cfg.inflight_bytes;
+    env->window = share < env->cfg.inflight_bytes ? share : env->cfg.inflight_bytes;
 }
 
 /* The fields that every connection starts with; mem survives. */
@@ -64,7 +64,7 @@ static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr
     kvn_stream_out_begin(&c->stream_out, mem->stream_out, 0);
     kvn_stream_in_begin(&c->stream_in, mem->stream_in, mem->wrap);
     kvn_puts_out_begin(&c->puts_out, mem->puts_out);
-    kvn_puts_in_begin(&c->puts_in, mem->puts_in, kvn_env_window(env));
+    kvn_puts_in_begin(&c->puts_in, mem->puts_in, env->window);
 }
 
 void kvn_conn_connect(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer,

@@ -43,11 +43,12 @@ struct kvn_env {
     uint32_t payload_max; /* longest packet the port sends, now; <= takes */
     uint32_t sources;     /* the port's own UDP ports, 1 .. KVN_PATHS_MAX */
     uint64_t slack_ns;    /* the port's */
-    uint32_t busy;        /* connections that brought DATA lately */
+    uint64_t window;      /* bytes that one sender should have on its way to us */
 };
 
-/* Bytes that one sender should have on its way to us. */
-uint64_t kvn_env_window(const struct kvn_env *env);
+/* Sets env->window: what may be on its way to us, divided among the connections that brought
+ * DATA lately. */
+void kvn_env_share(struct kvn_env *env, uint32_t busy);
 uint64_t kvn_env_random64(struct kvn_env *env);
 /* Not 0. */
 uint32_t kvn_env_random(struct kvn_env *env);

@@ -579,7 +579,7 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     struct kvn_endpoint *ep = self(t);
     const uint64_t full = (uint64_t)KVN_RESET_BURST * KVN_RESET_GAP_NS;
     const uint64_t before_ns = ep->env.now_ns;
-    uint32_t n;
+    uint32_t n, busy = 0;
 
     clock_is(ep, now_ns);
     now_ns = ep->env.now_ns;
@@ -591,12 +591,12 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     if (kvn_conns_next_ns(&ep->conns) <= now_ns)
         kvn_conns_wake_due(&ep->conns, now_ns);
     assert_consistent(ep);
-    ep->env.busy = 0;
     kvn_conns_each(&ep->conns, e, next)
     {
         kvn_conn_release(&e->conn);
-        ep->env.busy += brings_data(&e->conn, now_ns);
+        busy += brings_data(&e->conn, now_ns);
     }
+    kvn_env_share(&ep->env, busy);
     receive_all(ep);
     kvn_conns_each(&ep->conns, e, next)
     {
@@ -782,6 +782,7 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     ep->env.takes = ep->env.payload_max = port->payload_max;
     ep->env.slack_ns = port->slack_ns;
     ep->env.sources = port->source_count == 0 ? 1 : port->source_count;
+    kvn_env_share(&ep->env, 0);
     kvn_regions_begin(&ep->env.regions);
     for (uint32_t i = 0; i < KVN_BURST; ++i) {
         ep->slots[i].packet = &ep->packets[i];

@@ -17,11 +17,13 @@ uint64_t kvn_inflight_add(struct kvn_inflight *f, const struct kvn_sent *sent)
 {
     assert(kvn_inflight_room(f));
     /* A side that only acknowledges gets no ACK itself, so nothing else would move base. */
-    while (f->base < f->next && (kvn_inflight_at(f, f->base)->state == KVN_SENT_QUIET ||
-                                 kvn_inflight_at(f, f->base)->state == KVN_SENT_ARRIVED))
-        ++f->base;
-    if (f->base == f->next)
-        f->origin = f->next;
+    if (f->packets == 0) {
+        while (f->base < f->next && (kvn_inflight_at(f, f->base)->state == KVN_SENT_QUIET ||
+                                     kvn_inflight_at(f, f->base)->state == KVN_SENT_ARRIVED))
+            ++f->base;
+        if (f->base == f->next)
+            f->origin = f->next;
+    }
     *kvn_inflight_at(f, f->next) = *sent;
     if (sent->state == KVN_SENT_FLYING) {
         f->bytes += sent->bytes;
