@@ -14,11 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../compress/compress.h"
-#include "../../kvwire/core.h"
-#include "../../net/packet/endpoint.h"
-#include "../../net/port/sim/sim.h"
 #include "../kvwire/kv.h"
+#include "nodes.h"
 
 #define SEEDS     200u
 #define STEPS     150u
@@ -26,28 +23,19 @@
 #define JOBS      10u
 #define CELL      512u
 #define CELLS     256u
-#define TAKES     40u /* cells of a job, at most */
-#define SPINS     20000u
-#define MS        1000000ull
-#define S         1000000000ull
-#define FREED     0xdeadull
+#define TAKES     40u     /* cells of a job, at most */
 #define APART_NS  (4 * S) /* after that nothing of a failed post is under way */
 
 enum cell_state { FREE = 0, TAKEN, APART };
 
 struct node {
-    uint32_t at;
-    struct kvw_transport *t; /* NULL: down */
-    const struct kvn_port *port;
-    struct kvw_core *core;
+    struct t_node sim; /* first: what a call of nodes.h names is found by it */
     unsigned char mem[CELLS * CELL];
     kvw_region_id region;
-    kvw_peer_id peers[NODES_MAX];
     uint32_t heard[NODES_MAX]; /* the last note alone of that node */
     uint8_t cell[CELLS];
     uint64_t apart_until_ns[CELLS];
-    uint64_t up_again_ns, said;
-    uint32_t opened, regions;
+    uint64_t said;
 };
 
 struct job {
@@ -59,19 +47,22 @@ struct job {
 };
 
 struct world {
-    uint64_t seed, random, count;
-    struct kvn_sim *sim;
-    uint32_t nodes;
+    struct t_nodes net;
+    uint64_t count;
     struct node node[NODES_MAX];
     struct job jobs[JOBS];
-    bool lossy, cuts, restarts, releases, removals, calm;
-    uint64_t cut_until_ns;
+    bool releases, removals;
     uint64_t ok, failed, notes, alone;
 };
 
+static struct node *node_of(struct t_node *n)
+{
+    return (struct node *)n; /* sim is its first member */
+}
+
 static bool chance(struct world *w, uint32_t percent)
 {
-    return t_below(&w->random, 100) < percent;
+    return t_nodes_chance(&w->net, percent);
 }
 
 /* --- cells ------------------------------------------------------------------------------------ */
@@ -104,23 +95,23 @@ static bool cell_is_freed(const struct node *n, uint32_t cell)
 static void check_free(struct world *w, struct node *n)
 {
     for (uint32_t i = 0; i < CELLS; ++i) {
-        if (n->cell[i] == APART && kvn_sim_now(w->sim) >= n->apart_until_ns[i]) {
+        if (n->cell[i] == APART && kvn_sim_now(w->net.sim) >= n->apart_until_ns[i]) {
             fill_cell(n, i, FREED);
             n->cell[i] = FREE;
         }
         if (n->cell[i] == FREE)
             cr_assert(cell_is_freed(n, i),
                       "seed %llu: node %u: a byte of cell %u, which no batch has",
-                      (unsigned long long)w->seed, n->at, i);
+                      (unsigned long long)w->net.seed, n->sim.at, i);
     }
 }
 
 static bool take_cells(struct world *w, struct node *n, uint32_t *cells, uint32_t count)
 {
-    uint32_t at = t_below(&w->random, CELLS), got = 0;
+    uint32_t at = t_below(&w->net.random, CELLS), got = 0;
 
     for (uint32_t i = 0; i < CELLS && got < count; ++i) {
-        at = (at + 1 + (chance(w, 30) ? t_below(&w->random, 5) : 0)) % CELLS;
+        at = (at + 1 + (chance(w, 30) ? t_below(&w->net.random, 5) : 0)) % CELLS;
         if (n->cell[at] != FREE)
             continue;
         n->cell[at] = TAKEN;
@@ -136,7 +127,7 @@ static void give_back(struct world *w, struct node *n, const uint32_t *cells, ui
 {
     for (uint32_t i = 0; i < count; ++i) {
         n->cell[cells[i]] = apart ? APART : FREE;
-        n->apart_until_ns[cells[i]] = kvn_sim_now(w->sim) + APART_NS;
+        n->apart_until_ns[cells[i]] = kvn_sim_now(w->net.sim) + APART_NS;
         if (!apart)
             fill_cell(n, cells[i], FREED);
     }
@@ -163,42 +154,20 @@ static void add_region(struct node *n)
                                          .mem_bytes = sizeof(mem)};
     char why[200];
 
-    cr_assert_eq(kvw_core_region_add(n->core, &args, &n->region, why, sizeof(why)), KVW_OK, "%s",
-                 why);
+    cr_assert_eq(kvw_core_region_add(n->sim.core, &args, &n->region, why, sizeof(why)), KVW_OK,
+                 "%s", why);
 }
 
-static void node_open(struct world *w, struct node *n)
+static void node_open(void *self, struct t_node *sim)
 {
-    struct kvn_packet_config cfg = {.seed = w->seed * 1000 + n->at * 100 + ++n->opened};
-    char why[KVN_WHY_BYTES], name[16], address[32];
-    struct kvw_core_path path = {.name = "sim", .listen = 1};
-    struct kvw_core_config core = {.size = sizeof(core),
-                                   .path_count = 1,
-                                   .paths = &path,
-                                   .instance = t_random(&w->random) | 1,
-                                   .name = name,
-                                   .codecs = kvc_codecs,
-                                   .chunk_raw_bytes = 4096 + t_below(&w->random, 8192),
-                                   .slots = 1 + t_below(&w->random, 12),
-                                   .stages = 1 + t_below(&w->random, 12)};
-    const char *field = "";
-    struct kvn_port *port;
-    kvw_peer_id id;
+    struct world *w = self;
+    struct kvw_core_config core = {.chunk_raw_bytes = 4096 + t_below(&w->net.random, 8192),
+                                   .slots = 1 + t_below(&w->net.random, 12),
+                                   .stages = 1 + t_below(&w->net.random, 12)};
 
-    snprintf(name, sizeof(name), "node %u", n->at);
-    cr_assert_eq(kvn_sim_port_open(&port, w->sim, n->at), KVW_OK);
-    n->port = port;
-    cr_assert_eq(kvn_packet_open(&n->t, port, &cfg, why), KVW_OK, "%s", why);
-    path.transport = n->t;
-    cr_assert_eq(kvw_core_open(&n->core, &core, kvn_sim_now(w->sim), &field), KVW_OK, "%s", field);
-    memset(n->peers, 0, sizeof(n->peers));
-    add_region(n);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        if (i == n->at || (i < n->at && chance(w, 50)))
-            continue;
-        snprintf(address, sizeof(address), "10.0.0.%u:9000", i + 1);
-        cr_assert_eq(kvw_core_peer_add(n->core, 0, address, kvn_sim_now(w->sim), &id), KVW_OK);
-    }
+    t_node_open(&w->net, sim, &core);
+    add_region(node_of(sim));
+    t_node_dial(&w->net, sim);
 }
 
 /* All of a node's memory is its own again, whatever was under way. */
@@ -223,11 +192,12 @@ static void memory_is_free(struct world *w, struct node *n)
     }
 }
 
-static void node_close(struct world *w, struct node *n)
+static void node_close(void *self, struct t_node *sim)
 {
-    kvw_core_close(n->core, kvn_sim_now(w->sim));
-    n->t->ops->close(n->t);
-    n->t = NULL;
+    struct world *w = self;
+    struct node *n = node_of(sim);
+
+    t_node_close(&w->net, sim);
     for (uint32_t i = 0; i < JOBS; ++i)
         if (w->jobs[i].used && w->jobs[i].poster == n)
             end_job(w, &w->jobs[i], true);
@@ -242,7 +212,8 @@ static void expect_in_place(struct world *w, const struct job *j, const char *wh
     for (uint32_t i = 0; i < j->count && !j->gone; ++i)
         cr_assert(cell_is(j->poster, j->here[i], j->what + i) &&
                       cell_is(j->owner, j->there[i], j->what + i),
-                  "seed %llu: %s: piece %u isn't in place", (unsigned long long)w->seed, when, i);
+                  "seed %llu: %s: piece %u isn't in place", (unsigned long long)w->net.seed, when,
+                  i);
 }
 
 static void take_done(struct world *w, struct node *n, const struct kvw_core_event *ev)
@@ -252,12 +223,14 @@ static void take_done(struct world *w, struct node *n, const struct kvw_core_eve
 
         if (!j->used || j->poster != n || j->batch.value != ev->batch.value)
             continue;
-        cr_assert(j->posted, "seed %llu: an end of nothing posted", (unsigned long long)w->seed);
+        cr_assert(j->posted, "seed %llu: an end of nothing posted",
+                  (unsigned long long)w->net.seed);
         j->posted = false;
         if (ev->err != KVW_OK) {
             ++w->failed;
             cr_assert_neq(ev->text[0], '\0');
-            cr_assert_eq(kvw_core_batch_release(n->core, j->batch, kvn_sim_now(w->sim)), KVW_OK);
+            cr_assert_eq(kvw_core_batch_release(n->sim.core, j->batch, kvn_sim_now(w->net.sim)),
+                         KVW_OK);
             end_job(w, j, true);
             return;
         }
@@ -265,10 +238,10 @@ static void take_done(struct world *w, struct node *n, const struct kvw_core_eve
         expect_in_place(w, j, "it ended well");
         if (!j->reads && !j->gone)
             cr_assert(j->noted, "seed %llu: a WRITE ended without its note",
-                      (unsigned long long)w->seed);
+                      (unsigned long long)w->net.seed);
         return;
     }
-    cr_assert_fail("seed %llu: an end of no batch", (unsigned long long)w->seed);
+    cr_assert_fail("seed %llu: an end of no batch", (unsigned long long)w->net.seed);
 }
 
 /* Notes: "j" job and post, or "a" from and number. */
@@ -282,7 +255,7 @@ static void take_note(struct world *w, struct node *n, const struct kvw_core_eve
     if (sscanf(text, "a %u %llu", &from, &number) == 2) {
         ++w->alone;
         cr_assert_gt(number, n->heard[from], "seed %llu: a note twice or out of order",
-                     (unsigned long long)w->seed);
+                     (unsigned long long)w->net.seed);
         n->heard[from] = (uint32_t)number;
         return;
     }
@@ -291,60 +264,20 @@ static void take_note(struct world *w, struct node *n, const struct kvw_core_eve
     if (!w->jobs[at].used || w->jobs[at].what != number || w->jobs[at].owner != n)
         return; /* the job failed here or was released while its note was on its way */
     cr_assert_not(w->jobs[at].noted && w->jobs[at].posts == post, "seed %llu: a note twice",
-                  (unsigned long long)w->seed);
+                  (unsigned long long)w->net.seed);
     w->jobs[at].noted = true;
     expect_in_place(w, &w->jobs[at], "its note came");
 }
 
-static void take_events(struct world *w, struct node *n)
+static void take_event(void *self, struct t_node *n, const struct kvw_core_event *ev)
 {
-    struct kvw_core_event ev = {.size = sizeof(ev)};
-    unsigned at;
-
-    while (kvw_core_next_event(n->core, &ev)) {
-        struct kvw_peer_info info = {.size = sizeof(info)};
-
-        if (ev.kind == KVW_CEV_PEER_UP && kvw_core_peer_info(n->core, ev.peer, &info) == KVW_OK &&
-            sscanf(info.name, "node %u", &at) == 1)
-            n->peers[at] = ev.peer;
-        if (ev.kind == KVW_CEV_BATCH_DONE)
-            take_done(w, n, &ev);
-        if (ev.kind == KVW_CEV_NOTIFY)
-            take_note(w, n, &ev);
-    }
+    if (ev->kind == KVW_CEV_BATCH_DONE)
+        take_done(self, node_of(n), ev);
+    if (ev->kind == KVW_CEV_NOTIFY)
+        take_note(self, node_of(n), ev);
 }
 
-static uint64_t due_ns(const struct node *n)
-{
-    const uint64_t port = n->port->ops->deadline_ns(n->port);
-    const uint64_t core = kvw_core_deadline_ns(n->core);
-
-    return port < core ? port : core;
-}
-
-static void run(struct world *w, uint64_t until_ns)
-{
-    while (kvn_sim_now(w->sim) < until_ns) {
-        const uint64_t now = kvn_sim_now(w->sim);
-        uint64_t next = until_ns;
-
-        for (uint32_t i = 0; i < w->nodes; ++i) {
-            struct node *n = &w->node[i];
-
-            for (uint32_t spins = 0; n->t != NULL && due_ns(n) <= now; ++spins) {
-                cr_assert_lt(spins, SPINS, "seed %llu: node %u spins", (unsigned long long)w->seed,
-                             i);
-                while (kvw_core_poll(n->core, now))
-                    ;
-                take_events(w, n);
-            }
-        }
-        for (uint32_t i = 0; i < w->nodes; ++i)
-            if (w->node[i].t != NULL && due_ns(&w->node[i]) < next)
-                next = due_ns(&w->node[i]);
-        kvn_sim_advance(w->sim, next > now ? next : now + 1);
-    }
-}
+static const struct t_nodes_ops nodes_ops = {node_open, node_close, take_event};
 
 /* --- work ------------------------------------------------------------------------------------- */
 
@@ -364,15 +297,16 @@ static void post(struct world *w, struct job *j, uint32_t at)
     args.note_bytes = (uint32_t)snprintf(note, sizeof(note), "j %u %llu %u", at,
                                          (unsigned long long)j->what, j->posts);
     if (chance(w, 10))
-        args.deadline_ns = kvn_sim_now(w->sim) + t_below(&w->random, 5000000);
-    err = kvw_core_batch_post(j->poster->core, j->batch, &args, kvn_sim_now(w->sim), why,
+        args.deadline_ns = kvn_sim_now(w->net.sim) + t_below(&w->net.random, 5000000);
+    err = kvw_core_batch_post(j->poster->sim.core, j->batch, &args, kvn_sim_now(w->net.sim), why,
                               sizeof(why));
     j->posted = err == KVW_OK;
     if (err == KVW_OK)
         return;
     cr_assert(err == KVW_E_PEER_LOST || err == KVW_E_NOTFOUND || err == KVW_E_AGAIN,
-              "seed %llu: %s", (unsigned long long)w->seed, why);
-    cr_assert_eq(kvw_core_batch_release(j->poster->core, j->batch, kvn_sim_now(w->sim)), KVW_OK);
+              "seed %llu: %s", (unsigned long long)w->net.seed, why);
+    cr_assert_eq(kvw_core_batch_release(j->poster->sim.core, j->batch, kvn_sim_now(w->net.sim)),
+                 KVW_OK);
     end_job(w, j, false);
 }
 
@@ -381,7 +315,7 @@ static bool make(struct world *w, struct job *j)
     struct kvw_batch_piece pieces[TAKES];
     const struct kvw_batch_args args = {.size = sizeof(args),
                                         .op = j->reads ? KVW_BATCH_READ : KVW_BATCH_WRITE,
-                                        .peer = j->poster->peers[j->owner->at],
+                                        .peer = j->poster->sim.peers[j->owner->sim.at],
                                         .piece_count = j->count,
                                         .pieces = pieces};
     char why[257] = "";
@@ -390,27 +324,27 @@ static bool make(struct world *w, struct job *j)
     for (uint32_t i = 0; i < j->count; ++i)
         pieces[i] = (struct kvw_batch_piece){(uintptr_t)j->poster->mem + j->here[i] * CELL,
                                              (uintptr_t)j->owner->mem + j->there[i] * CELL, CELL};
-    err = kvw_core_batch_make(j->poster->core, &args, &j->batch, why, sizeof(why));
+    err = kvw_core_batch_make(j->poster->sim.core, &args, &j->batch, why, sizeof(why));
     cr_assert(err == KVW_OK || err == KVW_E_PEER_LOST || err == KVW_E_AGAIN ||
                   err == KVW_E_NOTFOUND,
-              "seed %llu: %s", (unsigned long long)w->seed, why);
+              "seed %llu: %s", (unsigned long long)w->net.seed, why);
     return err == KVW_OK;
 }
 
 static void begin_job(struct world *w)
 {
-    const uint32_t a = t_below(&w->random, w->nodes);
-    const uint32_t b = (a + 1 + t_below(&w->random, w->nodes - 1)) % w->nodes;
+    const uint32_t a = t_below(&w->net.random, w->net.count);
+    const uint32_t b = (a + 1 + t_below(&w->net.random, w->net.count - 1)) % w->net.count;
     struct job *j = NULL;
     uint32_t at = 0;
 
     for (; at < JOBS && w->jobs[at].used; ++at)
         ;
-    if (at == JOBS || w->node[a].t == NULL || w->node[a].peers[b].value == 0)
+    if (at == JOBS || w->node[a].sim.t == NULL || w->node[a].sim.peers[b].value == 0)
         return;
     j = &w->jobs[at];
     *j = (struct job){.poster = &w->node[a], .owner = &w->node[b], .reads = chance(w, 50)};
-    j->count = 1 + t_below(&w->random, TAKES);
+    j->count = 1 + t_below(&w->net.random, TAKES);
     if (!take_cells(w, j->poster, j->here, j->count))
         return;
     if (!take_cells(w, j->owner, j->there, j->count)) {
@@ -426,8 +360,8 @@ static void begin_job(struct world *w)
 
 static void step_job(struct world *w, struct job *j)
 {
-    if (j->posted && w->releases && !w->calm && chance(w, 5)) {
-        cr_assert_eq(kvw_core_batch_release(j->poster->core, j->batch, kvn_sim_now(w->sim)),
+    if (j->posted && w->releases && !w->net.calm && chance(w, 5)) {
+        cr_assert_eq(kvw_core_batch_release(j->poster->sim.core, j->batch, kvn_sim_now(w->net.sim)),
                      KVW_OK);
         end_job(w, j, true);
         return;
@@ -438,68 +372,38 @@ static void step_job(struct world *w, struct job *j)
         post(w, j, (uint32_t)(j - w->jobs));
         return;
     }
-    cr_assert_eq(kvw_core_batch_release(j->poster->core, j->batch, kvn_sim_now(w->sim)), KVW_OK);
+    cr_assert_eq(kvw_core_batch_release(j->poster->sim.core, j->batch, kvn_sim_now(w->net.sim)),
+                 KVW_OK);
     end_job(w, j, false);
 }
 
 static void say_alone(struct world *w)
 {
-    struct node *n = &w->node[t_below(&w->random, w->nodes)];
-    const uint32_t to = t_below(&w->random, w->nodes);
+    struct node *n = &w->node[t_below(&w->net.random, w->net.count)];
+    const uint32_t to = t_below(&w->net.random, w->net.count);
     char note[64];
 
-    if (n->t == NULL || n->peers[to].value == 0)
+    if (n->sim.t == NULL || n->sim.peers[to].value == 0)
         return;
-    (void)!kvw_core_notify(
-        n->core, n->peers[to], note,
-        (uint32_t)snprintf(note, sizeof(note), "a %u %llu", n->at, (unsigned long long)++n->said));
+    (void)!kvw_core_notify(n->sim.core, n->sim.peers[to], note,
+                           (uint32_t)snprintf(note, sizeof(note), "a %u %llu", n->sim.at,
+                                              (unsigned long long)++n->said));
 }
 
 /* --- faults ----------------------------------------------------------------------------------- */
 
-static void set_links(struct world *w, bool cut)
-{
-    for (uint32_t a = 0; a < w->nodes; ++a)
-        for (uint32_t b = 0; b < w->nodes; ++b) {
-            struct kvn_sim_link link = {.delay_ns = 20000, .bytes_per_s = 1250000000ull};
-
-            if (a == b)
-                continue;
-            link.jitter_ns = 30000; /* reordering, always */
-            if (w->lossy && !w->calm) {
-                link.loss = 0.02;
-                link.dup = 0.01;
-                link.corrupt = 0.005;
-            }
-            link.cut = cut && !w->calm && (a == 0 || b == 0);
-            kvn_sim_link(w->sim, a, b, &link);
-        }
-}
-
 static void step_faults(struct world *w)
 {
-    const uint64_t now = kvn_sim_now(w->sim);
-
-    if (w->cuts && w->cut_until_ns == 0 && chance(w, 3)) {
-        w->cut_until_ns = now + (1 + t_below(&w->random, 2500)) * MS;
-        set_links(w, true);
-    }
-    if (w->cut_until_ns != 0 && now >= w->cut_until_ns) {
-        w->cut_until_ns = 0;
-        set_links(w, false);
-    }
-    for (uint32_t i = 0; i < w->nodes; ++i) {
+    t_nodes_cuts(&w->net, 3);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
         struct node *n = &w->node[i];
 
-        if (n->t == NULL && now >= n->up_again_ns) {
-            node_open(w, n);
-        } else if (n->t != NULL && w->restarts && !w->calm && chance(w, 1)) {
-            node_close(w, n);
-            n->up_again_ns = now + t_below(&w->random, 1500) * MS;
-        } else if (n->t != NULL && w->removals && !w->calm && chance(w, 2)) {
-            cr_assert_eq(kvw_core_region_remove(n->core, n->region, now), KVW_OK);
+        if (!t_node_restarts(&w->net, &n->sim, 1, &nodes_ops, w) && n->sim.t != NULL &&
+            w->removals && !w->net.calm && chance(w, 2)) {
+            cr_assert_eq(kvw_core_region_remove(n->sim.core, n->region, kvn_sim_now(w->net.sim)),
+                         KVW_OK);
             memory_is_free(w, n);
-            take_events(w, n); /* its own posts have ended */
+            t_node_events(&n->sim, &nodes_ops, w); /* its own posts have ended */
             add_region(n);
         }
         check_free(w, n);
@@ -511,21 +415,17 @@ static void step_faults(struct world *w)
 static void begin_world(struct world *w, uint64_t seed)
 {
     memset(w, 0, sizeof(*w));
-    w->seed = seed;
-    w->random = seed * 977 + 5;
-    w->sim = kvn_sim_open(seed, 1400 + t_below(&w->random, 3) * 3000);
-    w->nodes = 2 + t_below(&w->random, NODES_MAX - 1);
-    w->lossy = chance(w, 50);
-    w->cuts = chance(w, 40);
-    w->restarts = chance(w, 50);
+    t_nodes_begin(&w->net, seed, NODES_MAX);
+    w->net.jitters = true;
     w->releases = chance(w, 50);
     w->removals = chance(w, 40);
-    set_links(w, false);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        w->node[i].at = i;
+    t_nodes_links(&w->net, false);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
+        w->node[i].sim.at = i;
+        w->net.node[i] = &w->node[i].sim;
         for (uint32_t c = 0; c < CELLS; ++c)
             fill_cell(&w->node[i], c, FREED);
-        node_open(w, &w->node[i]);
+        node_open(w, &w->node[i].sim);
     }
 }
 
@@ -538,20 +438,20 @@ static void end_world(struct world *w)
             if (w->jobs[i].used && !w->jobs[i].posted)
                 step_job(w, &w->jobs[i]);
         step_faults(w);
-        run(w, kvn_sim_now(w->sim) + 50 * MS);
+        t_nodes_run(&w->net, kvn_sim_now(w->net.sim) + 50 * MS, &nodes_ops, w);
     }
     for (uint32_t i = 0; i < JOBS; ++i)
         cr_assert_not(w->jobs[i].posted, "seed %llu: a post never ended",
-                      (unsigned long long)w->seed);
-    cr_expect_gt(w->ok, 0, "seed %llu: nothing went well", (unsigned long long)w->seed);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
+                      (unsigned long long)w->net.seed);
+    cr_expect_gt(w->ok, 0, "seed %llu: nothing went well", (unsigned long long)w->net.seed);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
         struct kvw_core_stats s = {.size = sizeof(s)};
 
-        kvw_core_stats(w->node[i].core, &s);
-        cr_expect_eq(s.chunks_rejected, 0, "seed %llu", (unsigned long long)w->seed);
-        node_close(w, &w->node[i]);
+        kvw_core_stats(w->node[i].sim.core, &s);
+        cr_expect_eq(s.chunks_rejected, 0, "seed %llu", (unsigned long long)w->net.seed);
+        node_close(w, &w->node[i].sim);
     }
-    kvn_sim_close(w->sim);
+    kvn_sim_close(w->net.sim);
 }
 
 static void live(uint64_t seed)
@@ -560,11 +460,8 @@ static void live(uint64_t seed)
 
     begin_world(&w, seed);
     for (uint32_t step = 0; step < STEPS; ++step) {
-        if (step > STEPS * 3 / 4 && !w.calm) {
-            w.calm = true;
-            w.cut_until_ns = 0;
-            set_links(&w, false);
-        }
+        if (step > STEPS * 3 / 4 && !w.net.calm)
+            t_nodes_calm(&w.net);
         step_faults(&w);
         if (chance(&w, 70))
             begin_job(&w);
@@ -573,22 +470,15 @@ static void live(uint64_t seed)
         for (uint32_t i = 0; i < JOBS; ++i)
             if (w.jobs[i].used)
                 step_job(&w, &w.jobs[i]);
-        run(&w, kvn_sim_now(w.sim) + (1 + t_below(&w.random, 400)) * MS / 10);
+        t_nodes_run(&w.net, kvn_sim_now(w.net.sim) + (1 + t_below(&w.net.random, 400)) * MS / 10,
+                    &nodes_ops, &w);
     }
     end_world(&w);
 }
 
 Test(batch_world, random_lives)
 {
-    const char *one = getenv("KVN_SIM_SEED"), *many = getenv("KVN_SIM_SEEDS");
-    const uint64_t seeds = many != NULL ? strtoull(many, NULL, 10) : SEEDS;
-
-    if (one != NULL) {
-        live(strtoull(one, NULL, 10));
-        return;
-    }
-    for (uint64_t seed = 1; seed <= seeds; ++seed)
-        live(seed);
+    t_nodes_lives(SEEDS, live);
 }
 
 /* Reordered, lossy, never calm: notes of WRITEs and READs until so many have come. Each is checked
@@ -600,9 +490,9 @@ Test(batch_world, no_note_before_its_data)
     static struct world w;
 
     begin_world(&w, 4242);
-    w.lossy = true;
-    w.cuts = w.restarts = w.releases = w.removals = false;
-    set_links(&w, false);
+    w.net.lossy = true;
+    w.net.cuts = w.net.restarts = w.releases = w.removals = false;
+    t_nodes_links(&w.net, false);
     while (w.notes < notes) {
         for (uint32_t i = 0; i < JOBS; ++i) {
             if (!w.jobs[i].used)
@@ -610,13 +500,12 @@ Test(batch_world, no_note_before_its_data)
             else
                 step_job(&w, &w.jobs[i]);
         }
-        for (uint32_t i = 0; i < w.nodes; ++i)
+        for (uint32_t i = 0; i < w.net.count; ++i)
             check_free(&w, &w.node[i]);
-        run(&w, kvn_sim_now(w.sim) + MS / 4);
+        t_nodes_run(&w.net, kvn_sim_now(w.net.sim) + MS / 4, &nodes_ops, &w);
     }
     printf("# %llu notes after their data, %llu posts ended well, %llu failed\n",
            (unsigned long long)w.notes, (unsigned long long)w.ok, (unsigned long long)w.failed);
-    w.calm = true;
-    set_links(&w, false);
+    t_nodes_calm(&w.net);
     end_world(&w);
 }

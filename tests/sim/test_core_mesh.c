@@ -9,15 +9,11 @@
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "../../compress/compress.h"
-#include "../../kvwire/core.h"
-#include "../../net/packet/endpoint.h"
-#include "../../net/port/sim/sim.h"
 #include "../kvwire/core/state.h"
 #include "../kvwire/kv.h"
+#include "nodes.h"
 
 #define SEEDS   6u
 #define SIDE    8u
@@ -31,22 +27,12 @@
 #define TOKENS  90u
 #define SLOTS   8u
 #define STAGES  8u
-#define SPINS   20000u
-#define MS      1000000ull
-#define S       1000000000ull
-#define FREED   0xdeadull
 
 struct node {
-    uint32_t at, life;       /* life: how often it was opened */
-    struct kvw_transport *t; /* NULL: down */
-    const struct kvn_port *port;
-    struct kvw_core *core;
+    struct t_node sim; /* first: what a call of nodes.h names is found by it */
     struct t_state state;
     kvw_pool_id pool;
-    kvw_peer_id peers[NODES]; /* 0: not up */
-    uint32_t lives[NODES];    /* of those */
     bool taken[BLOCKS];
-    uint64_t up_again_ns;
 };
 
 struct part {
@@ -64,31 +50,35 @@ struct job {
 };
 
 struct mesh {
-    uint64_t seed, random, made, right, ended, faults;
-    struct kvn_sim *sim;
+    struct t_nodes net;
+    uint64_t made, right, ended, faults;
     struct node node[NODES];
     struct job jobs[JOBS];
     bool had[SIDE][SIDE];
-    bool lossy;
 };
 
 static struct mesh m;
 static uint64_t all_made, all_right, all_faults; /* of all lives */
 
+static struct node *node_of(struct t_node *n)
+{
+    return (struct node *)n; /* sim is its first member */
+}
+
 static bool chance(uint32_t percent)
 {
-    return t_below(&m.random, 100) < percent;
+    return t_nodes_chance(&m.net, percent);
 }
 
 static bool is_sender(const struct node *n)
 {
-    return n->at < SIDE;
+    return n->sim.at < SIDE;
 }
 
 static bool touched(const struct job *j)
 {
-    return j->r.life != j->r.node->life || j->s.life != j->s.node->life || j->r.node->t == NULL ||
-           j->s.node->t == NULL;
+    return j->r.life != j->r.node->sim.opened || j->s.life != j->s.node->sim.opened ||
+           j->r.node->sim.t == NULL || j->s.node->sim.t == NULL;
 }
 
 /* --- nodes ------------------------------------------------------------------------------------ */
@@ -109,42 +99,27 @@ static void add_peers(struct node *n)
         char address[32];
         kvw_peer_id id;
 
-        if ((i < SIDE) == is_sender(n) || (i * 5 + n->at * 5) % 7 < 3 * is_sender(n))
+        if ((i < SIDE) == is_sender(n) || (i * 5 + n->sim.at * 5) % 7 < 3 * is_sender(n))
             continue; /* of most pairs both sides dial, of some the receiver alone */
         snprintf(address, sizeof(address), "10.0.0.%u:9000", i + 1);
-        cr_assert_eq(kvw_core_peer_add(n->core, 0, address, kvn_sim_now(m.sim), &id), KVW_OK);
+        cr_assert_eq(kvw_core_peer_add(n->sim.core, 0, address, kvn_sim_now(m.net.sim), &id),
+                     KVW_OK);
     }
 }
 
-static void node_open(struct node *n)
+static void node_open(void *self, struct t_node *sim)
 {
-    struct kvn_packet_config cfg = {.seed = m.seed * 10000 + n->at * 100 + ++n->life};
-    char why[KVN_WHY_BYTES], name[32];
-    struct kvw_core_path path = {.name = "sim", .listen = 1};
-    struct kvw_core_config core = {
-        .size = sizeof(core),
-        .path_count = 1,
-        .paths = &path,
-        .instance = t_random(&m.random) | 1,
-        .name = name,
-        .codecs = kvc_codecs,
-        .codec = chance(70) ? KVW_CODEC_RAW : 0,
-        .chunk_raw_bytes = 4096,
-        .slots = SLOTS,
-        .stages = STAGES,
-    };
-    const char *field = "";
-    struct kvn_port *port;
+    struct node *n = node_of(sim);
+    struct kvw_core_config core = {.codec = chance(70) ? KVW_CODEC_RAW : 0,
+                                   .chunk_raw_bytes = 4096,
+                                   .slots = SLOTS,
+                                   .stages = STAGES};
+    char why[257];
 
-    snprintf(name, sizeof(name), "node %u life %u", n->at, n->life);
-    cr_assert_eq(kvn_sim_port_open(&port, m.sim, n->at), KVW_OK);
-    n->port = port;
-    cr_assert_eq(kvn_packet_open(&n->t, port, &cfg, why), KVW_OK, "%s", why);
-    path.transport = n->t;
-    cr_assert_eq(kvw_core_open(&n->core, &core, kvn_sim_now(m.sim), &field), KVW_OK, "%s", field);
-    cr_assert_eq(kvw_core_pool_add(n->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
+    (void)self;
+    t_node_open(&m.net, sim, &core);
+    cr_assert_eq(kvw_core_pool_add(sim->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
                  "%s", why);
-    memset(n->peers, 0, sizeof(n->peers));
     memset(n->taken, 0, sizeof(n->taken));
     for (uint32_t b = 0; b < BLOCKS; ++b)
         mark_freed(n, b);
@@ -157,11 +132,11 @@ static void set_links(uint32_t cut_off)
         for (uint32_t b = 0; b < NODES; ++b) {
             const struct kvn_sim_link link = {.delay_ns = 20000,
                                               .bytes_per_s = 1250000000ull,
-                                              .loss = m.lossy ? 0.01 : 0,
+                                              .loss = m.net.lossy ? 0.01 : 0,
                                               .cut = a == cut_off || b == cut_off};
 
             if (a != b)
-                kvn_sim_link(m.sim, a, b, &link);
+                kvn_sim_link(m.net.sim, a, b, &link);
         }
 }
 
@@ -169,10 +144,8 @@ static void set_links(uint32_t cut_off)
 static void node_close(struct node *n, bool silently)
 {
     if (silently)
-        set_links(n->at);
-    kvw_core_close(n->core, kvn_sim_now(m.sim));
-    n->t->ops->close(n->t);
-    n->t = NULL;
+        set_links(n->sim.at);
+    t_node_close(&m.net, &n->sim);
     if (silently)
         set_links(NODES);
     for (uint32_t i = 0; i < JOBS; ++i) {
@@ -215,83 +188,45 @@ static void take_done(struct node *n, const struct kvw_core_event *ev)
     struct part *p;
     struct job *j = job_of(n, ev, &p);
 
-    cr_assert(j != NULL, "seed %llu: an end of nothing that is open", (unsigned long long)m.seed);
+    cr_assert(j != NULL, "seed %llu: an end of nothing that is open",
+              (unsigned long long)m.net.seed);
     p->ok = ev->err == KVW_OK;
     cr_assert(p->ok || touched(j), "seed %llu: failed, and nothing had happened to %u and %u: %s",
-              (unsigned long long)m.seed, j->r.node->at, j->s.node->at, ev->text);
+              (unsigned long long)m.net.seed, j->r.node->sim.at, j->s.node->sim.at, ev->text);
     cr_assert(p->ok || ev->text[0] != '\0', "seed %llu: failed without a sentence",
-              (unsigned long long)m.seed);
+              (unsigned long long)m.net.seed);
     if (p->ok && p == &j->r)
         cr_assert(t_state_is(&n->state, 0, p->blocks, 0, 0, j->tokens, j->what),
-                  "seed %llu: ended well with other bytes", (unsigned long long)m.seed);
+                  "seed %llu: ended well with other bytes", (unsigned long long)m.net.seed);
     give_back(p);
 }
 
 static void take_lost(struct node *n, const struct kvw_core_event *ev)
 {
     for (uint32_t i = 0; i < NODES; ++i) {
-        if (n->peers[i].value == 0 || n->peers[i].value != ev->peer.value)
+        if (n->sim.peers[i].value == 0 || n->sim.peers[i].value != ev->peer.value)
             continue;
-        n->peers[i].value = 0;
-        cr_assert(m.node[i].life != n->lives[i] || m.node[i].t == NULL,
+        n->sim.peers[i].value = 0;
+        cr_assert(m.node[i].sim.opened != n->sim.lives[i] || m.node[i].sim.t == NULL,
                   "seed %llu: node %u lost node %u, to which nothing had happened: %s",
-                  (unsigned long long)m.seed, n->at, i, ev->text);
+                  (unsigned long long)m.net.seed, n->sim.at, i, ev->text);
     }
 }
 
-static void take_events(struct node *n)
+static void take_event(void *self, struct t_node *n, const struct kvw_core_event *ev)
 {
-    struct kvw_core_event ev = {.size = sizeof(ev)};
-    unsigned at, life;
-
-    while (kvw_core_next_event(n->core, &ev)) {
-        struct kvw_peer_info info = {.size = sizeof(info)};
-
-        if (ev.kind == KVW_CEV_PEER_UP && kvw_core_peer_info(n->core, ev.peer, &info) == KVW_OK &&
-            sscanf(info.name, "node %u life %u", &at, &life) == 2) {
-            n->peers[at] = ev.peer;
-            n->lives[at] = life;
-        }
-        if (ev.kind == KVW_CEV_PEER_LOST)
-            take_lost(n, &ev);
-        if (ev.kind == KVW_CEV_XFER_DONE)
-            take_done(n, &ev);
-    }
+    (void)self;
+    if (ev->kind == KVW_CEV_PEER_LOST)
+        take_lost(node_of(n), ev);
+    if (ev->kind == KVW_CEV_XFER_DONE)
+        take_done(node_of(n), ev);
 }
 
-static uint64_t due_ns(const struct node *n)
-{
-    const uint64_t port = n->port->ops->deadline_ns(n->port);
-    const uint64_t core = kvw_core_deadline_ns(n->core);
-
-    return port < core ? port : core;
-}
+static const struct t_nodes_ops nodes_ops = {.open = node_open, .event = take_event};
 
 static void run(uint64_t ns)
 {
-    const uint64_t until_ns = kvn_sim_now(m.sim) + ns;
-
-    while (kvn_sim_now(m.sim) < until_ns) {
-        const uint64_t now = kvn_sim_now(m.sim);
-        uint64_t next = until_ns;
-
-        for (uint32_t i = 0; i < NODES; ++i) {
-            struct node *n = &m.node[i];
-            uint32_t spins = 0;
-
-            for (; n->t != NULL && due_ns(n) <= now; ++spins) {
-                cr_assert_lt(spins, SPINS, "seed %llu: node %u spins", (unsigned long long)m.seed,
-                             i);
-                while (kvw_core_poll(n->core, now))
-                    ;
-                take_events(n);
-            }
-        }
-        for (uint32_t i = 0; i < NODES; ++i)
-            if (m.node[i].t != NULL && due_ns(&m.node[i]) < next)
-                next = due_ns(&m.node[i]);
-        kvn_sim_advance(m.sim, next > now ? next : now + 1);
-    }
+    t_nodes_run(&m.net, kvn_sim_now(m.net.sim) + ns, &nodes_ops, NULL);
 }
 
 /* --- work ------------------------------------------------------------------------------------- */
@@ -309,10 +244,10 @@ static bool take_blocks(struct part *p, uint32_t tokens)
         return false;
     for (uint32_t i = 0; i < want; ++i) {
         cr_assert(is_freed(n, p->blocks[i]), "seed %llu: a block changed while nobody had it",
-                  (unsigned long long)m.seed);
+                  (unsigned long long)m.net.seed);
         n->taken[p->blocks[i]] = true;
     }
-    p->life = n->life;
+    p->life = n->sim.opened;
     return true;
 }
 
@@ -326,23 +261,23 @@ static void open_parts(struct job *j)
                                    .tokens = j->tokens,
                                    .group_count = 1,
                                    .groups = &to,
-                                   .sources = &j->r.node->peers[j->s.node->at],
+                                   .sources = &j->r.node->sim.peers[j->s.node->sim.at],
                                    .source_count = 1};
     struct kvw_stream_args stream = {.size = sizeof(stream),
                                      .pool = j->s.node->pool,
                                      .tokens = j->tokens,
                                      .group_count = 1,
                                      .groups = &from};
-    const uint64_t now = kvn_sim_now(m.sim);
+    const uint64_t now = kvn_sim_now(m.net.sim);
     char why[257] = "";
 
     memcpy(offer.key.bytes, &j->what, sizeof(j->what));
     stream.key = offer.key;
     t_state_fill(&j->s.node->state, 0, j->s.blocks, 0, 0, j->tokens, j->what);
-    cr_assert_eq(kvw_core_offer(j->r.node->core, &offer, now, &j->r.ref, why, sizeof(why)), KVW_OK,
-                 "seed %llu: %s", (unsigned long long)m.seed, why);
-    cr_assert_eq(kvw_core_stream(j->s.node->core, &stream, now, &j->s.ref, why, sizeof(why)),
-                 KVW_OK, "seed %llu: %s", (unsigned long long)m.seed, why);
+    cr_assert_eq(kvw_core_offer(j->r.node->sim.core, &offer, now, &j->r.ref, why, sizeof(why)),
+                 KVW_OK, "seed %llu: %s", (unsigned long long)m.net.seed, why);
+    cr_assert_eq(kvw_core_stream(j->s.node->sim.core, &stream, now, &j->s.ref, why, sizeof(why)),
+                 KVW_OK, "seed %llu: %s", (unsigned long long)m.net.seed, why);
     j->r.open = j->s.open = j->used = true;
 }
 
@@ -350,13 +285,14 @@ static void open_parts(struct job *j)
 static bool choose_pair(struct job *j)
 {
     for (uint32_t tries = 0; tries < 200; ++tries) {
-        struct node *s = &m.node[t_below(&m.random, SIDE)];
-        struct node *r = &m.node[SIDE + t_below(&m.random, SIDE)];
+        struct node *s = &m.node[t_below(&m.net.random, SIDE)];
+        struct node *r = &m.node[SIDE + t_below(&m.net.random, SIDE)];
 
-        if (s->t == NULL || r->t == NULL || s->peers[r->at].value == 0 ||
-            r->peers[s->at].value == 0 || s->lives[r->at] != r->life || r->lives[s->at] != s->life)
+        if (s->sim.t == NULL || r->sim.t == NULL || s->sim.peers[r->sim.at].value == 0 ||
+            r->sim.peers[s->sim.at].value == 0 || s->sim.lives[r->sim.at] != r->sim.opened ||
+            r->sim.lives[s->sim.at] != s->sim.opened)
             continue;
-        if (m.had[s->at][r->at - SIDE] && m.made < COUNT - 8 && tries < 150)
+        if (m.had[s->sim.at][r->sim.at - SIDE] && m.made < COUNT - 8 && tries < 150)
             continue;
         j->s.node = s;
         j->r.node = r;
@@ -377,8 +313,8 @@ static void begin_job(void)
     memset(j, 0, sizeof(*j));
     if (!choose_pair(j))
         return;
-    j->what = (m.seed << 20) + m.made + 1;
-    j->tokens = 1 + t_below(&m.random, TOKENS);
+    j->what = (m.net.seed << 20) + m.made + 1;
+    j->tokens = 1 + t_below(&m.net.random, TOKENS);
     if (!take_blocks(&j->r, j->tokens))
         return;
     if (!take_blocks(&j->s, j->tokens)) {
@@ -386,7 +322,7 @@ static void begin_job(void)
         return;
     }
     ++m.made;
-    m.had[j->s.node->at][j->r.node->at - SIDE] = true;
+    m.had[j->s.node->sim.at][j->r.node->sim.at - SIDE] = true;
     open_parts(j);
 }
 
@@ -396,9 +332,9 @@ static void step_job(struct job *j)
     struct node *n = j->s.node;
 
     if (j->s.open && j->layer < LAYERS &&
-        kvw_core_push(n->core, j->s.ref, j->layer, j->tokens, NULL) == KVW_OK &&
+        kvw_core_push(n->sim.core, j->s.ref, j->layer, j->tokens, NULL) == KVW_OK &&
         ++j->layer == LAYERS)
-        (void)!kvw_core_commit(n->core, j->s.ref, NULL, 0); /* ended: its event comes */
+        (void)!kvw_core_commit(n->sim.core, j->s.ref, NULL, 0); /* ended: its event comes */
     if (j->r.open || j->s.open)
         return;
     j->used = false;
@@ -408,12 +344,13 @@ static void step_job(struct job *j)
 
 static void fault(void)
 {
-    struct node *n = &m.node[t_below(&m.random, NODES)];
+    struct node *n = &m.node[t_below(&m.net.random, NODES)];
 
-    if (n->t == NULL)
+    if (n->sim.t == NULL)
         return;
     node_close(n, chance(60));
-    n->up_again_ns = kvn_sim_now(m.sim) + (chance(50) ? 0 : t_below(&m.random, 1500) * MS);
+    n->sim.up_again_ns =
+        kvn_sim_now(m.net.sim) + (chance(50) ? 0 : t_below(&m.net.random, 1500) * MS);
     ++m.faults;
 }
 
@@ -422,31 +359,33 @@ static void fault(void)
 static void begin_mesh(uint64_t seed)
 {
     memset(&m, 0, sizeof(m));
-    m.seed = seed;
-    m.random = seed * 977 + 11;
-    m.sim = kvn_sim_open(seed, 1400 + t_below(&m.random, 3) * 3000);
-    m.lossy = chance(50);
+    m.net.seed = seed;
+    m.net.random = seed * 977 + 11;
+    m.net.sim = kvn_sim_open(seed, 1400 + t_below(&m.net.random, 3) * 3000);
+    m.net.lossy = chance(50);
+    m.net.count = NODES;
     set_links(NODES);
     for (uint32_t i = 0; i < NODES; ++i) {
         struct node *n = &m.node[i];
 
-        n->at = i;
+        n->sim.at = i;
+        m.net.node[i] = &n->sim;
         t_state_dense(&n->state, LAYERS, 2, 64, KVW_DTYPE_BF16, ENTRIES, BLOCKS);
         n->state.groups[0].rows_first = i % 2 != 0;
         n->state.groups[0].packed = i % 3 == 0;
         t_state_make(&n->state);
         if (i % SIDE == SIDE - 1)
-            n->up_again_ns = 30 * MS; /* joins later */
+            n->sim.up_again_ns = 30 * MS; /* joins later */
         else
-            node_open(n);
+            node_open(NULL, &n->sim);
     }
 }
 
 static void step_all(void)
 {
     for (uint32_t i = 0; i < NODES; ++i)
-        if (m.node[i].t == NULL && kvn_sim_now(m.sim) >= m.node[i].up_again_ns)
-            node_open(&m.node[i]);
+        if (m.node[i].sim.t == NULL && kvn_sim_now(m.net.sim) >= m.node[i].sim.up_again_ns)
+            node_open(NULL, &m.node[i].sim);
     for (uint32_t i = 0; i < JOBS; ++i)
         if (m.jobs[i].used)
             step_job(&m.jobs[i]);
@@ -456,16 +395,16 @@ static void nothing_is_left(const struct node *n)
 {
     struct kvw_core_stats s = {.size = sizeof(s)};
 
-    kvw_core_stats(n->core, &s);
+    kvw_core_stats(n->sim.core, &s);
     cr_assert(s.xfers_open == 0 && s.slots_free == SLOTS && s.stages_free == STAGES,
               "seed %llu: node %u still has %u transfers, %u of %u landing, %u of %u staging slots",
-              (unsigned long long)m.seed, n->at, s.xfers_open, s.slots_free, SLOTS, s.stages_free,
-              STAGES);
-    cr_assert_eq(s.peers_up, SIDE, "seed %llu: node %u has %u peers", (unsigned long long)m.seed,
-                 n->at, s.peers_up);
+              (unsigned long long)m.net.seed, n->sim.at, s.xfers_open, s.slots_free, SLOTS,
+              s.stages_free, STAGES);
+    cr_assert_eq(s.peers_up, SIDE, "seed %llu: node %u has %u peers",
+                 (unsigned long long)m.net.seed, n->sim.at, s.peers_up);
     for (uint32_t b = 0; b < BLOCKS; ++b)
         cr_assert(!n->taken[b] && is_freed(n, b), "seed %llu: node %u, block %u",
-                  (unsigned long long)m.seed, n->at, b);
+                  (unsigned long long)m.net.seed, n->sim.at, b);
 }
 
 static void live(uint64_t seed)
@@ -474,13 +413,13 @@ static void live(uint64_t seed)
 
     begin_mesh(seed);
     until_ns = 60 * S;
-    while ((m.made < COUNT || m.ended < m.made) && kvn_sim_now(m.sim) < until_ns) {
+    while ((m.made < COUNT || m.ended < m.made) && kvn_sim_now(m.net.sim) < until_ns) {
         step_all();
         for (uint32_t i = 0; i < 4 && m.made < COUNT; ++i)
             begin_job();
         if (m.faults < FAULTS && m.made * FAULTS >= (m.faults + 1) * (COUNT - 4) && chance(50))
             fault();
-        run((1 + t_below(&m.random, 5)) * MS);
+        run((1 + t_below(&m.net.random, 5)) * MS);
     }
     cr_assert(m.made == COUNT && m.ended == m.made, "seed %llu: %llu made, %llu ended",
               (unsigned long long)seed, (unsigned long long)m.made, (unsigned long long)m.ended);
@@ -498,22 +437,15 @@ static void live(uint64_t seed)
         node_close(&m.node[i], false);
         t_state_free(&m.node[i].state);
     }
-    kvn_sim_close(m.sim);
+    kvn_sim_close(m.net.sim);
 }
 
 Test(core_mesh, random_lives)
 {
-    const char *one = getenv("KVN_SIM_SEED"), *many = getenv("KVN_SIM_SEEDS");
-    const uint64_t seeds = many != NULL ? strtoull(many, NULL, 10) : SEEDS;
+    const uint64_t lives = t_nodes_lives(SEEDS, live);
 
-    if (one != NULL) {
-        live(strtoull(one, NULL, 10));
-        return;
-    }
-    for (uint64_t seed = 1; seed <= seeds; ++seed)
-        live(seed);
     printf("# %llu lives, %llu transfers, %llu right, %llu nodes killed or gone\n",
-           (unsigned long long)seeds, (unsigned long long)all_made, (unsigned long long)all_right,
+           (unsigned long long)lives, (unsigned long long)all_made, (unsigned long long)all_right,
            (unsigned long long)all_faults);
     fflush(stdout); /* the test's process ends without it */
 }

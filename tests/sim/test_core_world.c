@@ -10,15 +10,11 @@
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "../../compress/compress.h"
-#include "../../kvwire/core.h"
-#include "../../net/packet/endpoint.h"
-#include "../../net/port/sim/sim.h"
 #include "../kvwire/core/state.h"
 #include "../kvwire/kv.h"
+#include "nodes.h"
 
 #define SEEDS     60u
 #define STEPS     500u
@@ -27,22 +23,12 @@
 #define BLOCKS    64u
 #define LAYERS    3u
 #define TOKENS    200u
-#define SPINS     20000u
-#define MS        1000000ull
-#define S         1000000000ull
-#define FREED     0xdeadull /* what blocks hold that nobody was lent */
 
 struct node {
-    uint32_t at;
-    struct kvw_transport *t; /* NULL: down */
-    const struct kvn_port *port;
-    struct kvw_core *core;
+    struct t_node sim; /* first: what a call of nodes.h names is found by it */
     struct t_state state;
     kvw_pool_id pool;
-    kvw_peer_id peers[NODES_MAX]; /* by node; 0: not up */
     bool taken[BLOCKS];
-    uint64_t up_again_ns;
-    uint32_t opened, spins;
 };
 
 enum part_state { IDLE = 0, OPEN, DONE };
@@ -66,67 +52,40 @@ struct job {
 };
 
 struct world {
-    uint64_t seed, random, count;
-    struct kvn_sim *sim;
-    uint32_t nodes;
+    struct t_nodes net;
+    uint64_t count;
     struct node node[NODES_MAX];
     struct job jobs[JOBS];
-    bool lossy, cuts, restarts, aborts;
-    bool calm;
-    uint64_t cut_until_ns;
+    bool aborts;
     uint64_t ok, failed;
 };
 
+static struct node *node_of(struct t_node *n)
+{
+    return (struct node *)n; /* sim is its first member */
+}
+
 static bool chance(struct world *w, uint32_t percent)
 {
-    return t_below(&w->random, 100) < percent;
+    return t_nodes_chance(&w->net, percent);
 }
 
 /* --- nodes ------------------------------------------------------------------------------------ */
 
-static void add_peers(struct world *w, struct node *n)
+static void node_open(void *self, struct t_node *sim)
 {
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        char address[32];
-        kvw_peer_id id;
+    struct world *w = self;
+    struct node *n = node_of(sim);
+    struct kvw_core_config core = {.codec = chance(w, 50) ? KVW_CODEC_RAW : 0,
+                                   .chunk_raw_bytes = 4096 + t_below(&w->net.random, 8192),
+                                   .slots = 1 + t_below(&w->net.random, 12),
+                                   .stages = 1 + t_below(&w->net.random, 12)};
+    char why[257];
 
-        if (i == n->at || (i < n->at && chance(w, 50))) /* some are dialled from both sides */
-            continue;
-        snprintf(address, sizeof(address), "10.0.0.%u:9000", i + 1);
-        cr_assert_eq(kvw_core_peer_add(n->core, 0, address, kvn_sim_now(w->sim), &id), KVW_OK);
-    }
-}
-
-static void node_open(struct world *w, struct node *n)
-{
-    struct kvn_packet_config cfg = {.seed = w->seed * 1000 + n->at * 100 + ++n->opened};
-    char why[KVN_WHY_BYTES], name[16];
-    struct kvw_core_path path = {.name = "sim", .listen = 1};
-    struct kvw_core_config core = {
-        .size = sizeof(core),
-        .path_count = 1,
-        .paths = &path,
-        .instance = t_random(&w->random) | 1,
-        .name = name,
-        .codecs = kvc_codecs,
-        .codec = chance(w, 50) ? KVW_CODEC_RAW : 0,
-        .chunk_raw_bytes = 4096 + t_below(&w->random, 8192),
-        .slots = 1 + t_below(&w->random, 12),
-        .stages = 1 + t_below(&w->random, 12),
-    };
-    const char *field = "";
-    struct kvn_port *port;
-
-    snprintf(name, sizeof(name), "node %u", n->at);
-    cr_assert_eq(kvn_sim_port_open(&port, w->sim, n->at), KVW_OK);
-    n->port = port;
-    cr_assert_eq(kvn_packet_open(&n->t, port, &cfg, why), KVW_OK, "%s", why);
-    path.transport = n->t;
-    cr_assert_eq(kvw_core_open(&n->core, &core, kvn_sim_now(w->sim), &field), KVW_OK, "%s", field);
-    cr_assert_eq(kvw_core_pool_add(n->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
+    t_node_open(&w->net, sim, &core);
+    cr_assert_eq(kvw_core_pool_add(sim->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
                  "%s", why);
-    memset(n->peers, 0, sizeof(n->peers));
-    add_peers(w, n);
+    t_node_dial(&w->net, sim);
 }
 
 /* A part of a node that is gone: nobody will hear of its end. */
@@ -150,11 +109,12 @@ static void give_blocks_back(struct part *p, const struct job *j, bool receiver)
     (void)j;
 }
 
-static void node_close(struct world *w, struct node *n)
+static void node_close(void *self, struct t_node *sim)
 {
-    kvw_core_close(n->core, kvn_sim_now(w->sim));
-    n->t->ops->close(n->t);
-    n->t = NULL;
+    struct world *w = self;
+    struct node *n = node_of(sim);
+
+    t_node_close(&w->net, sim);
     for (uint32_t i = 0; i < JOBS; ++i) {
         struct job *j = &w->jobs[i];
 
@@ -190,76 +150,33 @@ static void take_done(struct world *w, struct node *n, const struct kvw_core_eve
             ++w->failed;
         if (p->ok && receiver)
             cr_assert(t_state_is(&n->state, 0, p->blocks, 0, j->want_first, j->tokens, j->what),
-                      "seed %llu: ended well with other bytes", (unsigned long long)w->seed);
+                      "seed %llu: ended well with other bytes", (unsigned long long)w->net.seed);
         if (p->ok && !receiver)
-            cr_assert(j->r.state == DONE && (j->r.ok || j->r.life != j->r.node->opened),
-                      "seed %llu: ended well at the sender alone", (unsigned long long)w->seed);
+            cr_assert(j->r.state == DONE && (j->r.ok || j->r.life != j->r.node->sim.opened),
+                      "seed %llu: ended well at the sender alone", (unsigned long long)w->net.seed);
         give_blocks_back(p, j, receiver);
         return;
     }
-    cr_assert_fail("seed %llu: an end of nothing that is open", (unsigned long long)w->seed);
+    cr_assert_fail("seed %llu: an end of nothing that is open", (unsigned long long)w->net.seed);
 }
 
-static void take_events(struct world *w, struct node *n)
+static void take_event(void *self, struct t_node *n, const struct kvw_core_event *ev)
 {
-    struct kvw_core_event ev = {.size = sizeof(ev)};
-    unsigned at;
-
-    while (kvw_core_next_event(n->core, &ev)) {
-        struct kvw_peer_info info = {.size = sizeof(info)};
-
-        if (ev.kind == KVW_CEV_PEER_UP && kvw_core_peer_info(n->core, ev.peer, &info) == KVW_OK &&
-            sscanf(info.name, "node %u", &at) == 1)
-            n->peers[at] = ev.peer;
-        if (ev.kind == KVW_CEV_XFER_DONE)
-            take_done(w, n, &ev);
-    }
+    if (ev->kind == KVW_CEV_XFER_DONE)
+        take_done(self, node_of(n), ev);
 }
 
-static uint64_t due_ns(const struct node *n)
-{
-    const uint64_t port = n->port->ops->deadline_ns(n->port);
-    const uint64_t core = kvw_core_deadline_ns(n->core);
-
-    return port < core ? port : core;
-}
-
-/* All nodes that are due now, and then the time of the next. */
-static void run(struct world *w, uint64_t until_ns)
-{
-    while (kvn_sim_now(w->sim) < until_ns) {
-        const uint64_t now = kvn_sim_now(w->sim);
-        uint64_t next = until_ns;
-
-        for (uint32_t i = 0; i < w->nodes; ++i) {
-            struct node *n = &w->node[i];
-
-            if (n->t == NULL)
-                continue;
-            for (n->spins = 0; due_ns(n) <= now; ++n->spins) {
-                cr_assert_lt(n->spins, SPINS, "seed %llu: node %u spins",
-                             (unsigned long long)w->seed, i);
-                while (kvw_core_poll(n->core, now))
-                    ;
-                take_events(w, n);
-            }
-        }
-        for (uint32_t i = 0; i < w->nodes; ++i)
-            if (w->node[i].t != NULL && due_ns(&w->node[i]) < next)
-                next = due_ns(&w->node[i]);
-        kvn_sim_advance(w->sim, next > now ? next : now + 1);
-    }
-}
+static const struct t_nodes_ops nodes_ops = {node_open, node_close, take_event};
 
 /* --- work ------------------------------------------------------------------------------------- */
 
 static bool take_blocks(struct world *w, struct node *n, struct part *p, uint32_t count)
 {
-    uint32_t at = t_below(&w->random, BLOCKS);
+    uint32_t at = t_below(&w->net.random, BLOCKS);
 
     p->block_count = 0;
     for (uint32_t i = 0; i < BLOCKS && p->block_count < count; ++i) {
-        at = (at + 1 + t_below(&w->random, 3)) % BLOCKS;
+        at = (at + 1 + t_below(&w->net.random, 3)) % BLOCKS;
         if (n->taken[at])
             continue;
         n->taken[at] = true;
@@ -292,21 +209,22 @@ static bool open_receiver(struct world *w, struct job *j)
                                         .tokens = j->tokens,
                                         .group_count = 1,
                                         .groups = &blocks,
-                                        .sources = &n->peers[j->s.node->at],
+                                        .sources = &n->sim.peers[j->s.node->sim.at],
                                         .source_count = 1,
                                         .terms = &terms};
     char why[257] = "";
     const kvw_err err =
-        kvw_core_offer(n->core, &args, kvn_sim_now(w->sim), &j->r.ref, why, sizeof(why));
+        kvw_core_offer(n->sim.core, &args, kvn_sim_now(w->net.sim), &j->r.ref, why, sizeof(why));
 
     if (err == KVW_E_NOTFOUND) /* the peer has been forgotten */
         return false;
-    cr_assert_eq(err, KVW_OK, "seed %llu: %s", (unsigned long long)w->seed, why);
+    cr_assert_eq(err, KVW_OK, "seed %llu: %s", (unsigned long long)w->net.seed, why);
     cr_assert(t_state_is(&n->state, 0, j->r.blocks, 0, 0,
                          n->state.groups[0].block_entries * j->r.block_count, FREED),
-              "seed %llu: a block changed while nobody was lent it", (unsigned long long)w->seed);
+              "seed %llu: a block changed while nobody was lent it",
+              (unsigned long long)w->net.seed);
     j->r.state = OPEN;
-    j->r.life = n->opened;
+    j->r.life = n->sim.opened;
     return true;
 }
 
@@ -320,13 +238,14 @@ static void open_sender(struct world *w, struct job *j)
                                          .tokens = j->tokens,
                                          .group_count = 1,
                                          .groups = &blocks,
-                                         .offer_by_ns = kvn_sim_now(w->sim) + 2 * S};
+                                         .offer_by_ns = kvn_sim_now(w->net.sim) + 2 * S};
     char why[257] = "";
 
     j->s.state = OPEN;
-    j->s.life = n->opened;
-    cr_assert_eq(kvw_core_stream(n->core, &args, kvn_sim_now(w->sim), &j->s.ref, why, sizeof(why)),
-                 KVW_OK, "seed %llu: %s", (unsigned long long)w->seed, why);
+    j->s.life = n->sim.opened;
+    cr_assert_eq(
+        kvw_core_stream(n->sim.core, &args, kvn_sim_now(w->net.sim), &j->s.ref, why, sizeof(why)),
+        KVW_OK, "seed %llu: %s", (unsigned long long)w->net.seed, why);
 }
 
 static void begin_job(struct world *w)
@@ -337,18 +256,19 @@ static void begin_job(struct world *w)
     for (uint32_t i = 0; i < JOBS && j == NULL; ++i)
         if (!w->jobs[i].used)
             j = &w->jobs[i];
-    a = t_below(&w->random, w->nodes);
-    b = (a + 1 + t_below(&w->random, w->nodes - 1)) % w->nodes;
-    if (j == NULL || w->node[a].t == NULL || w->node[b].t == NULL || w->node[a].peers[b].value == 0)
+    a = t_below(&w->net.random, w->net.count);
+    b = (a + 1 + t_below(&w->net.random, w->net.count - 1)) % w->net.count;
+    if (j == NULL || w->node[a].sim.t == NULL || w->node[b].sim.t == NULL ||
+        w->node[a].sim.peers[b].value == 0)
         return;
     memset(j, 0, sizeof(*j));
     j->what = ++w->count * 7919;
     memcpy(j->key.bytes, &j->what, sizeof(j->what));
-    j->tokens = 1 + t_below(&w->random, TOKENS);
-    j->want_first = chance(w, 30) ? t_below(&w->random, j->tokens) : 0;
+    j->tokens = 1 + t_below(&w->net.random, TOKENS);
+    j->want_first = chance(w, 30) ? t_below(&w->net.random, j->tokens) : 0;
     j->r.node = &w->node[a];
     j->s.node = &w->node[b];
-    j->begun_ns = kvn_sim_now(w->sim);
+    j->begun_ns = kvn_sim_now(w->net.sim);
     if (!take_blocks(w, j->r.node, &j->r, blocks_for(j->r.node, j->tokens)))
         return;
     if (!take_blocks(w, j->s.node, &j->s, blocks_for(j->s.node, j->tokens))) {
@@ -382,7 +302,7 @@ static void push_some(struct world *w, struct job *j)
     bool all = true;
 
     for (uint32_t l = 0; l < LAYERS; ++l) {
-        uint32_t more = w->calm ? j->tokens : t_below(&w->random, j->tokens + 1);
+        uint32_t more = w->net.calm ? j->tokens : t_below(&w->net.random, j->tokens + 1);
 
         if (l > 0 && more > j->pushed[l - 1])
             more = j->pushed[l - 1];
@@ -390,79 +310,43 @@ static void push_some(struct world *w, struct job *j)
             if (l == 0)
                 t_state_fill(&n->state, 0, j->s.blocks, 0, j->pushed[0], more, j->what);
             j->pushed[l] = more;
-            if (kvw_core_push(n->core, j->s.ref, l, more, NULL) != KVW_OK)
+            if (kvw_core_push(n->sim.core, j->s.ref, l, more, NULL) != KVW_OK)
                 return; /* it ended, and its event is queued */
         }
         all = all && j->pushed[l] == j->tokens;
     }
-    if (all && !j->committed && kvw_core_commit(n->core, j->s.ref, "x", 1) == KVW_OK)
+    if (all && !j->committed && kvw_core_commit(n->sim.core, j->s.ref, "x", 1) == KVW_OK)
         j->committed = true;
 }
 
 static void step_job(struct world *w, struct job *j)
 {
-    if (j->r.state == IDLE && (j->r.node->t == NULL || !chance(w, 70)))
+    if (j->r.state == IDLE && (j->r.node->sim.t == NULL || !chance(w, 70)))
         ;
     else if (j->r.state == IDLE && !open_receiver(w, j))
         give_up_part(j, &j->r);
-    if (j->s.state == IDLE && j->s.node->t != NULL && chance(w, 70))
+    if (j->s.state == IDLE && j->s.node->sim.t != NULL && chance(w, 70))
         open_sender(w, j);
-    if (j->r.node->t == NULL)
+    if (j->r.node->sim.t == NULL)
         give_up_part(j, &j->r);
-    if (j->s.node->t == NULL)
+    if (j->s.node->sim.t == NULL)
         give_up_part(j, &j->s);
     if (j->s.state == OPEN)
         push_some(w, j);
-    if (w->aborts && !w->calm && chance(w, 3) && j->r.state == OPEN)
-        (void)!kvw_core_abort(j->r.node->core, j->r.ref, "the receiver's user went away");
-    if (w->aborts && !w->calm && chance(w, 3) && j->s.state == OPEN)
-        (void)!kvw_core_abort(j->s.node->core, j->s.ref, "the sender's user went away");
+    if (w->aborts && !w->net.calm && chance(w, 3) && j->r.state == OPEN)
+        (void)!kvw_core_abort(j->r.node->sim.core, j->r.ref, "the receiver's user went away");
+    if (w->aborts && !w->net.calm && chance(w, 3) && j->s.state == OPEN)
+        (void)!kvw_core_abort(j->s.node->sim.core, j->s.ref, "the sender's user went away");
     end_job_if_over(j);
 }
 
 /* --- faults ----------------------------------------------------------------------------------- */
 
-static void set_links(struct world *w, bool cut)
-{
-    for (uint32_t a = 0; a < w->nodes; ++a)
-        for (uint32_t b = 0; b < w->nodes; ++b) {
-            struct kvn_sim_link link = {.delay_ns = 20000, .bytes_per_s = 1250000000ull};
-
-            if (a == b)
-                continue;
-            if (w->lossy && !w->calm) {
-                link.loss = 0.02;
-                link.dup = 0.01;
-                link.corrupt = 0.005;
-                link.jitter_ns = 30000;
-            }
-            link.cut = cut && !w->calm && (a == 0 || b == 0);
-            kvn_sim_link(w->sim, a, b, &link);
-        }
-}
-
 static void step_faults(struct world *w)
 {
-    const uint64_t now = kvn_sim_now(w->sim);
-
-    if (w->cuts && w->cut_until_ns == 0 && chance(w, 2)) {
-        w->cut_until_ns = now + (1 + t_below(&w->random, 2500)) * MS;
-        set_links(w, true);
-    }
-    if (w->cut_until_ns != 0 && now >= w->cut_until_ns) {
-        w->cut_until_ns = 0;
-        set_links(w, false);
-    }
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        struct node *n = &w->node[i];
-
-        if (n->t == NULL && now >= n->up_again_ns)
-            node_open(w, n);
-        else if (n->t != NULL && w->restarts && !w->calm && chance(w, 1)) {
-            node_close(w, n);
-            n->up_again_ns = now + t_below(&w->random, 1500) * MS;
-        }
-    }
+    t_nodes_cuts(&w->net, 2);
+    for (uint32_t i = 0; i < w->net.count; ++i)
+        t_node_restarts(&w->net, &w->node[i].sim, 1, &nodes_ops, w);
 }
 
 /* --- a life ----------------------------------------------------------------------------------- */
@@ -470,22 +354,17 @@ static void step_faults(struct world *w)
 static void begin_world(struct world *w, uint64_t seed)
 {
     memset(w, 0, sizeof(*w));
-    w->seed = seed;
-    w->random = seed * 977 + 5;
-    w->sim = kvn_sim_open(seed, 1400 + t_below(&w->random, 3) * 3000);
-    w->nodes = 2 + t_below(&w->random, NODES_MAX - 1);
-    w->lossy = chance(w, 50);
-    w->cuts = chance(w, 40);
-    w->restarts = chance(w, 50);
+    t_nodes_begin(&w->net, seed, NODES_MAX);
     w->aborts = chance(w, 50);
-    set_links(w, false);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
+    t_nodes_links(&w->net, false);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
         static const uint32_t entries[] = {1, 4, 16, 17, 32};
         struct node *n = &w->node[i];
         uint32_t all[BLOCKS];
 
-        n->at = i;
-        t_state_dense(&n->state, LAYERS, 2, 64, KVW_DTYPE_BF16, entries[t_below(&w->random, 5)],
+        n->sim.at = i;
+        w->net.node[i] = &n->sim;
+        t_state_dense(&n->state, LAYERS, 2, 64, KVW_DTYPE_BF16, entries[t_below(&w->net.random, 5)],
                       BLOCKS);
         if (n->state.groups[0].block_entries < 16)
             n->state.groups[0].block_entries = 16; /* so that a sequence fits the pool */
@@ -497,7 +376,7 @@ static void begin_world(struct world *w, uint64_t seed)
             all[0] = b; /* each block as if it were a sequence's first */
             t_state_fill(&n->state, 0, all, 0, 0, n->state.groups[0].block_entries, FREED);
         }
-        node_open(w, n);
+        node_open(w, &n->sim);
     }
 }
 
@@ -519,11 +398,8 @@ static void live(uint64_t seed)
     for (uint32_t step = 0; step < STEPS; ++step) {
         const bool late = step > STEPS * 3 / 4;
 
-        if (late && !w.calm) {
-            w.calm = true;
-            w.cut_until_ns = 0;
-            set_links(&w, false);
-        }
+        if (late && !w.net.calm)
+            t_nodes_calm(&w.net);
         step_faults(&w);
         if (chance(&w, 40) && step < STEPS - 20) {
             struct job before[JOBS];
@@ -537,38 +413,31 @@ static void live(uint64_t seed)
         for (uint32_t i = 0; i < JOBS; ++i)
             if (w.jobs[i].used)
                 step_job(&w, &w.jobs[i]);
-        run(&w, kvn_sim_now(w.sim) + (1 + t_below(&w.random, 40)) * MS);
+        t_nodes_run(&w.net, kvn_sim_now(w.net.sim) + (1 + t_below(&w.net.random, 40)) * MS,
+                    &nodes_ops, &w);
     }
     for (uint32_t k = 0; k < 400; ++k) { /* twenty seconds in which all must end */
         for (uint32_t i = 0; i < JOBS; ++i)
             if (w.jobs[i].used)
                 step_job(&w, &w.jobs[i]);
         step_faults(&w);
-        run(&w, kvn_sim_now(w.sim) + 50 * MS);
+        t_nodes_run(&w.net, kvn_sim_now(w.net.sim) + 50 * MS, &nodes_ops, &w);
     }
     for (uint32_t i = 0; i < JOBS; ++i)
         cr_assert_not(w.jobs[i].used, "seed %llu: a transfer never ended (receiver %u, sender %u)",
                       (unsigned long long)seed, w.jobs[i].r.state, w.jobs[i].s.state);
     cr_expect_gt(w.ok, 0, "seed %llu: nothing went well", (unsigned long long)seed);
-    if (!w.lossy && !w.cuts && !w.restarts && !w.aborts)
+    if (!w.net.lossy && !w.net.cuts && !w.net.restarts && !w.aborts)
         cr_expect_eq(w.failed, 0, "seed %llu: %llu failed without a fault",
                      (unsigned long long)seed, (unsigned long long)w.failed);
-    for (uint32_t i = 0; i < w.nodes; ++i) {
-        node_close(&w, &w.node[i]);
+    for (uint32_t i = 0; i < w.net.count; ++i) {
+        node_close(&w, &w.node[i].sim);
         t_state_free(&w.node[i].state);
     }
-    kvn_sim_close(w.sim);
+    kvn_sim_close(w.net.sim);
 }
 
 Test(core_world, random_lives)
 {
-    const char *one = getenv("KVN_SIM_SEED"), *many = getenv("KVN_SIM_SEEDS");
-    const uint64_t seeds = many != NULL ? strtoull(many, NULL, 10) : SEEDS;
-
-    if (one != NULL) {
-        live(strtoull(one, NULL, 10));
-        return;
-    }
-    for (uint64_t seed = 1; seed <= seeds; ++seed)
-        live(seed);
+    t_nodes_lives(SEEDS, live);
 }

@@ -10,15 +10,11 @@
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "../../compress/compress.h"
-#include "../../kvwire/core.h"
-#include "../../net/packet/endpoint.h"
-#include "../../net/port/sim/sim.h"
 #include "../kvwire/core/state.h"
 #include "../kvwire/kv.h"
+#include "nodes.h"
 
 #define SEEDS     24u
 #define STEPS     160u
@@ -31,21 +27,12 @@
 #define STAGES    32u
 #define PULLS     16u
 #define ROOM      (3ull * TOKENS * LAYERS * 2 * 2 * 64) /* three of the longest */
-#define SPINS     20000u
-#define MS        1000000ull
-#define S         1000000000ull
-#define FREED     0xdeadull
 
 struct node {
-    uint32_t at, opened;
-    struct kvw_transport *t; /* NULL: down */
-    const struct kvn_port *port;
-    struct kvw_core *core;
+    struct t_node sim; /* first: what a call of nodes.h names is found by it */
     struct t_state state;
     kvw_pool_id pool;
-    kvw_peer_id peers[NODES_MAX];
     bool taken[DESKS];
-    uint64_t up_again_ns;
 };
 
 enum stage_state { NONE = 0, FILLING, READY, GONE };
@@ -69,20 +56,26 @@ struct pull {
 };
 
 struct world {
-    uint64_t seed, random, count;
-    struct kvn_sim *sim;
-    uint32_t nodes, next_stage;
+    struct t_nodes net;
+    uint64_t count;
+    uint32_t next_stage;
     struct node node[NODES_MAX];
     struct stage stages[STAGES];
     struct pull pulls[PULLS];
-    bool lossy, cuts, restarts, aborts, calm;
-    uint64_t cut_until_ns;
+    bool aborts;
     uint64_t well, failed, full, expired;
 };
 
+static uint64_t well, failed, full, expired; /* of all lives */
+
+static struct node *node_of(struct t_node *n)
+{
+    return (struct node *)n; /* sim is its first member */
+}
+
 static bool chance(struct world *w, uint32_t percent)
 {
-    return t_below(&w->random, 100) < percent;
+    return t_nodes_chance(&w->net, percent);
 }
 
 /* --- desks ------------------------------------------------------------------------------------ */
@@ -112,7 +105,7 @@ static bool is(const struct node *n, uint32_t desk, uint32_t first, uint32_t end
 /* DESKS: none is free. */
 static uint32_t take_desk(struct world *w, struct node *n)
 {
-    const uint32_t from = t_below(&w->random, DESKS);
+    const uint32_t from = t_below(&w->net.random, DESKS);
 
     for (uint32_t i = 0; i < DESKS; ++i) {
         const uint32_t d = (from + i) % DESKS;
@@ -121,7 +114,7 @@ static uint32_t take_desk(struct world *w, struct node *n)
             continue;
         cr_assert(is(n, d, 0, TOKENS, FREED),
                   "seed %llu: node %u: a block that nobody lent changed",
-                  (unsigned long long)w->seed, n->at);
+                  (unsigned long long)w->net.seed, n->sim.at);
         n->taken[d] = true;
         return d;
     }
@@ -136,48 +129,29 @@ static void give_desk(struct node *n, uint32_t desk)
 
 /* --- nodes ------------------------------------------------------------------------------------ */
 
-static void node_open(struct world *w, struct node *n)
+static void node_open(void *self, struct t_node *sim)
 {
-    struct kvn_packet_config cfg = {.seed = w->seed * 1000 + n->at * 100 + ++n->opened};
-    char why[KVN_WHY_BYTES], name[16], address[32];
-    struct kvw_core_path path = {.name = "sim", .listen = 1};
-    struct kvw_core_config core = {.size = sizeof(core),
-                                   .path_count = 1,
-                                   .paths = &path,
-                                   .instance = t_random(&w->random) | 1,
-                                   .name = name,
-                                   .codecs = kvc_codecs,
-                                   .codec = chance(w, 50) ? KVW_CODEC_RAW : 0,
-                                   .chunk_raw_bytes = 4096 + t_below(&w->random, 8192),
-                                   .slots = 1 + t_below(&w->random, 12),
-                                   .stages = 1 + t_below(&w->random, 12),
+    struct world *w = self;
+    struct node *n = node_of(sim);
+    struct kvw_core_config core = {.codec = chance(w, 50) ? KVW_CODEC_RAW : 0,
+                                   .chunk_raw_bytes = 4096 + t_below(&w->net.random, 8192),
+                                   .slots = 1 + t_below(&w->net.random, 12),
+                                   .stages = 1 + t_below(&w->net.random, 12),
                                    .stage_bytes = ROOM};
-    const char *field = "";
-    struct kvn_port *port;
-    kvw_peer_id id;
+    char why[257];
 
-    snprintf(name, sizeof(name), "node %u", n->at);
-    cr_assert_eq(kvn_sim_port_open(&port, w->sim, n->at), KVW_OK);
-    n->port = port;
-    cr_assert_eq(kvn_packet_open(&n->t, port, &cfg, why), KVW_OK, "%s", why);
-    path.transport = n->t;
-    cr_assert_eq(kvw_core_open(&n->core, &core, kvn_sim_now(w->sim), &field), KVW_OK, "%s", field);
-    cr_assert_eq(kvw_core_pool_add(n->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
+    t_node_open(&w->net, sim, &core);
+    cr_assert_eq(kvw_core_pool_add(sim->core, &n->state.desc, &n->pool, why, sizeof(why)), KVW_OK,
                  "%s", why);
-    memset(n->peers, 0, sizeof(n->peers));
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        if (i == n->at || (i < n->at && chance(w, 50)))
-            continue;
-        snprintf(address, sizeof(address), "10.0.0.%u:9000", i + 1);
-        cr_assert_eq(kvw_core_peer_add(n->core, 0, address, kvn_sim_now(w->sim), &id), KVW_OK);
-    }
+    t_node_dial(&w->net, sim);
 }
 
-static void node_close(struct world *w, struct node *n)
+static void node_close(void *self, struct t_node *sim)
 {
-    kvw_core_close(n->core, kvn_sim_now(w->sim));
-    n->t->ops->close(n->t);
-    n->t = NULL;
+    struct world *w = self;
+    struct node *n = node_of(sim);
+
+    t_node_close(&w->net, sim);
     for (uint32_t i = 0; i < STAGES; ++i) {
         struct stage *s = &w->stages[i];
 
@@ -201,17 +175,17 @@ static void pull_done(struct world *w, struct pull *p, const struct kvw_core_eve
     if (ev->err == KVW_OK) {
         ++w->well;
         cr_assert_not(p->hopeless, "seed %llu: a reference that can't be good was pulled",
-                      (unsigned long long)w->seed);
+                      (unsigned long long)w->net.seed);
         cr_assert(is(p->node, p->desk, p->first, p->of.tokens, p->of.what),
-                  "seed %llu: other bytes than were staged", (unsigned long long)w->seed);
+                  "seed %llu: other bytes than were staged", (unsigned long long)w->net.seed);
         cr_assert_eq(ev->note_bytes, sizeof(p->of.what));
         cr_assert_eq(memcmp(ev->note, &p->of.what, sizeof(p->of.what)), 0);
         if (p->stage->what == p->of.what)
             ++p->stage->well;
         /* Who loses a peer can't know whether its last words were heard. */
-        if (!w->cuts && !w->restarts && !w->aborts)
+        if (!w->net.cuts && !w->net.restarts && !w->aborts)
             cr_assert_leq(p->stage->well, p->of.pulls, "seed %llu: pulled too often",
-                          (unsigned long long)w->seed);
+                          (unsigned long long)w->net.seed);
     } else {
         ++w->failed;
         w->expired += ev->err == KVW_E_DEADLINE;
@@ -238,7 +212,7 @@ static void take_done(struct world *w, struct node *n, const struct kvw_core_eve
             pull_done(w, &w->pulls[i], ev);
             return;
         }
-    cr_assert_fail("seed %llu: an end of nothing that is open", (unsigned long long)w->seed);
+    cr_assert_fail("seed %llu: an end of nothing that is open", (unsigned long long)w->net.seed);
 }
 
 static void take_gone(struct world *w, struct node *n, const struct kvw_core_event *ev)
@@ -249,64 +223,24 @@ static void take_gone(struct world *w, struct node *n, const struct kvw_core_eve
             w->stages[i].state = GONE;
             return;
         }
-    cr_assert_fail("seed %llu: what isn't staged is gone", (unsigned long long)w->seed);
+    cr_assert_fail("seed %llu: what isn't staged is gone", (unsigned long long)w->net.seed);
 }
 
-static void take_events(struct world *w, struct node *n)
+static void take_event(void *self, struct t_node *n, const struct kvw_core_event *ev)
 {
-    struct kvw_core_event ev = {.size = sizeof(ev)};
-    unsigned at;
-
-    while (kvw_core_next_event(n->core, &ev)) {
-        struct kvw_peer_info info = {.size = sizeof(info)};
-
-        if (ev.kind == KVW_CEV_PEER_UP && kvw_core_peer_info(n->core, ev.peer, &info) == KVW_OK &&
-            sscanf(info.name, "node %u", &at) == 1)
-            n->peers[at] = ev.peer;
-        if (ev.kind == KVW_CEV_XFER_DONE)
-            take_done(w, n, &ev);
-        if (ev.kind == KVW_CEV_STAGE_GONE)
-            take_gone(w, n, &ev);
-    }
+    if (ev->kind == KVW_CEV_XFER_DONE)
+        take_done(self, node_of(n), ev);
+    if (ev->kind == KVW_CEV_STAGE_GONE)
+        take_gone(self, node_of(n), ev);
 }
 
-static uint64_t due_ns(const struct node *n)
-{
-    const uint64_t port = n->port->ops->deadline_ns(n->port);
-    const uint64_t core = kvw_core_deadline_ns(n->core);
-
-    return port < core ? port : core;
-}
-
-static void run(struct world *w, uint64_t until_ns)
-{
-    while (kvn_sim_now(w->sim) < until_ns) {
-        const uint64_t now = kvn_sim_now(w->sim);
-        uint64_t next = until_ns;
-
-        for (uint32_t i = 0; i < w->nodes; ++i) {
-            struct node *n = &w->node[i];
-
-            for (uint32_t spins = 0; n->t != NULL && due_ns(n) <= now; ++spins) {
-                cr_assert_lt(spins, SPINS, "seed %llu: node %u spins", (unsigned long long)w->seed,
-                             i);
-                while (kvw_core_poll(n->core, now))
-                    ;
-                take_events(w, n);
-            }
-        }
-        for (uint32_t i = 0; i < w->nodes; ++i)
-            if (w->node[i].t != NULL && due_ns(&w->node[i]) < next)
-                next = due_ns(&w->node[i]);
-        kvn_sim_advance(w->sim, next > now ? next : now + 1);
-    }
-}
+static const struct t_nodes_ops nodes_ops = {node_open, node_close, take_event};
 
 /* --- work ------------------------------------------------------------------------------------- */
 
 static void begin_stage(struct world *w)
 {
-    struct node *n = &w->node[t_below(&w->random, w->nodes)];
+    struct node *n = &w->node[t_below(&w->net.random, w->net.count)];
     struct stage *s = &w->stages[w->next_stage++ % STAGES];
     uint32_t blocks[DESK];
     const struct kvw_group_blocks groups = {0, DESK, blocks, 0, 0, 0};
@@ -314,29 +248,29 @@ static void begin_stage(struct world *w)
     char why[300] = "";
     kvw_err err;
 
-    if (n->t == NULL || (s->state != NONE && s->state != GONE))
+    if (n->sim.t == NULL || (s->state != NONE && s->state != GONE))
         return;
-    *s = (struct stage){.node = n, .life = n->opened, .what = ++w->count * 7919};
+    *s = (struct stage){.node = n, .life = n->sim.opened, .what = ++w->count * 7919};
     if ((s->desk = take_desk(w, n)) == DESKS)
         return;
     blocks_of(s->desk, blocks);
-    s->tokens = 1 + t_below(&w->random, TOKENS);
-    s->pulls = 1 + t_below(&w->random, 2);
-    s->until_ns = kvn_sim_now(w->sim) + (20 + t_below(&w->random, 1000)) * MS;
+    s->tokens = 1 + t_below(&w->net.random, TOKENS);
+    s->pulls = 1 + t_below(&w->net.random, 2);
+    s->until_ns = kvn_sim_now(w->net.sim) + (20 + t_below(&w->net.random, 1000)) * MS;
     args.pool = n->pool;
     args.tokens = s->tokens;
     args.pulls = s->pulls;
     args.until_ns = s->until_ns;
     args.ref = &s->ref;
     memcpy(args.key.bytes, &(uint64_t){w->count % 5 + 1}, 8); /* the same keys again and again */
-    err = kvw_core_stage(n->core, &args, kvn_sim_now(w->sim), &s->xfer, why, sizeof(why));
+    err = kvw_core_stage(n->sim.core, &args, kvn_sim_now(w->net.sim), &s->xfer, why, sizeof(why));
     if (err == KVW_OK) {
         s->state = FILLING;
         return;
     }
     /* AGAIN: no room. INVALID: that key is being staged. */
     cr_assert(err == KVW_E_AGAIN || err == KVW_E_INVALID, "seed %llu: %s",
-              (unsigned long long)w->seed, why);
+              (unsigned long long)w->net.seed, why);
     cr_assert_neq(why[0], '\0');
     w->full += err == KVW_E_AGAIN;
     give_desk(n, s->desk);
@@ -344,18 +278,18 @@ static void begin_stage(struct world *w)
 
 static void step_stage(struct world *w, struct stage *s)
 {
-    if (s->state == FILLING && (w->calm || chance(w, 70))) {
+    if (s->state == FILLING && (w->net.calm || chance(w, 70))) {
         if (s->pushed == 0)
             fill(s->node, s->desk, s->tokens, s->what);
-        for (uint32_t more = 1 + t_below(&w->random, LAYERS); more > 0 && s->pushed < LAYERS;
+        for (uint32_t more = 1 + t_below(&w->net.random, LAYERS); more > 0 && s->pushed < LAYERS;
              --more)
-            if (kvw_core_push(s->node->core, s->xfer, s->pushed++, s->tokens, NULL) != KVW_OK)
+            if (kvw_core_push(s->node->sim.core, s->xfer, s->pushed++, s->tokens, NULL) != KVW_OK)
                 return;          /* it ended, and its event is queued */
         if (s->pushed == LAYERS) /* again, if it waits for its last copies: refused then */
-            (void)!kvw_core_commit(s->node->core, s->xfer, &s->what, sizeof(s->what));
+            (void)!kvw_core_commit(s->node->sim.core, s->xfer, &s->what, sizeof(s->what));
     }
-    if (w->aborts && !w->calm && (s->state == FILLING || s->state == READY) && chance(w, 2))
-        (void)!kvw_core_stage_drop(s->node->core, &s->ref, kvn_sim_now(w->sim));
+    if (w->aborts && !w->net.calm && (s->state == FILLING || s->state == READY) && chance(w, 2))
+        (void)!kvw_core_stage_drop(s->node->sim.core, &s->ref, kvn_sim_now(w->net.sim));
 }
 
 /* What the reference says, or what nobody gave. */
@@ -363,19 +297,19 @@ static void forge(struct world *w, struct pull *p)
 {
     const struct stage *s = p->stage;
 
-    p->hopeless = s->life != s->node->opened || s->until_ns <= kvn_sim_now(w->sim);
-    if (!w->cuts && !w->restarts && !w->aborts && s->well >= s->pulls)
+    p->hopeless = s->life != s->node->sim.opened || s->until_ns <= kvn_sim_now(w->net.sim);
+    if (!w->net.cuts && !w->net.restarts && !w->aborts && s->well >= s->pulls)
         p->hopeless = true;
     if (chance(w, 90))
         return;
-    p->of.ref.bytes[4 + t_below(&w->random, 2)] ^= 0x80; /* its number */
+    p->of.ref.bytes[4 + t_below(&w->net.random, 2)] ^= 0x80; /* its number */
     p->hopeless = true;
 }
 
 /* More often than not one that is there. */
 static struct stage *pick(struct world *w)
 {
-    const uint32_t from = t_below(&w->random, STAGES);
+    const uint32_t from = t_below(&w->net.random, STAGES);
     const bool there = chance(w, 60);
 
     for (uint32_t i = 0; i < STAGES && there; ++i)
@@ -387,7 +321,7 @@ static struct stage *pick(struct world *w)
 static void begin_pull(struct world *w)
 {
     struct stage *s = pick(w);
-    struct node *n = &w->node[t_below(&w->random, w->nodes)];
+    struct node *n = &w->node[t_below(&w->net.random, w->net.count)];
     uint32_t blocks[DESK];
     struct kvw_group_blocks groups = {0, DESK, blocks, 0, 0, 0};
     const struct kvw_offer_terms terms = {
@@ -402,22 +336,23 @@ static void begin_pull(struct world *w)
 
     for (uint32_t i = 0; i < PULLS && p == NULL; ++i)
         p = w->pulls[i].used ? NULL : &w->pulls[i];
-    if (p == NULL || s->state == NONE || n->t == NULL || s->node == n ||
-        n->peers[s->node->at].value == 0)
+    if (p == NULL || s->state == NONE || n->sim.t == NULL || s->node == n ||
+        n->sim.peers[s->node->sim.at].value == 0)
         return;
     *p = (struct pull){.node = n, .of = *s, .stage = s};
     if ((p->desk = take_desk(w, n)) == DESKS)
         return;
     forge(w, p);
     blocks_of(p->desk, blocks);
-    p->first = chance(w, 30) ? t_below(&w->random, s->tokens) : 0;
+    p->first = chance(w, 30) ? t_below(&w->net.random, s->tokens) : 0;
     groups.want_first = p->first;
     groups.want_end = s->tokens;
     args.pool = n->pool;
     args.tokens = s->tokens;
-    args.sources = &n->peers[s->node->at];
+    args.sources = &n->sim.peers[s->node->sim.at];
     args.staged = &p->of.ref;
-    if (kvw_core_offer(n->core, &args, kvn_sim_now(w->sim), &p->xfer, why, sizeof(why)) == KVW_OK) {
+    if (kvw_core_offer(n->sim.core, &args, kvn_sim_now(w->net.sim), &p->xfer, why, sizeof(why)) ==
+        KVW_OK) {
         p->used = true;
         return;
     }
@@ -427,50 +362,15 @@ static void begin_pull(struct world *w)
 
 /* --- faults ----------------------------------------------------------------------------------- */
 
-static void set_links(struct world *w, bool cut)
-{
-    for (uint32_t a = 0; a < w->nodes; ++a)
-        for (uint32_t b = 0; b < w->nodes; ++b) {
-            struct kvn_sim_link link = {.delay_ns = 20000, .bytes_per_s = 1250000000ull};
-
-            if (a == b)
-                continue;
-            if (w->lossy && !w->calm) {
-                link.loss = 0.02;
-                link.dup = 0.01;
-                link.corrupt = 0.005;
-                link.jitter_ns = 30000;
-            }
-            link.cut = cut && !w->calm && (a == 0 || b == 0);
-            kvn_sim_link(w->sim, a, b, &link);
-        }
-}
-
 static void step_faults(struct world *w)
 {
-    const uint64_t now = kvn_sim_now(w->sim);
-
-    if (w->cuts && w->cut_until_ns == 0 && chance(w, 3)) {
-        w->cut_until_ns = now + (1 + t_below(&w->random, 2500)) * MS;
-        set_links(w, true);
-    }
-    if (w->cut_until_ns != 0 && now >= w->cut_until_ns) {
-        w->cut_until_ns = 0;
-        set_links(w, false);
-    }
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        struct node *n = &w->node[i];
-
-        if (n->t == NULL && now >= n->up_again_ns)
-            node_open(w, n);
-        else if (n->t != NULL && w->restarts && !w->calm && chance(w, 2)) {
-            node_close(w, n);
-            n->up_again_ns = now + t_below(&w->random, 1500) * MS;
-        }
-    }
+    t_nodes_cuts(&w->net, 3);
+    for (uint32_t i = 0; i < w->net.count; ++i)
+        t_node_restarts(&w->net, &w->node[i].sim, 2, &nodes_ops, w);
     for (uint32_t i = 0; i < PULLS; ++i)
-        if (w->aborts && !w->calm && w->pulls[i].used && chance(w, 3))
-            (void)!kvw_core_abort(w->pulls[i].node->core, w->pulls[i].xfer, "its user went away");
+        if (w->aborts && !w->net.calm && w->pulls[i].used && chance(w, 3))
+            (void)!kvw_core_abort(w->pulls[i].node->sim.core, w->pulls[i].xfer,
+                                  "its user went away");
 }
 
 /* --- a life ----------------------------------------------------------------------------------- */
@@ -478,19 +378,14 @@ static void step_faults(struct world *w)
 static void begin_world(struct world *w, uint64_t seed)
 {
     memset(w, 0, sizeof(*w));
-    w->seed = seed;
-    w->random = seed * 977 + 5;
-    w->sim = kvn_sim_open(seed, 1400 + t_below(&w->random, 3) * 3000);
-    w->nodes = 2 + t_below(&w->random, NODES_MAX - 1);
-    w->lossy = chance(w, 50);
-    w->cuts = chance(w, 40);
-    w->restarts = chance(w, 50);
+    t_nodes_begin(&w->net, seed, NODES_MAX);
     w->aborts = chance(w, 50);
-    set_links(w, false);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
+    t_nodes_links(&w->net, false);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
         struct node *n = &w->node[i];
 
-        n->at = i;
+        n->sim.at = i;
+        w->net.node[i] = &n->sim;
         t_state_dense(&n->state, LAYERS, 2, 64, KVW_DTYPE_BF16, PER, DESKS * DESK);
         n->state.groups[0].rows_first = chance(w, 50);
         n->state.groups[0].packed = chance(w, 50);
@@ -498,7 +393,7 @@ static void begin_world(struct world *w, uint64_t seed)
         t_state_make(&n->state);
         for (uint32_t d = 0; d < DESKS; ++d)
             fill(n, d, TOKENS, FREED);
-        node_open(w, n);
+        node_open(w, &n->sim);
     }
 }
 
@@ -507,12 +402,12 @@ static void check_end(struct world *w)
 {
     for (uint32_t i = 0; i < PULLS; ++i)
         cr_assert_not(w->pulls[i].used, "seed %llu: a pull never ended",
-                      (unsigned long long)w->seed);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
+                      (unsigned long long)w->net.seed);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
         struct kvw_core_stats s = {.size = sizeof(s)};
 
-        kvw_core_stats(w->node[i].core, &s);
-        cr_assert_eq(s.staged, 0, "seed %llu: %u stages are left", (unsigned long long)w->seed,
+        kvw_core_stats(w->node[i].sim.core, &s);
+        cr_assert_eq(s.staged, 0, "seed %llu: %u stages are left", (unsigned long long)w->net.seed,
                      s.staged);
         cr_assert_eq(s.staged_bytes, 0);
         cr_assert_eq(s.xfers_open, 0);
@@ -521,15 +416,15 @@ static void check_end(struct world *w)
     }
 }
 
-static void live(struct world *w, uint64_t seed)
+static void live(uint64_t seed)
 {
+    static struct world life;
+    struct world *w = &life;
+
     begin_world(w, seed);
     for (uint32_t step = 0; step < STEPS; ++step) {
-        if (step == STEPS / 2) {
-            w->calm = true;
-            w->cut_until_ns = 0;
-            set_links(w, false);
-        }
+        if (step == STEPS / 2)
+            t_nodes_calm(&w->net);
         step_faults(w);
         if (step < STEPS - 20 && chance(w, 40))
             begin_stage(w);
@@ -537,39 +432,33 @@ static void live(struct world *w, uint64_t seed)
             step_stage(w, &w->stages[i]);
         for (uint32_t i = 0; i < 3 && step < STEPS - 20; ++i)
             begin_pull(w);
-        run(w, kvn_sim_now(w->sim) + (1 + t_below(&w->random, 20)) * MS);
+        t_nodes_run(&w->net, kvn_sim_now(w->net.sim) + (1 + t_below(&w->net.random, 20)) * MS,
+                    &nodes_ops, w);
     }
     for (uint32_t k = 0; k < 100; ++k) {
         step_faults(w);
         for (uint32_t i = 0; i < STAGES; ++i)
             step_stage(w, &w->stages[i]);
-        run(w, kvn_sim_now(w->sim) + 50 * MS);
+        t_nodes_run(&w->net, kvn_sim_now(w->net.sim) + 50 * MS, &nodes_ops, w);
     }
     check_end(w);
-    for (uint32_t i = 0; i < w->nodes; ++i) {
-        node_close(w, &w->node[i]);
+    for (uint32_t i = 0; i < w->net.count; ++i) {
+        node_close(w, &w->node[i].sim);
         t_state_free(&w->node[i].state);
     }
-    kvn_sim_close(w->sim);
+    kvn_sim_close(w->net.sim);
+    well += w->well;
+    failed += w->failed;
+    full += w->full;
+    expired += w->expired;
 }
 
 Test(stage_world, random_lives)
 {
-    const char *one = getenv("KVN_SIM_SEED"), *many = getenv("KVN_SIM_SEEDS");
-    const uint64_t first = one != NULL ? strtoull(one, NULL, 10) : 1;
-    const uint64_t last = one != NULL ? first : many != NULL ? strtoull(many, NULL, 10) : SEEDS;
-    uint64_t well = 0, failed = 0, full = 0, expired = 0;
-    static struct world w;
+    const uint64_t lives = t_nodes_lives(SEEDS, live);
 
-    for (uint64_t seed = first; seed <= last; ++seed) {
-        live(&w, seed);
-        well += w.well;
-        failed += w.failed;
-        full += w.full;
-        expired += w.expired;
-    }
-    if (one == NULL) /* all of it has been seen, and most lives have pulled something */
-        cr_expect(well > last && failed > 0 && full > 0 && expired > 0, "%llu %llu %llu %llu",
+    if (lives > 0) /* all of it has been seen, and most lives have pulled something */
+        cr_expect(well > lives && failed > 0 && full > 0 && expired > 0, "%llu %llu %llu %llu",
                   (unsigned long long)well, (unsigned long long)failed, (unsigned long long)full,
                   (unsigned long long)expired);
 }
