@@ -24,8 +24,9 @@ of unit, conformance and sim run. `test_exact --filter exact/@(books|wrong*)` ru
 for a test that takes long. The same tests run on the copy without a mutation first: one that fails
 there says nothing about mutations.
 
-A mutation is killed when a test fails, crashes, or doesn't end in time (five times the time that
-the tests took without a mutation, at least 60 s) while it does without the mutation. The exit
+A mutation is killed when a test fails or crashes, twice in a row, or doesn't end in time (five
+times the time that the tests took without a mutation, at least 60 s) while it does without the
+mutation: else it isn't judged, as a test may fail because the machine is busy. The exit
 status is 0 when every mutation was killed but those marked equivalent, which must survive.
 """
 
@@ -324,7 +325,11 @@ def mutate(tree, entry, meson, scripts, limit):
             errors = [line for line in words.split("\n") if "error" in line]
             return "does not compile", (errors or [words[-200:]])[0].strip()[:160]
         failed, _ = tree.judge(meson, scripts, limit)
-        return ("killed", failed) if failed else ("SURVIVED", "")
+        if not failed:
+            return "SURVIVED", ""
+        if LATE not in failed and not tree.judge(meson, scripts, limit)[0]:
+            return "not judged", f"it failed once of twice: {failed}"
+        return "killed", failed
     finally:
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
