@@ -288,7 +288,7 @@ static uint32_t send_burst(struct kvn_port *port, uint64_t first)
     return port->ops->tx(port, t_now_ns(), packets, BURST);
 }
 
-/* The peer stands still until the ring is full: what counted as taken arrives once, when it goes on,
+/* The peer stands still until the ring is full. What counted as taken arrives once when it goes on,
  * and what didn't isn't sent. */
 static void peer_stands_still(bool listener)
 {
