@@ -422,10 +422,10 @@ def read_table(path):
 
 
 def judged(path):
-    """The names of the mutations that an earlier table has a verdict of."""
+    """The names of the mutations that an earlier table calls killed or equivalent."""
     cells = {n: re.split(r"(?<!\\)\|", line) for n, line in read_table(path)[0].items()}
     return {n for n, c in cells.items()
-            if len(c) == 6 and c[4].strip().split(":")[0] in ("killed", "equivalent", "SURVIVED")}
+            if len(c) == 6 and c[4].strip().split(":")[0] in ("killed", "equivalent")}
 
 
 def table(path, rows):
@@ -475,7 +475,7 @@ def main():
                    help="only the mutations of this file; repeat")
     p.add_argument("--name", action="append", default=[], metavar="N", help="only this one; repeat")
     p.add_argument("--missing", action="store_true",
-                   help="only those that the table of --table has no verdict of")
+                   help="only those that the table of --table doesn't call killed or equivalent")
     p.add_argument("--list", action="store_true", help="print them and end")
     p.add_argument("--table", metavar="OUT.md", help="write the results' table after each")
     p.add_argument("--dir", metavar="DIR", help="keep the copy and its build there, for next time")
