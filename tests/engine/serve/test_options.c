@@ -33,7 +33,7 @@ int __wrap_kve_up_main(const struct kve_up_config *cfg)
 
 static unsigned closed; /* bit n: descriptor n wasn't there when it started */
 
-/* 0: in their places are descriptors that fail when they are used, and what is opened comes behind. */
+/* 0: in their places are descriptors that fail when they are used; what is opened comes behind. */
 static int standard_descriptors(void)
 {
     char byte = 'x';
