@@ -24,13 +24,15 @@ of unit, conformance and sim run. `test_exact --filter exact/@(books|wrong*)` ru
 for a test that takes long. The same tests run on the copy without a mutation first: one that fails
 there says nothing about mutations.
 
-A mutation is killed when a test fails, crashes, or doesn't end in time (five times the time that
-the tests took without a mutation, at least 60 s) while it does without the mutation. The exit
+A mutation is killed when a test fails or crashes, twice in a row, or doesn't end in time (five
+times the time that the tests took without a mutation, at least 60 s) while it does without the
+mutation: else it isn't judged, as a test may fail because the machine is busy. The exit
 status is 0 when every mutation was killed but those marked equivalent, which must survive.
 """
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import platform
@@ -102,10 +104,12 @@ def parse(path):
     return entries
 
 
-def read_all(only_file, only_names):
+def read_all(only_files, only_names):
     files = sorted(f for f in os.listdir(HOME) if f.endswith(".txt"))
-    if only_file and os.path.basename(only_file) not in files:
-        die(f"no {only_file} in tests/mutations; there are: {', '.join(files)}")
+    only_files = [os.path.basename(f) for f in only_files]
+    for f in only_files:
+        if f not in files:
+            die(f"no {f} in tests/mutations; there are: {', '.join(files)}")
     entries = [e for f in files for e in parse(os.path.join(HOME, f))]
     seen = {}
     for e in entries:
@@ -116,7 +120,7 @@ def read_all(only_file, only_names):
         if name not in seen:
             die(f"no mutation is named {name}")
     return [e for e in entries
-            if (not only_file or e["from"] == os.path.basename(only_file))
+            if (not only_files or e["from"] in only_files)
             and (not only_names or e["name"] in only_names)]
 
 
@@ -321,7 +325,11 @@ def mutate(tree, entry, meson, scripts, limit):
             errors = [line for line in words.split("\n") if "error" in line]
             return "does not compile", (errors or [words[-200:]])[0].strip()[:160]
         failed, _ = tree.judge(meson, scripts, limit)
-        return ("killed", failed) if failed else ("SURVIVED", "")
+        if not failed:
+            return "SURVIVED", ""
+        if LATE not in failed and not tree.judge(meson, scripts, limit)[0]:
+            return "not judged", f"it failed once of twice: {failed}"
+        return "killed", failed
     finally:
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
@@ -413,17 +421,35 @@ def read_table(path):
     return lines, runs
 
 
+def judged(path):
+    """The names of the mutations that an earlier table calls killed or equivalent."""
+    cells = {n: re.split(r"(?<!\\)\|", line) for n, line in read_table(path)[0].items()}
+    return {n for n, c in cells.items()
+            if len(c) == 6 and c[4].strip().split(":")[0] in ("killed", "equivalent")}
+
+
 def table(path, rows):
     """Each .txt has a section. What was not run now stays as it was, and else says "not run"."""
+    with open(__file__, encoding="utf-8") as lock:  # two runs may share a table
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_table(path, rows)
+
+
+def write_table(path, rows):
     lines, runs = read_table(path)
+    entries = read_all([], [])
     for e, verdict, text in rows:
         if e.get("equivalent") and verdict == "SURVIVED":
             verdict, text = "equivalent", e["equivalent"]
         cells = (e["name"], f"`{e['file']}`", e["why"], f"{verdict}{': ' + text if text else ''}")
         lines[e["name"]] = "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
-        runs[e["from"]] = f"Last run on {datetime.date.today()}, {machine()}."
+        now = sum(r[0]["from"] == e["from"] for r in rows)
+        all_there_are = sum(other["from"] == e["from"] for other in entries)
+        runs[e["from"]] = (f"Last run on {datetime.date.today()}, {machine()}"
+                           + (f": {now} of {all_there_are} lines, the others earlier."
+                              if now < all_there_are else "."))
     sections = {}
-    for e in read_all(None, []):
+    for e in entries:
         if e["from"] not in sections:
             sections[e["from"]] = [e["from"], "", runs.get(e["from"], "Not run yet."), "",
                                    "| mutation | file | what it would mean | verdict |",
@@ -445,13 +471,21 @@ def table(path, rows):
 def main():
     p = argparse.ArgumentParser(prog="tests/mutate.sh", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--file", metavar="X.txt", help="only the mutations of this file")
+    p.add_argument("--file", metavar="X.txt", action="append", default=[],
+                   help="only the mutations of this file; repeat")
     p.add_argument("--name", action="append", default=[], metavar="N", help="only this one; repeat")
+    p.add_argument("--missing", action="store_true",
+                   help="only those that the table of --table doesn't call killed or equivalent")
     p.add_argument("--list", action="store_true", help="print them and end")
     p.add_argument("--table", metavar="OUT.md", help="write the results' table after each")
     p.add_argument("--dir", metavar="DIR", help="keep the copy and its build there, for next time")
     args = p.parse_args()
     entries = read_all(args.file, args.name)
+    if args.missing:
+        if not args.table:
+            die("--missing needs --table, which says what was judged")
+        there = judged(args.table)
+        entries = [e for e in entries if e["name"] not in there]
     if args.list:
         wrong = [apply(ROOT, e)[2] for e in entries]
         for e, why in zip(entries, wrong):

@@ -725,11 +725,11 @@ def disk_full():
 
 
 def no_output_is_no_success():
-    """On a full disk, and where there is no standard output at all; a control that has one."""
+    """On a full disk, and where there is no standard output at all, alone or beside standard input; a control that has one."""
     for args in (["plan", "--codec", "raw"], ["codec", "--codec", "raw", "--json"], ["--help"], ["--version"], ["doctor"], ["doctor", "--json"],
                  ["kv", "--model", "list"], ["kv", "--no-gantt", "-n", "1"] + SMALL):
-        for redirect in (">/dev/full", ">&-"):
-            p = subprocess.run(["sh", "-c", '"$0" "$@" %s <&-' % redirect, KVPERF] + args, capture_output=True, text=True, timeout=60)
+        for redirect in (">/dev/full <&-", ">&- <&-", ">&- </dev/null"):
+            p = subprocess.run(["sh", "-c", '"$0" "$@" %s' % redirect, KVPERF] + args, capture_output=True, text=True, timeout=60)
             expect(p.returncode == FAILED, "%s %s: exit %d" % (args, redirect, p.returncode))
             one_sentence(p, "standard output")
     expect("kvperf 0" in run("--version").stdout, "the control")

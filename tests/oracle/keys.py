@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Ask llama.cpp whether engine/keys.c is right about the keys of a GGUF file.
+"""Ask llama.cpp whether engine/gguf/keys.c is right about the keys of a GGUF file.
 
     oracle/bin/python tests/oracle/keys.py [--programs build/tests/oracle] [--model MODEL.gguf]
 

@@ -3,6 +3,7 @@
  * missing, exchanged or named otherwise are refused, with the file and what is wrong with it. */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -115,6 +116,73 @@ Test(split, parts_that_do_not_belong_together)
         kve_gguf_close(g);
         for (int l = 0; l < PARTS && rows[i].links[l].name != NULL; ++l)
             (void)unlink(path_of(folder, rows[i].links[l].name, path));
+        (void)rmdir(folder);
+    }
+}
+
+/* Part `part` into the folder; where patched, the first `bytes` bytes that are `old` are `new`. */
+static void copy_part(const char *folder, int part, bool patched, const char *old, const char *new,
+                      size_t bytes)
+{
+    char name[40], path[512];
+    static char file[1 << 20];
+    FILE *f;
+    size_t n;
+
+    snprintf(name, sizeof(name), "qwen3-%05d-of-00003.gguf", part);
+    f = fopen(path_of(FAMILIES, name, path), "rb");
+    cr_assert_not_null(f, "%s", path);
+    n = fread(file, 1, sizeof(file), f);
+    fclose(f);
+    cr_assert(n > 0 && n < sizeof(file));
+    if (patched) {
+        char *at = memmem(file, n, old, bytes);
+
+        cr_assert_not_null(at, "%s isn't in part %d", old, part);
+        memcpy(at, new, bytes);
+    }
+    f = fopen(path_of(folder, name, path), "wb");
+    cr_assert_not_null(f, "%s", path);
+    cr_assert_eq(fwrite(file, 1, n, f), n);
+    cr_assert_eq(fclose(f), 0);
+}
+
+/* What the parts say together: as many tensors as the first one counts, none of them twice. */
+Test(split, tensors_that_lack_or_are_there_twice)
+{
+#define COUNT "split.tensors.count\5\0\0\0"
+    static const struct {
+        int part; /* that is patched; 0: none */
+        const char *old, *new;
+        size_t bytes;
+        kvw_err err;
+        const char *words;
+    } patches[] = {
+        {0, "", "", 0, KVW_OK, ""}, /* a control */
+        {1, COUNT "\x23", COUNT "\x24", sizeof(COUNT), KVW_E_FORMAT,
+         "split.tensors.count is 36, the parts have 35"},
+        {1, COUNT "\x23", COUNT "\x22", sizeof(COUNT), KVW_E_FORMAT,
+         "split.tensors.count is 34, the parts have 35"},
+        {2, "blk.1.attn_q.weight", "blk.0.attn_q.weight", 19, KVW_E_FORMAT,
+         "tensor \"blk.0.attn_q.weight\" is in two parts"},
+    };
+
+    for (size_t i = 0; i < sizeof(patches) / sizeof(patches[0]); ++i) {
+        char folder[] = "/tmp/kve-split-XXXXXX", path[512], name[40], why[KVE_WHY_BYTES] = "";
+        struct kve_gguf *g = NULL;
+
+        cr_assert_not_null(mkdtemp(folder));
+        for (int part = 1; part <= PARTS; ++part)
+            copy_part(folder, part, part == patches[i].part, patches[i].old, patches[i].new,
+                      patches[i].bytes);
+        cr_expect_eq(kve_gguf_open(&g, path_of(folder, "qwen3-00001-of-00003.gguf", path), why),
+                     patches[i].err, "row %zu: %s", i, why);
+        cr_expect(strstr(why, patches[i].words) != NULL, "row %zu: %s", i, why);
+        kve_gguf_close(g);
+        for (int part = 1; part <= PARTS; ++part) {
+            snprintf(name, sizeof(name), "qwen3-%05d-of-00003.gguf", part);
+            (void)unlink(path_of(folder, name, path));
+        }
         (void)rmdir(folder);
     }
 }

@@ -112,9 +112,9 @@ static void take_op(struct fake *f, const cJSON *obj, uint64_t *open)
     if (strcmp(kve_json_str(obj, "op"), "cancel") == 0) {
         ++f->cancels;
         f->canceled_ns = kve_now_ns();
-        if (id == *open && f->script != DEAF)
+        if ((id == *open && f->script != DEAF) || f->script == WAITS)
             say_end(f, id, KVW_E_CANCELED, "the request was canceled");
-        *open = 0;
+        *open = id == *open ? 0 : *open;
         return;
     }
     kve_json_u64(obj, "seed", 0, 1ull << 52, &seed);

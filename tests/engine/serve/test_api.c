@@ -3,6 +3,7 @@
  * with the byte. */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../../../engine/serve/api.h"
@@ -147,6 +148,10 @@ static const struct {
     {KVE_API_CHAT,
      "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":1}]}]}",
      "messages[0].content: a part", "messages"},
+    {KVE_API_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\",\"x\":1}]}]"
+     "}",
+     "messages[0].content: a part", "messages"},
     {KVE_API_CHAT, "{" M ",\"tools\":[{}]}", "tools: this server", "tools"},
     {KVE_API_CHAT, "{" M ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
      "response_format"},
@@ -165,6 +170,59 @@ Test(api, what_cannot_be_honoured_is_refused_by_its_name)
         cr_expect_eq(e.status, 400, "%s", wrong[i].body);
         kve_api_free(&r);
     }
+}
+
+/* The last value of each range is taken and arrives, the first one behind it is refused. */
+Test(api, ranges_end_where_they_are_said_to)
+{
+    static const struct {
+        const char *name, *last, *behind;
+    } rows[] = {
+        {"max_tokens", "16777216", "16777217"},
+        {"temperature", "100", "100.5"},
+        {"top_p", "1", "1.0000001"},
+        {"seed", "4503599627370496", "4503599627370497"},
+        {"n", "16", "17"},
+    };
+    char text[96];
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
+        snprintf(text, sizeof(text), "{\"prompt\":\"x\",\"%s\":%s}", rows[i].name, rows[i].last);
+        cr_expect_eq(parse(KVE_API_COMPLETIONS, text), KVW_OK, "%s: %s", text, e.message);
+        const double got[] = {r.q.max_tokens, r.q.sample.temperature, r.q.sample.top_p,
+                              (double)r.q.sample.seed, r.n};
+        cr_expect_eq(got[i], strtod(rows[i].last, NULL), "%s: %.17g", text, got[i]);
+        kve_api_free(&r);
+        snprintf(text, sizeof(text), "{\"prompt\":\"x\",\"%s\":%s}", rows[i].name, rows[i].behind);
+        cr_expect_eq(parse(KVE_API_COMPLETIONS, text), KVW_E_INVALID, "%s", text);
+        cr_expect_str_eq(e.param, rows[i].name, "%s", text);
+        kve_api_free(&r);
+    }
+}
+
+/* Lists of 16 are taken, and of 17 refused: there is no place for one more. */
+Test(api, lists_end_where_they_are_said_to)
+{
+    static const char *const names[] = {"stop", "prompt"};
+    char text[256];
+
+    for (int i = 0; i < 2; ++i)
+        for (uint32_t n = 16; n <= 17; ++n) {
+            size_t at = (size_t)snprintf(text, sizeof(text), "{%s\"%s\":[",
+                                         i == 0 ? "\"prompt\":\"x\"," : "", names[i]);
+
+            for (uint32_t k = 0; k < n; ++k)
+                at += (size_t)snprintf(text + at, sizeof(text) - at, "%s\"s%u\"", k > 0 ? "," : "",
+                                       k);
+            snprintf(text + at, sizeof(text) - at, "]}");
+            cr_expect_eq(parse(KVE_API_COMPLETIONS, text), n == 16 ? KVW_OK : KVW_E_INVALID, "%s",
+                         text);
+            if (n == 16)
+                cr_expect_eq(i == 0 ? r.stop_count : r.prompt_count, 16, "%s", text);
+            else
+                cr_expect(strstr(e.message, "more than 16") != NULL, "%s", e.message);
+            kve_api_free(&r);
+        }
 }
 
 Test(api, what_changes_nothing_is_taken)

@@ -53,12 +53,29 @@ static void set_up(void)
     front = (struct kve_front){.d = &dispatch, .slots = 1, .queue_max = JOBS - 1};
 }
 
-static void begin(enum script script)
+static void begin_two(enum script prefill, enum script decode)
 {
-    fakes[0].script = fakes[1].script = script;
+    fakes[0].script = prefill;
+    fakes[1].script = decode;
     fakes_start();
     cr_assert_eq(kve_dispatch_start(&dispatch, &config), KVW_OK, "%s", dispatch.why);
     cr_assert(kve_dispatch_wait_ready(&dispatch), "%s", dispatch.why);
+}
+
+static void begin(enum script script)
+{
+    begin_two(script, script);
+}
+
+/* Both workers have so many blocks of one token. */
+static void have_blocks(uint64_t blocks)
+{
+    struct kve_spawned *const w[] = {&dispatch.spawn.prefill, &dispatch.spawn.decode};
+
+    for (int i = 0; i < 2; ++i) {
+        w[i]->block_tokens = 1;
+        w[i]->kv_blocks = blocks;
+    }
 }
 
 static void tear_down(void)
@@ -88,17 +105,20 @@ static kvw_err submit(uint32_t number, uint64_t client, uint64_t timeout_ns)
     return kve_front_submit(&front, &jobs[number], why);
 }
 
+static void step(void)
+{
+    struct pollfd p[2] = {{.fd = dispatch.spawn.prefill.channel.fd, .events = POLLIN},
+                          {.fd = dispatch.spawn.decode.channel.fd, .events = POLLIN}};
+
+    kve_front_step(&front);
+    poll(p, 2, 5);
+}
+
 /* Steps until so many have ended. */
 static void until(uint32_t count)
 {
-    while (ended < count) {
-        struct pollfd p[2] = {{.fd = dispatch.spawn.prefill.channel.fd, .events = POLLIN},
-                              {.fd = dispatch.spawn.decode.channel.fd, .events = POLLIN}};
-
-        kve_front_step(&front);
-        if (ended < count)
-            poll(p, 2, 5);
-    }
+    while (ended < count)
+        step();
 }
 
 Test(front, clients_take_turns_and_a_client_keeps_its_order)
@@ -169,4 +189,69 @@ Test(front, nobody_waits_past_its_time)
     cr_expect(strstr(jobs[1].ticket.why, "waited for its turn") != NULL, "%s", jobs[1].ticket.why);
     kve_front_cancel(&front, &jobs[0]);
     until(2);
+}
+
+/* The prompt of one is still computed: the next one waits, though places and blocks are free. */
+Test(front, one_prompt_at_a_time)
+{
+    begin_two(WAITS, WAITS);
+    have_blocks(100);
+    front.slots = JOBS;
+    cr_assert_eq(submit(0, 1, 60 * KVE_S), KVW_OK);
+    cr_assert_eq(submit(1, 2, 60 * KVE_S), KVW_OK);
+    for (int i = 0; i < 5; ++i)
+        step();
+    cr_expect_eq(jobs[0].state, KVE_JOB_RUNNING);
+    cr_expect_eq(jobs[1].state, KVE_JOB_QUEUED);
+    kve_front_cancel(&front, &jobs[0]);
+    until(1);
+    step();
+    cr_expect_eq(jobs[1].state, KVE_JOB_RUNNING);
+    kve_front_cancel(&front, &jobs[1]);
+    until(2);
+}
+
+/* Two answers that fit run side by side, a third one's blocks are not promised before they are
+ * given back: no worker has to refuse it. */
+Test(front, blocks_are_promised_once)
+{
+    begin_two(SERVES, WAITS);
+    have_blocks(14); /* each needs 3 + 2 */
+    front.slots = JOBS;
+    for (uint32_t i = 0; i < 3; ++i)
+        cr_assert_eq(submit(i, i, 60 * KVE_S), KVW_OK);
+    while (jobs[1].state != KVE_JOB_RUNNING || !jobs[1].ticket.prefilled)
+        step();
+    cr_expect_eq(jobs[0].state, KVE_JOB_RUNNING);
+    cr_expect_eq(front.blocks, 10);
+    for (int i = 0; i < 5; ++i)
+        step();
+    cr_expect_eq(jobs[2].state, KVE_JOB_QUEUED);
+    kve_front_cancel(&front, &jobs[0]);
+    while (jobs[2].state != KVE_JOB_RUNNING)
+        step();
+    cr_expect_eq(front.blocks, 10);
+    for (uint32_t i = 1; i < 3; ++i)
+        kve_front_cancel(&front, &jobs[i]);
+    until(3);
+    cr_expect_eq(front.blocks, 0);
+}
+
+Test(front, what_no_worker_has_the_blocks_for_is_refused)
+{
+    begin(SERVES);
+    have_blocks(4);
+    cr_expect_eq(submit(0, 1, 60 * KVE_S), KVW_E_NOBLOCKS);
+    cr_expect_eq(front.queued, 0);
+    have_blocks(5);
+    cr_expect_eq(submit(0, 1, 60 * KVE_S), KVW_OK);
+    until(1);
+    cr_expect_not(jobs[0].failed, "%s", jobs[0].ticket.why);
+    kve_report_free(&jobs[0].rep);
+    dispatch.spawn.prefill.kv_blocks = 2; /* the prompt alone has 3 */
+    cr_expect_eq(submit(1, 1, 60 * KVE_S), KVW_E_NOBLOCKS);
+    dispatch.spawn.prefill.kv_blocks = 3;
+    cr_expect_eq(submit(1, 1, 60 * KVE_S), KVW_OK);
+    until(2);
+    kve_report_free(&jobs[1].rep);
 }

@@ -31,11 +31,30 @@ int __wrap_kve_up_main(const struct kve_up_config *cfg)
     return 0;
 }
 
+static unsigned closed; /* bit n: descriptor n wasn't there when it started */
+
+/* 0: in their places are descriptors that fail when they are used; what is opened comes behind. */
+static int standard_descriptors(void)
+{
+    char byte = 'x';
+
+    for (int fd = 0; fd <= STDERR_FILENO; ++fd)
+        if (fcntl(fd, F_GETFD) < 0)
+            return 10 + fd;
+    if (open("/dev/null", O_RDWR) <= STDERR_FILENO)
+        return 20;
+    if ((closed >> STDIN_FILENO & 1) != 0 && read(STDIN_FILENO, &byte, 1) >= 0)
+        return 30;
+    if ((closed >> STDOUT_FILENO & 1) != 0 && write(STDOUT_FILENO, &byte, 1) >= 0)
+        return 31;
+    return write(STDERR_FILENO, "", 0) < 0 ? 32 : 0;
+}
+
 int __wrap_kve_run_main(const struct kve_run_config *cfg)
 {
     ran = *cfg;
     ++runs;
-    return 0;
+    return closed != 0 ? standard_descriptors() : 0;
 }
 
 int __wrap_kve_run_tokenize(const struct kve_run_config *cfg)
@@ -272,6 +291,28 @@ static void output_of(int fd, char *text, size_t bytes, int argc, char **argv, i
     close(ends[0]);
     cr_assert_eq(waitpid(pid, status, 0), pid);
     *status = WIFEXITED(*status) ? WEXITSTATUS(*status) : -1;
+}
+
+/* Started without some of them, it gives their numbers to nothing else. */
+Test(options, standard_descriptors_that_are_not_there)
+{
+    char *argv[] = {"kvserve", "run", "--prompt", "p", "--model", "m.gguf"};
+
+    for (unsigned mask = 1; mask < 8; ++mask) {
+        int status;
+        const pid_t pid = fork();
+
+        if (pid == 0) {
+            closed = mask;
+            for (int fd = 0; fd <= STDERR_FILENO; ++fd)
+                if ((mask >> fd & 1) != 0)
+                    close(fd);
+            _exit(call(6, argv));
+        }
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "without %u: status %x", mask,
+                  (unsigned)status);
+    }
 }
 
 Test(options, the_table_has_every_option_of_the_help)

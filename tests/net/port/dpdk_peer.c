@@ -33,8 +33,11 @@ static void echo(struct kvn_port *port, const struct kvn_rx_packet *in, uint32_t
                                           .body = {{in[i].bytes + 24, in[i].len - 24}},
                                           .body_count = 1};
 
-        for (int tries = 0; tries < 100 && port->ops->tx(port, t_now_ns(), &out, 1) == 0; ++tries)
+        for (int tries = 0; tries < 20000 && !ended; ++tries) {
+            if (port->ops->tx(port, t_now_ns(), &out, 1) != 0)
+                break;
             usleep(100);
+        }
     }
 }
 

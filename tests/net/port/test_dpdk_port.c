@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../../../net/port/dpdk/kind.h"
@@ -15,6 +16,7 @@
 
 #define PACKETS     2000u
 #define OUTSTANDING 48u
+#define BURST       7u /* divides no ring's length, so that the last burst is taken in part */
 
 TestSuite(dpdk_port, .timeout = 60);
 
@@ -250,6 +252,11 @@ Test(dpdk_port, unsendable_packets_are_counted)
          .body = {{big, sizeof(big)}},
          .body_count = 1},
         {.to = {.family = 6, .port = 7400}, .head = big, .head_bytes = 24},
+        {.to = port->default_peer, /* one byte too long */
+         .head = big,
+         .head_bytes = 24,
+         .body = {{big, port->payload_max + 1 - 24}},
+         .body_count = 1},
         {.to = port->default_peer,
          .head = big,
          .head_bytes = UINT32_MAX,
@@ -257,9 +264,97 @@ Test(dpdk_port, unsendable_packets_are_counted)
          .body_count = 2},
     };
 
-    cr_expect_eq(port->ops->tx(port, t_now_ns(), packets, 3), 3);
-    cr_expect_eq(port->tx_errors, 3);
+    cr_expect_eq(port->ops->tx(port, t_now_ns(), packets, 4), 4);
+    cr_expect_eq(port->tx_errors, 4);
     cr_expect(t_greet(port, 0, 5000), "nothing gets through any more");
+    port->ops->close(port);
+    (void)t_peer_end(peer, SIGTERM);
+    t_link_remove(path);
+}
+
+/* Payloads first .. first + BURST - 1 of 300 bytes, most of each lent; how many were taken. */
+static uint32_t send_burst(struct kvn_port *port, uint64_t first)
+{
+    struct kvn_tx_packet packets[BURST];
+
+    for (uint32_t i = 0; i < BURST; ++i) {
+        t_payload_make(bytes[i], 300, first + i);
+        packets[i] = (struct kvn_tx_packet){.to = port->default_peer,
+                                            .head = bytes[i],
+                                            .head_bytes = 24,
+                                            .body = {{bytes[i] + 24, 276}},
+                                            .body_count = 1};
+    }
+    return port->ops->tx(port, t_now_ns(), packets, BURST);
+}
+
+/* The peer stands still until the ring is full. What counted as taken arrives once when it goes on,
+ * and what didn't isn't sent. */
+static void peer_stands_still(bool listener)
+{
+    static uint8_t seen[4096];
+    struct kvn_port *port;
+    uint64_t sent = 1, back = 1;
+    uint32_t taken;
+    pid_t peer;
+
+    memset(seen, 0, sizeof(seen));
+    t_link_path(path);
+    peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
+    cr_assert_not_null(port = t_open(path, listener, 10000));
+    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    kill(peer, SIGSTOP);
+    cr_assert_eq(waitpid(peer, NULL, WUNTRACED), peer);
+    while ((taken = send_burst(port, sent)) > 0) {
+        sent += taken;
+        cr_assert_lt(sent, sizeof(seen) - BURST, "the ring is never full");
+    }
+    if (listener) /* it copies, so some of what counts as taken waits here */
+        cr_expect_leq(port->ops->deadline_ns(port), t_now_ns() + 1000000, "nobody looks after it");
+    kill(peer, SIGCONT);
+    while (back < sent)
+        back += collect(port, seen, sizeof(seen));
+    for (uint64_t i = 1; i < sent + BURST; ++i)
+        cr_assert_eq(seen[i], i < sent, "packet %lu of %lu came back %u times", (unsigned long)i,
+                     (unsigned long)sent, seen[i]);
+    port->ops->close(port);
+    (void)t_peer_end(peer, SIGTERM);
+    t_link_remove(path);
+}
+
+Test(dpdk_port, a_full_ring_loses_nothing_of_a_sender)
+{
+    peer_stands_still(false);
+}
+
+Test(dpdk_port, a_full_ring_loses_nothing_of_a_listener)
+{
+    peer_stands_still(true);
+}
+
+/* A datagram for another port of the same address isn't taken; the one behind it is. */
+Test(dpdk_port, another_ports_datagrams_are_not_taken)
+{
+    static uint8_t other[24];
+    uint8_t seen[3] = {0};
+    struct kvn_port *port;
+    pid_t peer;
+
+    t_link_path(path);
+    peer = t_peer_start(path, "listener", "echo");
+    cr_assert_not_null(port = t_open(path, false, 10000));
+    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    t_payload_make(other, sizeof(other), 1);
+
+    struct kvn_tx_packet packet = {
+        .to = port->default_peer, .head = other, .head_bytes = sizeof(other)};
+
+    ++packet.to.port;
+    cr_assert_eq(port->ops->tx(port, t_now_ns(), &packet, 1), 1);
+    cr_assert(send_payload(port, 2));
+    while (seen[2] == 0)
+        (void)collect(port, seen, 3);
+    cr_expect_eq(seen[1], 0, "it was for another port");
     port->ops->close(port);
     (void)t_peer_end(peer, SIGTERM);
     t_link_remove(path);
