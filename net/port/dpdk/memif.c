@@ -11,6 +11,9 @@
  * taking the lock that every burst holds, the line waits for the burst to end. From then on bursts
  * find p->away set, and do nothing, until an alarm has run in the same thread: after it, what the
  * driver was at is done, and it knows itself that the peer is gone.
+ *
+ * A client's driver asks its listener once, when it starts. A listener whose socket is there
+ * refuses until it listens, and turns clients away until it has started: the client starts again.
  */
 #include <stdatomic.h>
 #include <stdio.h>
@@ -40,6 +43,7 @@
 #define LOCK_NS 50000000l
 
 static struct kvn_dpdk_gate gate = {.lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP};
+static _Atomic unsigned given_up; /* times that a driver's connection ended, whichever port's */
 
 struct claim {
     char path[KVN_DPDK_PATH_BYTES];
@@ -70,6 +74,8 @@ static void on_log(const char *line)
     (void)rte_eal_alarm_cancel(back, NULL);
     if (rte_eal_alarm_set(AWAY_US, back, NULL) != 0)
         atomic_store(&gate.shut, false);
+    if (strstr(line, "Disconnected, id:") != NULL) /* the last that the driver does about it */
+        atomic_fetch_add(&given_up, 1);
 }
 
 static void release(void *arg)
@@ -134,7 +140,6 @@ kvw_err kvn_dpdk_open_memif(struct kvn_port **port, const struct kvn_dpdk_open *
     }
     snprintf(c->path, sizeof(c->path), "%s", o->spec->what);
     c->lock_fd = -1;
-    /* The client's driver asks once, when it starts. */
     while (!o->listener && !kvn_dpdk_sock_exists(c->path)) {
         if (kvn_dpdk_now_ns() >= o->open_by_ns) {
             free(c);
@@ -143,7 +148,7 @@ kvw_err kvn_dpdk_open_memif(struct kvn_port **port, const struct kvn_dpdk_open *
         sleep_ns(LOOK_NS);
     }
     if (!o->listener)
-        sleep_ns(LOOK_NS / 5); /* from bind() to listen() */
+        nic.given_up = &given_up;
     snprintf(device, sizeof(device), "net_memif%u", atomic_fetch_add(&devices, 1));
     if ((o->listener && (err = kvn_dpdk_sock_claim(c->path, &c->lock_fd, why)) != KVW_OK) ||
         (err = attach(o, device, why)) != KVW_OK) {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <rte_alarm.h>
@@ -22,6 +23,8 @@
 #include "nic_impl.h"
 
 #define CACHE 64u
+/* From one start to the next of a driver that looks for its peer only then. */
+#define AGAIN_NS 5000000l
 
 static const struct kvn_port_ops ops;
 
@@ -224,7 +227,7 @@ static void choose_offloads(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_co
 struct set_up {
     const char *step; /* that failed */
     int rc;
-    bool interrupts;
+    bool interrupts, can_start; /* can_start: only the start failed */
 };
 
 static int queues(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
@@ -244,6 +247,17 @@ static int queues(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
             (rc = rte_eth_tx_queue_setup(p->id, q, tx_ring, SOCKET_ID_ANY, &tx)) < 0)
             return rc;
     return 0;
+}
+
+static int start(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg)
+{
+    int rc;
+
+    if (cfg->given_up != NULL)
+        p->given_up = atomic_load(cfg->given_up);
+    rc = rte_eth_dev_start(p->id);
+    p->started = rc >= 0;
+    return rc;
 }
 
 /* Configure with what the driver can do; receive interrupts if it has them. */
@@ -281,13 +295,16 @@ static struct set_up configure(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic
     if ((s.rc = queues(p, cfg, &info, &conf)) < 0)
         return s;
     s.step = "start";
-    s.rc = rte_eth_dev_start(p->id);
+    s.can_start = true;
+    s.rc = start(p, cfg);
     if (s.rc < 0 && s.interrupts) { /* drivers say so late: uio_pci_generic has none per queue */
         conf.intr_conf.rxq = 0;
         s.interrupts = false;
         if ((s.rc = rte_eth_dev_configure(p->id, n, n, &conf)) == 0 &&
             (s.rc = queues(p, cfg, &info, &conf)) == 0)
-            s.rc = rte_eth_dev_start(p->id);
+            s.rc = start(p, cfg);
+        else
+            s.can_start = false;
     }
     return s;
 }
@@ -304,13 +321,12 @@ static kvw_err bring_up(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config
     kvn_dpdk_signals_block(&before);
     s = configure(p, cfg);
     kvn_dpdk_signals_restore(&before);
-    if (s.rc < 0) {
+    if (s.rc < 0 && (cfg->given_up == NULL || !s.can_start)) {
         reason(mark, s.rc, text, sizeof(text));
         snprintf(why, KVN_WHY_BYTES, "dpdk: can't %s %s device %s (mtu %u, ring %u, queues %u): %s",
                  s.step, cfg->kind, cfg->device, cfg->mtu, cfg->ring, cfg->queues, text);
         return KVW_E_DEVICE;
     }
-    p->started = true;
     /* Frames to IPv6's groups; a driver that can't choose gives all of them, or says so. */
     if (cfg->net.six.set && rte_eth_allmulticast_enable(p->id) != 0)
         (void)rte_eth_promiscuous_enable(p->id);
@@ -354,16 +370,32 @@ static bool link_up(const struct kvn_dpdk_nic *p)
     return rte_eth_link_get_nowait(p->id, &link) == 0 && link.link_status;
 }
 
+/* A listener may be there but not yet ready: it refuses, or turns its client away. */
+static void start_again(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg)
+{
+    sigset_t before;
+
+    nanosleep(&(struct timespec){.tv_nsec = AGAIN_NS}, NULL);
+    kvn_dpdk_signals_block(&before);
+    if (p->started)
+        stop(p);
+    (void)start(p, cfg);
+    kvn_dpdk_signals_restore(&before);
+}
+
 static kvw_err await_link(struct kvn_dpdk_nic *p, const struct kvn_dpdk_nic_config *cfg,
                           char why[KVN_WHY_BYTES])
 {
-    while (cfg->await_link && !link_up(p)) {
+    while (!p->started || (cfg->await_link && !link_up(p))) {
         if (kvn_dpdk_now_ns() >= cfg->open_by_ns) {
             snprintf(why, KVN_WHY_BYTES, "dpdk: %s %s: no peer came in time", cfg->kind,
                      cfg->device);
             return KVW_E_DEADLINE;
         }
-        kvn_dpdk_nic_wait(&p->port, cfg->open_by_ns, -1);
+        if (!p->started || (cfg->given_up != NULL && atomic_load(cfg->given_up) != p->given_up))
+            start_again(p, cfg);
+        else
+            kvn_dpdk_nic_wait(&p->port, cfg->open_by_ns, -1);
     }
     return KVW_OK;
 }

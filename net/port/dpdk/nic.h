@@ -55,9 +55,12 @@ struct kvn_dpdk_nic_config {
                     Stays the caller's */
     struct kvn_dpdk_gate *gate; /* or NULL */
     bool await_link;            /* return once the link is up */
-    struct rte_mempool *pool;   /* of kvn_dpdk_nic_pool(), the caller's; NULL: one of its own */
-    uint32_t buffer_bytes;      /* of a buffer's room for a frame; 0: from the MTU */
-    uint32_t pool_least;        /* buffers that the driver wants at least */
+    /* Of a driver that looks for its peer once, when it starts: how often one has given up. Until
+     * open_by_ns it is started again then. NULL: any other driver. */
+    const _Atomic unsigned *given_up;
+    struct rte_mempool *pool; /* of kvn_dpdk_nic_pool(), the caller's; NULL: one of its own */
+    uint32_t buffer_bytes;    /* of a buffer's room for a frame; 0: from the MTU */
+    uint32_t pool_least;      /* buffers that the driver wants at least */
     const struct kvn_dpdk_ifc *sockets; /* or NULL: wake_fd is the queue-th socket that the start
                                            makes */
     uint64_t open_by_ns;
@@ -69,7 +72,8 @@ struct kvn_dpdk_nic_config {
  * Set up the device and make a port of it. The device, and what release gives back, is the port's
  * from here on: on an error it has been closed and removed.
  *   KVW_E_DEVICE    the driver refuses, with its reason
- *   KVW_E_DEADLINE  the default peer, or the gateway to it, doesn't answer
+ *   KVW_E_DEADLINE  the link's other end doesn't come (await_link, given_up); the default peer, or
+ *                   the gateway to it, doesn't answer
  *   KVW_E_NOMEM
  */
 KVW_NODISCARD kvw_err kvn_dpdk_nic_open(struct kvn_port **port,

@@ -33,6 +33,7 @@ struct kvn_dpdk_nic {
     void (*release)(void *arg);
     void *release_arg;
     struct kvn_dpdk_gate *gate; /* or NULL */
+    unsigned given_up;          /* what cfg.given_up counted when the device was started */
     int sock_fd;                /* the driver's socket, if cfg.sockets found it; else -1 */
     bool own_pool;
 

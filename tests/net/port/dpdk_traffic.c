@@ -172,6 +172,13 @@ pid_t t_peer_start(const char *path, const char *role, const char *mode)
     return pid;
 }
 
+bool t_peer_runs(pid_t pid)
+{
+    siginfo_t ended = {.si_pid = 0};
+
+    return waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+}
+
 int t_peer_end(pid_t pid, int signal)
 {
     int status = -1;

@@ -45,6 +45,8 @@ void t_peer_hold(void);
  * once, then exit() without closing the port).
  */
 pid_t t_peer_start(const char *path, const char *role, const char *mode);
+/* Whether it hasn't ended by itself. t_peer_end() still reaps it. */
+bool t_peer_runs(pid_t pid);
 /* kill, reap; the wait status. */
 int t_peer_end(pid_t pid, int signal);
 

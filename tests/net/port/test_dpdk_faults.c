@@ -3,12 +3,16 @@
  * down or away or carry less than they claim, peers stop, die or were killed before. */
 #include <criterion/criterion.h>
 
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -304,13 +308,16 @@ Test(dpdk_faults, memif_peer_leaves)
         struct kvn_rx_packet in[KVN_BURST];
         const pid_t peer = t_peer_start(local, "sender", "blast");
         const uint64_t before = seen;
-        uint64_t end_ns = t_now_ns() + 10000000000u;
+        uint64_t end_ns;
 
         if (i == 0)
-            cr_assert_eq(open_as(&port, local, NULL, true, 10000), KVW_OK, "%s", why);
-        while (seen < before + 500 && t_now_ns() < end_ns)
+            cr_assert_eq(open_as(&port, local, NULL, true, 20000), KVW_OK, "%s; the peer %s", why,
+                         t_peer_runs(peer) ? "runs" : "ended");
+        end_ns = t_now_ns() + 20000000000u;
+        while (seen < before + 500 && t_now_ns() < end_ns && t_peer_runs(peer))
             seen += port->ops->rx(port, t_now_ns(), in, KVN_BURST);
-        cr_assert_geq(seen, before + 500, "nothing came from peer %u", i);
+        cr_assert_geq(seen, before + 500, "%lu packets came from peer %u, which %s", seen - before,
+                      i, t_peer_runs(peer) ? "runs" : "ended");
         kill(peer, i % 3 == 2 ? SIGTERM : SIGKILL);
         end_ns = t_now_ns() + 50000000u + (uint64_t)random() % 50000000u;
         while (t_now_ns() < end_ns)
@@ -321,18 +328,93 @@ Test(dpdk_faults, memif_peer_leaves)
     t_link_remove(path);
 }
 
+/* A listener that isn't ready: it refuses, then takes a client and leaves it. Then a ready one. */
+struct unready {
+    char path[KVN_DPDK_PATH_BYTES], local[KVN_DPDK_PATH_BYTES + 8];
+    bool turned_away;
+    pid_t peer;
+};
+
+static void *unready_main(void *arg)
+{
+    struct unready *u = arg;
+    const int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    struct pollfd came = {.fd = fd, .events = POLLIN};
+
+    memcpy(un.sun_path, u->path, sizeof(un.sun_path));
+    if (bind(fd, (struct sockaddr *)&un, sizeof(un)) == 0) {
+        t_sleep_ms(500); /* meanwhile it refuses */
+        if (listen(fd, 1) == 0 && poll(&came, 1, 10000) == 1)
+            u->turned_away = close(accept(fd, NULL, NULL)) == 0;
+        (void)unlink(u->path);
+    }
+    close(fd);
+    u->peer = t_peer_start(u->local, "listener", "echo");
+    return NULL;
+}
+
+Test(dpdk_faults, memif_listener_not_ready)
+{
+    struct unready u = {.turned_away = false};
+    pthread_t thread;
+    kvw_err err;
+
+    t_link_path(u.path);
+    snprintf(u.local, sizeof(u.local), "memif:%s", u.path);
+    cr_assert_eq(pthread_create(&thread, NULL, unready_main, &u), 0);
+    err = open_as(&port, u.local, NULL, false, 20000);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    cr_expect(u.turned_away, "it came only once");
+    cr_expect_eq(err, KVW_OK, "%s", why);
+    if (err == KVW_OK) {
+        cr_expect(t_greet(port, 1, 10000), "no echo");
+        port->ops->close(port);
+    }
+    (void)t_peer_end(u.peer, SIGTERM);
+    t_link_remove(u.path);
+}
+
+/* One that died left its socket: nobody comes to it, and that is said in time. */
+Test(dpdk_faults, memif_listener_dead)
+{
+    char path[KVN_DPDK_PATH_BYTES], local[KVN_DPDK_PATH_BYTES + 8];
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    const int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+    t_link_path(path);
+    snprintf(local, sizeof(local), "memif:%s", path);
+    memcpy(un.sun_path, path, sizeof(un.sun_path));
+    cr_assert_eq(bind(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+    close(fd);
+    cr_expect_eq(open_as(&port, local, NULL, false, 300), KVW_E_DEADLINE, "%s", why);
+    expect_why("no peer");
+    t_link_remove(path);
+}
+
+/* Its socket is there. */
+static void await_socket(const char *path, pid_t peer)
+{
+    const uint64_t end_ns = t_now_ns() + 20000000000u;
+    struct stat st;
+
+    while (stat(path, &st) != 0) {
+        cr_assert(t_peer_runs(peer), "the listener ended");
+        cr_assert_lt(t_now_ns(), end_ns, "no listener");
+        t_sleep_ms(5);
+    }
+}
+
 /* A second listener on the socket of a living one is refused, and doesn't disturb it. */
 Test(dpdk_faults, memif_path_in_use)
 {
     char path[KVN_DPDK_PATH_BYTES], local[KVN_DPDK_PATH_BYTES + 8];
-    struct stat st;
     pid_t first;
 
     t_link_path(path);
     snprintf(local, sizeof(local), "memif:%s", path);
     first = t_peer_start(local, "listener", "echo");
-    while (stat(path, &st) != 0)
-        t_sleep_ms(10);
+    await_socket(path, first);
     cr_expect_eq(open_as(&port, local, NULL, true, 500), KVW_E_ADDRESS);
     expect_why("already in use");
     cr_assert_eq(open_as(&port, local, NULL, false, 10000), KVW_OK, "%s", why);
@@ -361,14 +443,13 @@ static void start_beside_a_stopped_peer(bool listener)
 {
     char path[KVN_DPDK_PATH_BYTES];
     struct kvn_dpdk_config cfg = {.path = path, .listener = listener, .wait_peer = true};
-    struct stat st;
     uint64_t begin_ns;
     pid_t peer;
 
     t_link_path(path);
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
-    while (!listener && stat(path, &st) != 0)
-        t_sleep_ms(5);
+    if (!listener)
+        await_socket(path, peer);
     t_sleep_ms(listener ? 400 : 50);
     kill(peer, SIGSTOP);
     begin_ns = t_now_ns();
