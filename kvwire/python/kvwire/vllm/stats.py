@@ -28,9 +28,10 @@ class Stats(KVConnectorStats):
             self.reset()
 
     def reset(self) -> None:
-        self.data = {"expired": 0}
+        data: dict[str, Any] = {"expired": 0}
         for way in WAYS:
-            self.data[way], self.data["failed " + way] = [], 0
+            data[way], data["failed " + way] = [], 0
+        self.data = data
 
     def well(self, way: str, seconds: float, raw: int, wire: int) -> None:
         self.data[way].append((seconds, raw, wire))
