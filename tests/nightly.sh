@@ -3,7 +3,7 @@
 # tests/nightly.sh [FOLDER] - what tests/run.sh has no time for; an hour and a half on two quiet cores. Each step's output goes to
 # FOLDER (build/nightly), a line a step to standard output. Exits 1 if one failed. NIGHTLY.md has the figures of the last runs.
 #
-#   suites    clang, llama, long, peers (see tests/run.sh --help); vllm is asked for by KVW_NIGHTLY_VLLM=1 (12 GB of memory)
+#   suites    clang, llama, long, peers (see tests/run.sh --help); vllm and beside are asked for by KVW_NIGHTLY_VLLM=1 (12 GB of memory)
 #   fuzz      each fuzz target for KVW_FUZZ_SECONDS (300)
 #   lives     tests/sim/nightly.sh: 100,000 random lives of the packet layer; 10,000 of cores, 2,000 of batches
 #   pairs     every kind of ends of the DPDK transport over veth, under ASan and UBSan
@@ -22,7 +22,7 @@ step() { # NAME COMMAND...
     [ $status -eq 0 ] || bad=1
     echo "$name: exit $status, $((SECONDS - begun)) s: $(grep -v '^ *$' "$out/$name.log" | tail -n 1)"
 }
-for suite in clang llama long peers ${KVW_NIGHTLY_VLLM:+vllm}; do step "$suite" tests/run.sh "$suite"; done
+for suite in clang llama long peers ${KVW_NIGHTLY_VLLM:+vllm beside}; do step "$suite" tests/run.sh "$suite"; done
 KVW_FUZZ_SECONDS=${KVW_FUZZ_SECONDS:-300} step fuzz tests/run.sh fuzz
 step pairs meson test -C build-asan --suite kvwire:pairs
 step lives tests/sim/nightly.sh

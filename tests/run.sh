@@ -30,11 +30,13 @@
 #   long         equal tokens of prompts up to 2,000 tokens over everything; in a guest, verbs beside perftest
 #   peers        Mooncake's own class beside kvwire.mooncake, two real NIXL agents over the plugin (0.6 GB from PyPI, a minute)
 #   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 20 minutes); KVW_VLLM_PROMPTS (100)
+#   beside       vLLM's NixlConnector and MooncakeConnector beside KvwireConnector, and over our plugin and class: TTFT and hand-over;
+#                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire")
 set -uo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 
 all="lint unit conformance sim simt nvcc cost fault installed python fuzz sanitize tsan kvperf e2e veth guest oracle"
-by_name="clang llama long peers vllm"
+by_name="beside clang llama long peers vllm"
 case "${1:-}" in -h | --help)
     sed -n '3,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"
     exit 0
@@ -161,25 +163,46 @@ suite_python() {
     run_tap "python: its wheel" "$kvw_root/tests/python/wheel.sh" "$kvw_root/build/wheel"
 }
 
+build_nixl_plugin() { # FOLDER
+    mkdir -p "$1"
+    run_plain "libplugin_KVWIRE.so is built" g++ -std=c++20 -O2 -Wall -Wextra -fPIC -shared -fvisibility=hidden "$kvw_root/kvwire/nixl/plugin.cpp" \
+        -o "$1/libplugin_KVWIRE.so" "$kvw_root/build/libkvwire.so" -Wl,-rpath,"$kvw_root/build"
+}
+
 suite_peers() {
     local venv=$kvw_root/build/venv-peers plugins=$kvw_root/build/nixl
     kvw_venv "$venv" cffi numpy mooncake-transfer-engine-non-cuda==0.3.13.post1 || exit 1
     kvw_venv "$venv" --no-deps nixl==1.5.1 nixl-cu13==1.5.1 || exit 1
     run_plain "kvwire.mooncake beside Mooncake's class, 1,000 batches" env KVWIRE_LIBRARY="$kvw_root/build/libkvwire.so" \
         PYTHONPATH="$kvw_root/kvwire/python" GLOG_minloglevel=3 "$venv/bin/python" "$kvw_root/tests/python/moon.py" 1000
-    mkdir -p "$plugins"
-    run_plain "libplugin_KVWIRE.so is built" g++ -std=c++20 -O2 -Wall -Wextra -fPIC -shared -fvisibility=hidden "$kvw_root/kvwire/nixl/plugin.cpp" \
-        -o "$plugins/libplugin_KVWIRE.so" "$kvw_root/build/libkvwire.so" -Wl,-rpath,"$kvw_root/build"
+    build_nixl_plugin "$plugins"
     NIXL_PLUGIN_DIR=$plugins run_tap "two NIXL agents" "$venv/bin/python" "$kvw_root/tests/python/nixl_two.py"
+}
+
+need_vllm() { # sets python, the one with vLLM; and the model, as Hugging Face lays it out
+    kvw_get_model
+    python=$(kvw_vllm_python) || exit 1
+    [ -f "$kvw_cache/smollm2-hf/tokenizer_config.json" ] ||
+        "$python" "$kvw_root/tests/python/peers/gguf2hf.py" "$kvw_model" "$kvw_cache/smollm2-hf" >&2 || kvw_die "the model could not be converted"
+}
+
+# Its table is perf/results/vllm_beside.md's.
+suite_beside() {
+    local python
+    need_vllm
+    "$python" -c 'import nixl, mooncake' 2>/dev/null || "$python" -m pip install --disable-pip-version-check --no-deps \
+        nixl==1.5.1 nixl-cu13==1.5.1 mooncake-transfer-engine-non-cuda==0.3.13.post1 >&2 || kvw_die "nixl and mooncake could not be installed"
+    build_nixl_plugin "$kvw_root/build/nixl"
+    # shellcheck disable=SC2086
+    NIXL_PLUGIN_DIR=$kvw_root/build/nixl KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vLLM's connectors, by turns" \
+        python3 "$kvw_root/tests/python/vllm_beside.py" "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/beside" \
+        ${KVW_BESIDE:-12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire}
 }
 
 # Its table is kvwire/python/RESULTS.md's.
 suite_vllm() {
     local python
-    kvw_get_model
-    python=$(kvw_vllm_python) || exit 1
-    [ -f "$kvw_cache/smollm2-hf/tokenizer_config.json" ] ||
-        "$python" "$kvw_root/tests/python/peers/gguf2hf.py" "$kvw_model" "$kvw_cache/smollm2-hf" >&2 || kvw_die "the model could not be converted"
+    need_vllm
     KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vllm: two servers and a control" python3 "$kvw_root/tests/python/vllm_pair.py" \
         "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/vllm" "${KVW_VLLM_PROMPTS:-100}"
 }
@@ -366,6 +389,7 @@ need_packages() {
         llama) needed+=" $kvw_packages_oracle" ;;
         python) needed+=" $kvw_packages_python" ;;
         vllm) needed+=" $kvw_packages_vllm" ;;
+        beside) needed+=" $kvw_packages_vllm $kvw_packages_peers" ;;
         peers) needed+=" $kvw_packages_peers" ;;
         guest | long)
             # shellcheck disable=SC2086
@@ -383,13 +407,13 @@ targets() {
 import json, os, sys
 build, suites = os.path.realpath(sys.argv[1]), sys.argv[2:]
 fixed = {"cost": ["tests/cost/cost_packet"], "kvperf": ["perf/kvperf/kvperf"]}
-known = {"unit", "conformance", "pairs", "sim", "simt", "fault", "tsan", "python", "peers", "vllm"} | set(fixed)
+known = {"unit", "conformance", "pairs", "sim", "simt", "fault", "tsan", "python", "peers", "vllm", "beside"} | set(fixed)
 if not set(suites) <= known:
     sys.exit()
 def info(name):
     return json.load(open("%s/meson-info/intro-%s.json" % (build, name)))
 files = {t["id"]: [os.path.relpath(os.path.realpath(f), build) for f in t["filename"]] for t in info("targets")}
-fixed["python"] = fixed["peers"] = fixed["vllm"] = [f for fs in files.values() for f in fs if f.startswith("libkvwire")]
+fixed["python"] = fixed["peers"] = fixed["vllm"] = fixed["beside"] = [f for fs in files.values() for f in fs if f.startswith("libkvwire")]
 needed = {f for s in suites for f in fixed.get(s, [])}
 for test in info("tests"):
     if {"kvwire:" + s for s in suites} & set(test["suite"]):

@@ -353,8 +353,14 @@ def buffers():
         kv.append(1)
 
 
+def vllm_halves():
+    """In a process of its own: it has stand-ins for vLLM's modules."""
+    got = run(os.path.join(HERE, "halves.py"))
+    assert got.returncode == 0, got
+
+
 CASES = [offsets, staged_and_pulled, two_processes, two_processes_control, wrong_arguments, without_numpy, no_library, types, module, sentences,
-         waits, async_events, blocks_later, batches, mooncake, proxy, buffers]
+         waits, async_events, blocks_later, batches, mooncake, proxy, buffers, vllm_halves]
 
 
 def main():

@@ -26,7 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PYTHON, MODEL, FOLDER = sys.argv[1], os.path.abspath(sys.argv[2]), os.path.abspath(sys.argv[3])
 COUNT = int(sys.argv[4]) if len(sys.argv) > 4 else 100
 DTYPE = sys.argv[5] if len(sys.argv) > 5 else "float32"
-ANSWER, WAIT, CHUNK, BLOCK = 12, 12.0, 512, 128
+ANSWER, WAIT, CHUNK, BLOCK, STAGE_MB, KEEP = 12, 20.0, 512, 128, 160, 60.0
 WORDS = ("river stone lamp garden winter copper music paper window horse silver bread island letter morning shadow "
          "engine valley cloud needle").split()
 
@@ -74,7 +74,7 @@ class Servers:
         with open("%s/%s.log" % (FOLDER, name), "w", encoding="utf8") as log:
             self.running[name] = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
-    def healthy(self, names, seconds=600):
+    def healthy(self, names, seconds=1500):
         until = time.monotonic() + seconds
         while names and time.monotonic() < until:
             for name in list(names):
@@ -101,7 +101,7 @@ class Servers:
             self.kill(name)
 
 
-def ask(where, prompt, tokens=ANSWER, timeout=240, **more):
+def ask(where, prompt, tokens=ANSWER, timeout=600, **more):
     """(status, token ids or the error's text, seconds, the whole answer)"""
     begun = time.monotonic()
     body = dict(model="m", prompt=prompt, max_tokens=tokens, temperature=0, return_token_ids=True, ignore_eos=True, **more)
@@ -229,7 +229,7 @@ def not_prefilled(tap, received):
     tap.ok(0 < most < BLOCK and len(names) >= received, "prompt tokens that decode computed of a request, at most", most)
 
 
-def wrong_references(tap, texts):
+def wrong_references(tap, texts, refs):
     """Decode is driven with references that aren't good: never a 200 with other tokens."""
     node = dict(remote_host="127.0.0.1", remote_port=PORTS["node"], do_remote_prefill=True, do_remote_decode=False)
     status, said, took, _ = ask("decode", texts[2], kv_transfer_params=dict(node, transfer_id="nobody"))
@@ -240,6 +240,10 @@ def wrong_references(tap, texts):
     tap.ok(status >= 400, "no reference at all", "HTTP %d after %.1f s" % (status, took))
     decode = dict(do_remote_decode=True, do_remote_prefill=False)
     good = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
+    status, ids, _, _ = ask("decode", texts[3], kv_transfer_params=dict(good, remote_block_ids=[[1 << 30]]))
+    tap.ok(status == 200 and ids == refs[3], "block ids out of range beside a good reference: nobody looks at them",
+           "HTTP %d, tokens %s" % (status, "right" if ids == refs[3] else "WRONG"))
+    good = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
     first = ask("decode", texts[3], kv_transfer_params=good)[0]
     again = ask("decode", texts[3], kv_transfer_params=good)
     tap.ok(first == 200 and again[0] >= 400, "a reference that was consumed", "HTTP %d, then %d" % (first, again[0]))
@@ -247,28 +251,92 @@ def wrong_references(tap, texts):
     other = ask("decode", texts[2], kv_transfer_params=good)
     tap.ok(other[0] >= 400, "a good reference with another prompt", "HTTP %d" % other[0])
     good = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
-    time.sleep(WAIT + 1)
+    time.sleep(KEEP + 1)
     freed = emptied("prefill", 10)
     late = ask("decode", texts[3], kv_transfer_params=good)
     tap.ok(late[0] >= 400 and freed is not None, "a reference whose time is over; prefill's blocks were free by then",
            "HTTP %d" % late[0])
+    for name, value in (("a made-up reference to staged state", "ab" * 32), ("a reference that isn't one", "abc"),
+                        ("a reference of another type", [1, 2])):
+        good = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
+        status, said, took, _ = ask("decode", texts[3], kv_transfer_params=dict(good, kvwire_staged=value))
+        tap.ok(status >= 400, name, "HTTP %d after %.1f s" % (status, took))
     status, ids, took, _ = ask("control", texts[2], kv_transfer_params=dict(node, transfer_id="nobody"))
     tap.ok(status == 200 and ids == ask("decode", texts[2])[1], "an unknown id under the policy recompute: computed there",
            "HTTP %d after %.0f s, tokens right" % (status, took))
 
 
+def staging(tap, texts, refs):
+    """Serial mode: prefill's blocks are free before decode is told, other prompts overwrite them, and the answer is right all
+    the same. Without room to stage, the blocks are held instead."""
+    decode = dict(do_remote_decode=True, do_remote_prefill=False)
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))[:3]
+    params = [ask("prefill", texts[i], 1, kv_transfer_params=decode)[3]["kv_transfer_params"] for i in order[:1]]
+    begun, free = time.monotonic(), emptied("prefill", WAIT)
+    for seed in (81, 82, 83):
+        ask("prefill", story(seed, 100), 1)
+    got = ask("decode", texts[order[0]], kv_transfer_params=params[0])
+    tap.ok("kvwire_staged" in params[0] and free is not None and got[1] == refs[order[0]],
+           "serial, staged: blocks free before decode was told, then overwritten; tokens right",
+           "free %.1f s after prefill's answer, HTTP %d, decoded %.1f s after it" % (free if free is not None else -1, got[0],
+                                                                                  time.monotonic() - begun))
+    params = [ask("prefill", texts[i], 1, kv_transfer_params=decode)[3]["kv_transfer_params"] for i in order]
+    held = usage("prefill")
+    right = [ask("decode", texts[i], kv_transfer_params=p)[1] == refs[i] for i, p in zip(order, params)]
+    staged = sum("kvwire_staged" in p for p in params)
+    tap.ok(all(right) and (staged == len(order) or held > 0) and emptied("prefill", WAIT + 5) is not None,
+           "three long prompts and %d MiB to stage in: the rest is held, tokens right" % STAGE_MB,
+           "%d of %d staged, %d of %d right, cache use %.3f" % (staged, len(order), sum(right), len(order), held))
+
+
 def aborts(tap, texts, refs):
     """Clients that go away: early, in the middle, late. Then every block is free, and the next request is right."""
-    for i, after in enumerate((0.05, 0.3, 1.0, 2.0, 0.6)):
+    for i, after in enumerate((0.05, 0.1, 0.3, 1.0, 2.0, 0.6, 1.5, 3.0, 4.0, 0.2)):
         body = json.dumps(dict(model="m", prompt=story(7000 + i, 70), max_tokens=60, temperature=0)).encode()
-        c = http.client.HTTPConnection("127.0.0.1", PORTS["concurrent"], timeout=60)
+        c = http.client.HTTPConnection("127.0.0.1", PORTS[("concurrent", "serial")[i % 2]], timeout=60)
         c.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
         time.sleep(after)
         c.sock.close()
     p, d = emptied("prefill", 60), emptied("decode", 60)
     status, ids, _, _ = ask("concurrent", texts[3])
-    tap.ok(p is not None and d is not None and status == 200 and ids == refs[3], "5 clients gone: blocks free on both, next request right",
+    tap.ok(p is not None and d is not None and status == 200 and ids == refs[3], "10 clients gone: blocks free on both, next request right",
            "after %s s and %s s, HTTP %d" % ("%.1f" % p if p is not None else "?", "%.1f" % d if d is not None else "?", status))
+
+
+def prefill_stops(tap, servers, texts, refs):
+    """Prefill stands still in mid-prompt, so layers never come; then it goes on, and what it sends late is for blocks that are
+    others' by then."""
+    seen, lines = [], len(journal("prefill"))
+    t = threading.Thread(target=lambda: seen.append(ask_quietly("concurrent", story(9001, 100))))
+    t.start()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not any(r["what"] == "push" for r in journal("prefill")[lines:]):
+        time.sleep(0.02)
+    servers.kill("prefill", signal.SIGSTOP)
+    t.join(120)
+    servers.kill("prefill", signal.SIGCONT)
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))[:2]
+    right = [ask("decode", texts[i])[1] == refs[i] for i in order]
+    freed = emptied("prefill", 60)
+    tap.ok(seen and seen[0] != 200 and all(right) and freed is not None,
+           "prefill stands still: layers never come; it goes on late: decode's next answers are right",
+           "the client saw %s, %d of %d right" % (seen, sum(right), len(right)))
+
+
+def prefill_restarts(tap, servers, texts, refs):
+    """Prefill is killed with state staged, and comes back under the same name and address."""
+    decode = dict(do_remote_decode=True, do_remote_prefill=False)
+    old = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
+    servers.kill("prefill")
+    servers.running["prefill"].wait(30)
+    start_prefill(servers)
+    servers.healthy(["prefill"])
+    stale = ask("decode", texts[3], kv_transfer_params=old)
+    new = ask("prefill", texts[3], 1, kv_transfer_params=decode)[3]["kv_transfer_params"]
+    status, ids, _, _ = ask("decode", texts[3], kv_transfer_params=new)
+    tap.ok(stale[0] >= 400 and status == 200 and ids == refs[3],
+           "prefill killed and back under its address: a reference of its former life, then a new one",
+           "HTTP %d after %.1f s, then %d" % (stale[0], stale[2], status))
 
 
 def decode_dies(tap, servers, texts, refs):
@@ -296,8 +364,12 @@ def ask_quietly(where, prompt):
         return type(e).__name__
 
 
+def start_prefill(servers):
+    servers.vllm("prefill", "kv_producer", {"kvwire_port": PORTS["node"], "kvwire_keep": KEEP, "kvwire_stage_mb": STAGE_MB})
+
+
 def run(tap, servers):
-    servers.vllm("prefill", "kv_producer", {"kvwire_port": PORTS["node"]})
+    start_prefill(servers)
     servers.vllm("decode", "kv_consumer", {})
     servers.vllm("control", "kv_consumer", {"kvwire_scratch": True}, policy="recompute")
     begun = time.monotonic()
@@ -319,8 +391,11 @@ def run(tap, servers):
     early, could = overlap()
     tap.ok(could > 0 and early > could / 2, "layers in decode's blocks before the layer after the next was computed",
            "%d of %d" % (early, could))
-    wrong_references(tap, texts)
+    staging(tap, texts, refs)
+    wrong_references(tap, texts, refs)
     aborts(tap, texts, refs)
+    prefill_stops(tap, servers, texts, refs)
+    prefill_restarts(tap, servers, texts, refs)
     decode_dies(tap, servers, texts, refs)
 
 

@@ -11,9 +11,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.logger import init_logger
 from vllm.utils.network_utils import get_ip
 
+from . import plan
 from .plan import Plan
 from .scheduler import Scheduler
 from .settings import Settings
+from .stats import PromMetrics, Stats
 from .worker import Worker
 
 logger = init_logger("vllm.kvwire")
@@ -79,6 +81,24 @@ class KvwireConnector(KVConnectorBase_V1):
         bad: set[int] = self._worker.take_bad()
         return bad
 
+    if plan.CAN_STAGE:
+
+        def build_connector_worker_meta(self) -> Any:
+            references = self._worker.take_references()
+            return plan.Staged(references) if references else None
+
+    def get_kv_connector_stats(self) -> Stats | None:
+        return self._worker.take_stats() if self._worker is not None else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Stats | None:
+        return Stats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, vllm_config: Any, metric_types: Any, labelnames: list[str],
+                           per_engine_labelvalues: dict[int, list[object]]) -> PromMetrics:
+        return PromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
@@ -101,6 +121,10 @@ class KvwireConnector(KVConnectorBase_V1):
         complete = request.status in (RequestStatus.FINISHED_LENGTH_CAPPED, RequestStatus.FINISHED_STOPPED)
         held: tuple[bool, dict[str, Any] | None] = self._scheduler.finished(request, complete)
         return held
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        told = getattr(connector_output, "kv_connector_worker_meta", None)
+        self._scheduler.staged(told.references if told is not None else {})
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: Any) -> str | None:

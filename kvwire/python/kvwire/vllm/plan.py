@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scheduler's half of the connector tells the worker's half in each step. Plain data: it is pickled."""
+"""What the scheduler's half of the connector tells the worker's half in each step, and what
+that one answers. Plain data: it is pickled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm.distributed.kv_transfer.kv_connector.v1 import base
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
 
@@ -17,6 +19,7 @@ class Send:
     blocks   ids that are new in this step, of table entries first, first+1 ...
     computed tokens that are computed when this step's forward is over
     begins   this is its first step
+    staged   serial mode: decode is told later, so it is staged
     """
 
     request: str
@@ -26,11 +29,13 @@ class Send:
     blocks: list[int]
     computed: int
     begins: bool
+    staged: bool
 
 
 @dataclass
 class Receive:
-    """One request whose blocks from token `want` on are asked of the node at `address`; without one, why."""
+    """One request whose blocks from token `want` on are asked of the node at `address`; without one, why. reference: of what
+    is staged there, empty: a stream brings it."""
 
     request: str
     key: str
@@ -39,6 +44,7 @@ class Receive:
     blocks: list[int]
     address: str
     why: str = ""
+    reference: bytes = b""
 
 
 @dataclass
@@ -47,3 +53,18 @@ class Plan(KVConnectorMetadata):
     receives: list[Receive] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # finished, blocks held until the transfer has ended
     dropped: dict[str, str] = field(default_factory=dict)  # {request: why its transfer is to end}
+
+
+CAN_STAGE = hasattr(base, "KVConnectorWorkerMetadata")  # an older vLLM has no way from worker to scheduler
+
+if CAN_STAGE:
+
+    @dataclass
+    class Staged(base.KVConnectorWorkerMetadata):
+        """{request: reference of what is staged of it}: made in the worker, for kv_transfer_params."""
+
+        references: dict[str, bytes] = field(default_factory=dict)
+
+        def aggregate(self, other: base.KVConnectorWorkerMetadata) -> base.KVConnectorWorkerMetadata:
+            assert isinstance(other, Staged)
+            return Staged({**self.references, **other.references})

@@ -5,12 +5,13 @@ are held.
 kv_transfer_params, as routers for NixlConnector send them, with one key more:
 
     to prefill   do_remote_decode true, transfer_id "..." (concurrent mode; without one it is made here: serial mode)
-    its answer   do_remote_prefill true, transfer_id, remote_host, remote_port ...: for decode, verbatim
-    to decode    do_remote_prefill true, transfer_id, remote_host, remote_port
+    its answer   do_remote_prefill true, transfer_id, remote_host, remote_port, kvwire_staged ...: for decode, verbatim
+    to decode    do_remote_prefill true, transfer_id, remote_host, remote_port, kvwire_staged (serial mode)
 
 Concurrent mode: a router that knows remote_host and remote_port (it asks once, with kvwire_hello true) sends to both at
-once, and layers leave while they are computed. Serial mode: prefill first, then decode with the answer; prefill's
-blocks are held until decode has pulled them or kvwire_wait is over, because the library has no staging yet.
+once, and layers leave while they are computed. Serial mode: prefill first, then decode with the answer. What is computed
+is staged meanwhile, so prefill's blocks are free when the answer leaves; kvwire_staged names it. Where there is no room to
+stage, the key is missing, and prefill's blocks are held until decode has got them or kvwire_wait is over.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ..pool import fingerprint_of
-from .plan import Plan, Receive, Send
+from .plan import CAN_STAGE, Plan, Receive, Send
 from .settings import Journal, Settings
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
+
+
+REFERENCE_BYTES = 32
 
 
 def _key(transfer_id: str, request: "Request") -> str:
@@ -39,8 +43,9 @@ def _key(transfer_id: str, request: "Request") -> str:
 class _Sending:
     """A request of which this side sends the prompt."""
 
-    def __init__(self, transfer: str, key: str, tokens: int) -> None:
+    def __init__(self, transfer: str, key: str, tokens: int, staged: bool) -> None:
         self.transfer, self.key, self.tokens, self.blocks, self.computed = transfer, key, tokens, 0, 0
+        self.staged, self.reference = staged, b""
 
 
 class Scheduler:
@@ -49,6 +54,7 @@ class Scheduler:
         self.producer, self.consumer = producer, consumer
         self.sending: dict[str, _Sending] = {}
         self.receiving: set[str] = set()
+        self.answers: dict[str, dict[str, Any]] = {}  # of this step's finished requests
         self.plan = Plan()
         self.journal = Journal(settings.log)
 
@@ -71,19 +77,27 @@ class Scheduler:
                                               list(ids), *self._source(params)))
         elif params.get("do_remote_decode") and self.producer and not params.get("kvwire_hello"):
             if request.request_id not in self.sending:
+                serial = not params.get("transfer_id")
                 key = params.get("transfer_id") or uuid.uuid4().hex
                 params["transfer_id"] = key
-                self.sending[request.request_id] = _Sending(key, _key(key, request), request.num_prompt_tokens)
+                self.sending[request.request_id] = _Sending(key, _key(key, request), request.num_prompt_tokens,
+                                                            serial and CAN_STAGE and self.settings.stage_mb > 0)
 
-    def _source(self, params: dict[str, Any]) -> tuple[str, str]:
-        """(address, "") of who has the prompt, or ("", why there is nobody): the worker then reports the load as
-        failed, so that kv_load_failure_policy decides, and no wrong token goes out."""
+    def _source(self, params: dict[str, Any]) -> tuple[str, str, bytes]:
+        """(address, "", reference) of who has the prompt, or ("", why there is nobody, b""): the worker then reports the
+        load as failed, so that kv_load_failure_policy decides, and no wrong token goes out."""
         if not self.consumer:
-            return "", "kv_role of this engine is kv_producer: it asks nobody"
+            return "", "kv_role of this engine is kv_producer: it asks nobody", b""
         for name, kind in (("transfer_id", str), ("remote_host", str), ("remote_port", int)):
             if not isinstance(params.get(name), kind) or not params[name]:
-                return "", "kv_transfer_params: %s is %r" % (name, params.get(name))
-        return "%s:%d" % (params["remote_host"], params["remote_port"]), ""
+                return "", "kv_transfer_params: %s is %r" % (name, params.get(name)), b""
+        try:
+            reference = bytes.fromhex(params.get("kvwire_staged") or "")
+        except (TypeError, ValueError):
+            reference = b"?"
+        if len(reference) not in (0, REFERENCE_BYTES):
+            return "", "kv_transfer_params: kvwire_staged is %r" % (params["kvwire_staged"],), b""
+        return "%s:%d" % (params["remote_host"], params["remote_port"]), "", reference
 
     # -- each step ------------------------------------------------------------------------------------------------
 
@@ -112,7 +126,7 @@ class Scheduler:
                  output: "SchedulerOutput") -> None:
         begins = s.blocks == 0
         s.computed = min(s.tokens, computed + output.num_scheduled_tokens.get(name, 0))
-        plan.sends.append(Send(name, s.key, s.tokens, s.blocks, list(blocks), s.computed, begins))
+        plan.sends.append(Send(name, s.key, s.tokens, s.blocks, list(blocks), s.computed, begins, s.staged))
         s.blocks += len(blocks)
 
     # -- ends -----------------------------------------------------------------------------------------------------
@@ -135,6 +149,21 @@ class Scheduler:
             self.plan.held.append(name)
             return True, None
         self.plan.held.append(name)
-        return True, {"do_remote_prefill": True, "do_remote_decode": False, "transfer_id": s.transfer,
-                      "remote_engine_id": self.engine, "remote_request_id": name, "remote_host": self.host,
-                      "remote_port": self.settings.port, "remote_num_tokens": s.tokens, "tp_size": 1}
+        answer = {"do_remote_prefill": True, "do_remote_decode": False, "transfer_id": s.transfer,
+                  "remote_engine_id": self.engine, "remote_request_id": name, "remote_host": self.host,
+                  "remote_port": self.settings.port, "remote_num_tokens": s.tokens, "tp_size": 1}
+        if s.reference:
+            answer["kvwire_staged"] = s.reference.hex()
+        elif s.staged:
+            self.answers[name] = answer
+        return True, answer
+
+    def staged(self, references: dict[str, bytes]) -> None:
+        """After each step. vLLM asks finished() for the answer of a prompt of one chunk before it tells what the worker said
+        of the same step, and sends that answer afterwards: so the reference is put into it here."""
+        for name, reference in references.items():
+            if name in self.sending:
+                self.sending[name].reference = reference
+            elif name in self.answers:
+                self.answers[name]["kvwire_staged"] = reference.hex()
+        self.answers.clear()

@@ -21,6 +21,8 @@ class Settings:
     wait       seconds that one side waits for the other's part: a prompt may stand in prefill's queue for that long,
                and a producer holds blocks for that long for a consumer that doesn't come
     lease      seconds that a started transfer may be silent
+    stage_mb   serial mode: MiB of staging memory of a producer, taken as it is used; 0: prefill's blocks are held instead
+    keep       serial mode: seconds from a prompt's first chunk for which what is staged waits for decode
     log        a file for one line of JSON for each thing that happened, and digests of the blocks; for tests
     scratch    consumers: let what comes land in other memory than vLLM's. The control of a test, which must then fail
     """
@@ -32,6 +34,8 @@ class Settings:
     budget: str = "exact"
     wait: float = 30.0
     lease: float = 5.0
+    stage_mb: int = 1024
+    keep: float = 60.0
     log: str | None = None
     scratch: bool = False
 
@@ -53,8 +57,10 @@ class Settings:
             setattr(made, name, value)
         if not 0 <= made.port < 65536:
             raise ValueError("kv_connector_extra_config: kvwire_port is %d" % made.port)
-        if made.wait <= 0 or made.lease <= 0:
-            raise ValueError("kv_connector_extra_config: kvwire_wait and kvwire_lease are more than 0 s")
+        if made.stage_mb < 0:
+            raise ValueError("kv_connector_extra_config: kvwire_stage_mb is %d" % made.stage_mb)
+        if min(made.wait, made.lease, made.keep) <= 0:
+            raise ValueError("kv_connector_extra_config: kvwire_wait, kvwire_lease and kvwire_keep are more than 0 s")
         return made
 
 

@@ -16,6 +16,7 @@ import kvwire
 from .memory import Pages
 from .plan import Plan, Receive, Send
 from .settings import Journal, Settings
+from .stats import Stats
 
 IDLE_SECONDS = 0.002  # how long results() may wait when no forward ran and transfers are open
 PEERS_MAX = 512
@@ -52,7 +53,8 @@ class Worker:
             raise ValueError("kv_connector_extra_config: a producer needs kvwire_port")
         self.node = kvwire.Node("vllm %s:%d" % (host, settings.port), transport=settings.transport,
                                 local="%s:%d" % (host, settings.port), listen=producer, codec=settings.codec,
-                                dead_ms=max(1, int(settings.lease * 1000)))  # its thread shares a core with the model's
+                                dead_ms=max(1, int(settings.lease * 1000)),  # its thread shares a core with the model's
+                                stage_bytes=settings.stage_mb << 20 if producer else 0)
         self.pages: Any = None  # Pages and a Pool, once vLLM has allocated its cache
         self.pool: Any = None
         self.peers: dict[str, kvwire.Peer] = {}
@@ -61,6 +63,8 @@ class Worker:
         self.names: dict[int, str] = {}  # transfer's ref -> request
         self.held: set[str] = set()
         self.bad: set[int] = set()
+        self.stats = Stats()
+        self.references: dict[str, bytes] = {}  # of what this step has begun to stage
         self.step: list[Send] = []
         self.pushed: set[int] = set()  # layers of this step
         self.forward = False
@@ -88,10 +92,10 @@ class Worker:
         try:
             if s.begins:
                 ids = (s.blocks + [0] * table)[:table]
-                stream = self.node.stream(self.pool, s.key, s.tokens, ids, offer_by=self.settings.wait)
+                stream = self._open(s, ids)
                 self.sending[s.request] = _Sending(stream, list(ids))
                 self.names[stream.ref] = s.request
-                self.note("stream", request=s.request, key=s.key, tokens=s.tokens)
+                self.note("stream", request=s.request, key=s.key, tokens=s.tokens, staged=isinstance(stream, kvwire.Stage))
                 return
             sending = self.sending[s.request]
             new = s.blocks[:max(0, table - s.first)]
@@ -102,6 +106,20 @@ class Worker:
             self.log.warning("kvwire: request %s isn't sent: %s", s.request, e)
             self.sending.setdefault(s.request, _Sending(None, [])).stream = None
 
+    def _open(self, s: Send, ids: list[int]) -> kvwire.Stream:
+        if s.staged:
+            try:
+                stage = self.node.stage(self.pool, s.key, s.tokens, ids, until=self.settings.keep)
+                self.references[s.request] = stage.reference
+                return stage
+            except kvwire.Error as e:
+                self.log.warning("kvwire: request %s can't be staged, so its blocks are held: %s", s.request, e)
+        return self.node.stream(self.pool, s.key, s.tokens, ids, offer_by=self.settings.wait)
+
+    def take_references(self) -> dict[str, bytes]:
+        references, self.references = self.references, {}
+        return references
+
     def _receive(self, r: Receive) -> None:
         offer = None
         try:
@@ -109,7 +127,7 @@ class Worker:
                 raise kvwire.InvalidError(-2, r.why)
             groups = kvwire.Blocks(r.blocks, want=(r.want, r.tokens))
             offer = self.node.offer(self.pool, r.key, r.tokens, groups, self._peer(r.address), take_by=self.settings.wait,
-                                    lease=self.settings.lease, budget=self.settings.budget)
+                                    lease=self.settings.lease, budget=self.settings.budget, staged=r.reference or None)
             self.names[offer.ref] = r.request
             self.note("offer", request=r.request, key=r.key, tokens=r.tokens, want=r.want)
         except kvwire.Error as e:
@@ -188,6 +206,7 @@ class Worker:
         while (event := self.node.next_event()) is not None:
             self._heed(event, r)
         for name in [n for n, x in self.receiving.items() if x.offer is None]:
+            self.stats.failed("received")
             self._received(name, kvwire.InvalidError(-2, "nobody was asked"), (), r)
         for name in list(self.held):
             sending = self.sending.get(name)
@@ -204,6 +223,10 @@ class Worker:
     def _heed(self, event: kvwire.Event, r: Results) -> None:
         if event.kind == kvwire.EventKind.PEER_LOST:
             self.log.warning("kvwire: %s", event.text or event.error)
+        if event.kind == kvwire.EventKind.STAGE_GONE:
+            self.note("stage_gone", error=str(event.error or ""), event_at=event.at_ns)
+            if isinstance(event.error, kvwire.DeadlineError):
+                self.stats.expired()
         if event.transfer is None:
             return
         name = self.names.get(event.transfer.ref, "")
@@ -211,6 +234,11 @@ class Worker:
             self.note(event.kind.name.lower(), request=name, layer=event.layer, event_at=event.at_ns)
             return
         self.names.pop(event.transfer.ref, None)
+        way = {kvwire.Offer: "received", kvwire.Stage: "staged"}.get(type(event.transfer), "sent")
+        if event.error is None:
+            self.stats.well(way, (event.last_ns - event.first_ns) / 1e9, event.raw_bytes, event.wire_bytes)
+        else:
+            self.stats.failed(way)
         self.note("done", request=name, error=str(event.error or ""), raw=event.raw_bytes, wire=event.wire_bytes,
                   first=event.first_ns, last=event.last_ns, codec=event.codec)
         if isinstance(event.transfer, kvwire.Offer):
@@ -235,6 +263,12 @@ class Worker:
         lacking = receiving.what.blocks[receiving.what.want // self.pages.block_tokens:]
         r.failed.add(name)
         self.bad.update(bad or lacking)
+
+    def take_stats(self) -> Stats | None:
+        if self.stats.is_empty():
+            return None
+        stats, self.stats = self.stats, Stats()
+        return stats
 
     def take_bad(self) -> set[int]:
         bad, self.bad = self.bad, set()
