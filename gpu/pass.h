@@ -19,6 +19,7 @@
 #include <stdbool.h>
 
 #include "../kvwire/mem.h"
+#include "blas.h"
 #include "steps.h"
 
 #ifdef __cplusplus
@@ -43,15 +44,6 @@ struct kvg_step_kernel {
     uint32_t shared_bytes;
 };
 extern const struct kvg_step_kernel kvg_step_kernels[KVG_STEPS];
-
-/* y[tokens][rows] = x[tokens][cols] times w[rows][cols] transposed, or += that. x and w are bf16, y
- * is floats, and so are the sums. */
-struct kvg_product {
-    const uint16_t *w, *x;
-    float *y;
-    uint32_t tokens, rows, cols;
-    bool add;
-};
 
 /* Who does it. Other than KVW_OK ends the pass with that. written and wait may be NULL. */
 struct kvg_runner {

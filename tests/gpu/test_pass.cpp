@@ -16,7 +16,9 @@
 #include <vector>
 
 #include "gpu/dev.h"
+#include "kernels.h"
 #include "launch.h"
+#include "multiply.h"
 #include "toy.h"
 
 extern "C" {
@@ -40,16 +42,6 @@ static const struct {
     {"gemma3", 0.030, 0.014}, {"gemma3-long", 0.021, 0.014},
 };
 #define CONTROL 0.2 /* and controls are at least so far apart */
-
-#define T_STEP(name) extern "C" void name(const struct name p);
-T_STEP(kvg_embed)
-T_STEP(kvg_norm)
-T_STEP(kvg_turn)
-T_STEP(kvg_attend)
-T_STEP(kvg_gate)
-T_STEP(kvg_pick)
-extern "C" void kvg_attend_part(const struct kvg_attend p);
-extern "C" void kvg_attend_join(const struct kvg_attend p);
 
 static simt_options options(void)
 {
@@ -111,25 +103,12 @@ static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *par
     return KVW_OK;
 }
 
-/* The naive twin of what cuBLASLt does: a thread a value. */
 static kvw_err multiply(void *, const struct kvg_product *product)
 {
     const struct kvg_product p = *product;
     const uint64_t values = (uint64_t)p.tokens * p.rows;
 
-    simt_launch(kvg_threads_grid(values), KVG_STEP_THREADS, 0, options(), [=] {
-        const uint64_t i = (uint64_t)blockIdx.x * KVG_STEP_THREADS + threadIdx.x;
-
-        if (i >= values)
-            return;
-
-        const uint16_t *const x = p.x + i / p.rows * p.cols, *const w = p.w + i % p.rows * p.cols;
-        float sum = p.add ? p.y[i] : 0.0f;
-
-        for (uint32_t c = 0; c < p.cols; ++c)
-            sum += __uint_as_float((uint32_t)x[c] << 16) * __uint_as_float((uint32_t)w[c] << 16);
-        p.y[i] = sum;
-    });
+    simt_launch(kvg_threads_grid(values), KVG_STEP_THREADS, 0, options(), [=] { t_multiply(p); });
     return KVW_OK;
 }
 
