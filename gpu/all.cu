@@ -6,6 +6,7 @@
 #include "e_parts.h"
 #include "l0_parts.h"
 #include "raw.h"
+#include "step_parts.h"
 
 namespace raw
 {
@@ -34,4 +35,24 @@ namespace e_encode
 namespace e_decode
 {
 #include "e_decode.cu"
+}
+namespace step_attend
+{
+#include "step_attend.cu"
+}
+namespace step_dequantise
+{
+#include "step_dequantise.cu"
+}
+namespace step_gate
+{
+#include "step_gate.cu"
+}
+namespace step_norm
+{
+#include "step_norm.cu"
+}
+namespace step_turn
+{
+#include "step_turn.cu"
 }

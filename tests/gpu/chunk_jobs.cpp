@@ -193,7 +193,7 @@ void t_job::drop(void)
 }
 
 /* Columns of powers of two and not, few and very many; tokens around the sample's 32. */
-void t_job::make(const struct kvw_codec_ops *with, kvw_dtype dtype, bool small)
+void t_job::make(const struct kvw_codec_ops *with, kvw_dtype dtype, uint32_t values)
 {
     const bool raw_codec = with == &kvc_codec_raw;
     static const uint32_t dims[] = {1, 4, 8, 32, 40, 64, 127, 128};
@@ -204,7 +204,7 @@ void t_job::make(const struct kvw_codec_ops *with, kvw_dtype dtype, bool small)
         heads = 39 + t_below(5);
     }
 
-    const uint32_t most = (small ? 20000 : 45000) / (head_dim * heads) + 1;
+    const uint32_t most = values / (head_dim * heads) + 1;
     const uint32_t tokens =
         t_below(5) == 0 && most > 40 ? 1 + t_below(40) : 1 + t_below(std::min(most, 400u));
     const enum t_kind kind = (enum t_kind)t_below(T_KINDS);

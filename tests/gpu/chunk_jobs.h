@@ -57,7 +57,8 @@ struct t_job {
     t_job();
     ~t_job();
     t_job(const t_job &) = delete;
-    void make(const struct kvw_codec_ops *codec, kvw_dtype dtype, bool small);
+    /* Of at most that many values, and one token. */
+    void make(const struct kvw_codec_ops *codec, kvw_dtype dtype, uint32_t values);
     /* The chunk for kernels, of from or of to, with all it needs zero. */
     void prepare(const struct kvw_view &v, uint32_t stream_bytes, uint32_t epoch);
     /* By the plain C code. */

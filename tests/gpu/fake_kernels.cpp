@@ -3,6 +3,7 @@
 #include "fake/fake.h"
 #include "gpu/dev.h"
 #include "kernels.h"
+#include "multiply.h"
 
 /* words[i] = words[i] * by + i, for the tests of memory and streams. */
 static __global__ void kvt_step(uint32_t *words, uint32_t count, uint32_t by)
@@ -13,5 +14,12 @@ static __global__ void kvt_step(uint32_t *words, uint32_t count, uint32_t by)
         words[i] = words[i] * by + i;
 }
 
+/* What the stand-in for cuBLASLt launches. */
+static __global__ void kvt_multiply(const struct kvg_product p)
+{
+    t_multiply(p);
+}
+
 #define T_NAMED(name) FAKE_KERNEL(name),
-const fake_kernel fake_kernels[] = {FAKE_KERNEL(kvt_step), T_KERNELS(T_NAMED){NULL, NULL}};
+const fake_kernel fake_kernels[] = {FAKE_KERNEL(kvt_step), FAKE_KERNEL(kvt_multiply),
+                                    T_KERNELS(T_NAMED) T_STEP_KERNELS(T_NAMED){NULL, NULL}};

@@ -4,6 +4,7 @@
 #define T_KERNELS_H
 
 #include "gpu/chunk.h"
+#include "gpu/steps.h"
 
 /* X(name) of each kernel. */
 #define T_KERNELS(X)                                                                               \
@@ -33,4 +34,25 @@
 #define T_DECLARE(name) extern "C" void name(const struct kvg_batch b);
 T_KERNELS(T_DECLARE)
 #undef T_DECLARE
+
+/* X(name) of each step of a forward pass; the structure that it takes has its name, but for the
+ * last two. */
+#define T_STEP_KERNELS(X)                                                                          \
+    X(kvg_embed)                                                                                   \
+    X(kvg_norm)                                                                                    \
+    X(kvg_turn)                                                                                    \
+    X(kvg_attend)                                                                                  \
+    X(kvg_gate)                                                                                    \
+    X(kvg_pick)                                                                                    \
+    X(kvg_attend_part)                                                                             \
+    X(kvg_attend_join)
+
+extern "C" void kvg_embed(const struct kvg_embed p);
+extern "C" void kvg_norm(const struct kvg_norm p);
+extern "C" void kvg_turn(const struct kvg_turn p);
+extern "C" void kvg_attend(const struct kvg_attend p);
+extern "C" void kvg_gate(const struct kvg_gate p);
+extern "C" void kvg_pick(const struct kvg_pick p);
+extern "C" void kvg_attend_part(const struct kvg_attend p);
+extern "C" void kvg_attend_join(const struct kvg_attend p);
 #endif

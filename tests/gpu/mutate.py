@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""mutate.py BUILD [NAME]: is each barrier and each order of gpu/'s kernels needed, and would a test see that it is gone?
+"""mutate.py BUILD [NAME] [--write TABLE] | --list | --check TABLE
 
-Every __syncthreads() is removed in turn, every order weakened, every atomic made plain; the kernels are compiled with the
-race checker and run on a few launches. Prints a line for each; exit 1 if one isn't caught. About two minutes of CPU, so not
-in tests/run.sh. NAME: only those whose line has it."""
-import os, re, shutil, subprocess, sys, tempfile
+Is each barrier, each order and each wait of gpu/ needed, and would a test see that it is gone? In the kernels every
+__syncthreads() and __syncwarp() is removed in turn, every order weakened, every atomic made plain; they are compiled with the
+race checker and run on a few launches. In jobs.c every wait for an event and every fill is forgotten, and test_gpu_jobs runs.
+Prints a line for each; exit 1 if one isn't caught. An hour of CPU at most, so not in tests/run.sh. NAME: only those whose name
+has it. --write: the verdicts as rows of TABLE, in the others' place. --list: the names alone. --check: prints TAP; every name has
+a row in TABLE that says by what it was caught, and no row is of a mutation that no longer is (tests/gpu/mutations.csv)."""
+import argparse, csv, os, re, shutil, subprocess, sys, tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 FILES = ["parts.h", "planes.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
-         "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu"]
-# The unit of tests/gpu that a file is part of, and the codecs to run; the others are in both.
+         "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c"]
+# What is compiled anew for a file, and the codecs to run; files not named here are in "kernels".
 OF_E = ("e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu")
-UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"]}
+UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"], "jobs": []}
 # [what to find, what to put there, what it is called]
-CHANGES = [
+DEVICE = [
     (r"__syncthreads\(\);", ";", "no barrier"),
+    (r"__syncwarp\(\);", ";", "no warp barrier"),
     (r"kvg_add_acq_rel\(([^;]*?), 1\)", r"atomicAdd(\1, 1u)", "relaxed add"),
     (r"kvg_store_release_sys\(([^,]*), ([^)]*)\);", r"(void)atomicExch(\1, \2);", "relaxed store"),
     (r"kvg_load_relaxed\(([^)]*)\)", r"*(\1)", "plain load"),
@@ -24,82 +28,153 @@ CHANGES = [
     (r"atomicAdd\(sum, ([^;]*)\);", r"*sum += \1;", "plain add"),
     (r"atomicMax\(&([^,]*), ([^;]*)\);", r"\1 = max(\1, \2);", "plain max"),
 ]
+HOST = [
+    (r"r = q->d->stream_wait_event\([^;]*\);", "r = KVG_CU_SUCCESS;", "no wait"),
+    (r"q->d->event_record\([^;]*\);", "KVG_CU_SUCCESS;", "no event"),
+    (r"q->d->fill\([^;]*\);", "KVG_CU_SUCCESS;", "no zeros"),
+    (r"!= s->chunk\.epoch", "== 0", "any epoch"),
+]
+FIELDS = ["file", "mutation", "nth", "caught_by"]
 
 
-def commands(build, unit):
-    out = subprocess.run(["ninja", "-C", build, "-t", "commands", "tests/gpu/test_kernels_race"], capture_output=True,
-                         text=True, check=True).stdout.splitlines()
-    compile_line = next(l for l in out if f"/{unit}.cpp" in l and " -c " in l and "test_kernels_race.p" in l)
-    return compile_line, out[-1]
+def unit_of(file):
+    return "jobs" if file == "jobs.c" else "kernels_e" if file in OF_E else "kernels"
 
 
 def mutants():
+    """(key, file, line, text): key is file, kind, and which of that kind in the file, from 1 on."""
     for name in FILES:
         text = open(os.path.join(ROOT, "gpu", name)).read()
-        for what, to, kind in CHANGES:
+        seen = {}
+        for what, to, kind in HOST if name == "jobs.c" else DEVICE:
             for m in re.finditer(what, text):
-                line = text.count("\n", 0, m.start()) + 1
-                yield f"{name}:{line}: {kind}", name, text[: m.start()] + m.expand(to) + text[m.end():]
+                seen[kind] = seen.get(kind, 0) + 1
+                yield ((name, kind, seen[kind]), name, text.count("\n", 0, m.start()) + 1,
+                       text[: m.start()] + m.expand(to) + text[m.end():])
 
 
-def run(work, codecs):
-    for codec in codecs or [None]:
+def say(key):
+    return f"{key[0]}: {key[1]} {key[2]}"
+
+
+def commands(build, target, source):
+    out = subprocess.run(["ninja", "-C", build, "-t", "commands", target], capture_output=True,
+                         text=True, check=True).stdout.splitlines()
+    return next(l for l in out if re.search(source, l) and " -c " in l), out[-1]
+
+
+def lines_of(build, work, unit):
+    """How to compile the unit from the folder of mutants, and to link it with the rest."""
+    target = "tests/gpu/test_gpu_jobs" if unit == "jobs" else "tests/gpu/test_kernels_race"
+    source = r"gpu/jobs\.c$" if unit == "jobs" else rf"test_kernels_race\.p.*/{unit}\.cpp$"
+    compile_line, link_line = commands(build, target, source)
+    object_file = re.search(r"-o (\S*\.o)", compile_line).group(1)
+    compile_line = compile_line.replace(" -I", f" -I{work} -I", 1).replace(f"-o {object_file}", f"-o {work}/k.o")
+    compile_line = re.sub(r" -M[QF] \S+| -MD", "", compile_line)
+    link_line = link_line.replace(f"-o {target}", f"-o {work}/test")
+    if unit == "jobs":  # before the library that has the other one
+        compile_line = re.sub(r"-c \S+", f"-c {work}/gpu/jobs.c", compile_line)
+        return [compile_line, link_line.replace("-Wl,--start-group", f"{work}/k.o -Wl,--start-group", 1)]
+    return [compile_line, link_line.replace(object_file, f"{work}/k.o")]
+
+
+def run(work, unit):
+    if unit == "jobs":
+        return subprocess.run([os.path.join(work, "test"), "--tap"], capture_output=True, text=True, timeout=300)
+    for codec in UNITS[unit] or [None]:
         r = subprocess.run([os.path.join(work, "test"), "1", "12"] + ([codec] if codec else []), capture_output=True,
-                           text=True, timeout=120)
+                           text=True, timeout=300)
         if r.returncode != 0:
             break
     return r
 
 
-def verdict(build, work, lines, codecs):
+def verdict(build, work, lines, unit):
+    """(what was said, by what it was caught or None)"""
     for line in lines:
         r = subprocess.run(line, shell=True, cwd=build, capture_output=True, text=True)
         if r.returncode != 0:
-            return "does not compile: " + r.stderr.splitlines()[0], False
+            return "does not compile: " + (r.stderr.splitlines() or ["?"])[0], None
     try:
-        r = run(work, codecs)
+        r = run(work, unit)
     except subprocess.TimeoutExpired:
-        return "hangs", True
+        return "hangs", "hang"
     if r.returncode == 0:
-        return "NOT CAUGHT", False
+        return "NOT CAUGHT", None
     said = (r.stderr + r.stdout).splitlines()
-    return next((l for l in said if l.startswith(("race:", "simt:", "# seed"))), f"status {r.returncode}")[:150], True
+    for begin, by in ("race:", "race"), ("simt:", "harness"), ("# seed", "bytes"), ("not ok", "test"):
+        line = next((l for l in said if l.startswith(begin)), None)
+        if line is not None:
+            return line[:150], by
+    return f"status {r.returncode}", "crash"
 
 
-def lines_of(build, work, unit):
-    """How to compile the unit from the folder of mutants, and to link it with the rest."""
-    compile_line, link_line = commands(build, unit)
-    object_file = re.search(r"-o (\S*/%s\.cpp\.o)" % unit, compile_line).group(1)
-    compile_line = compile_line.replace(" -I", f" -I{work} -I", 1).replace(f"-o {object_file}", f"-o {work}/k.o")
-    compile_line = re.sub(r" -M[QF] \S+| -MD", "", compile_line)
-    return [compile_line, link_line.replace(object_file, f"{work}/k.o").replace("-o tests/gpu/test_kernels_race", f"-o {work}/test")]
+def write(table, rows):
+    known = {}
+    if os.path.exists(table):
+        with open(table) as f:
+            known = {(r["file"], r["mutation"], int(r["nth"])): r["caught_by"] for r in csv.DictReader(f)}
+    known.update(rows)
+    with open(table, "w", newline="") as f:
+        out = csv.writer(f, lineterminator="\n")
+        out.writerow(FIELDS)
+        out.writerows([*key, known[key]] for key, *_ in mutants() if key in known)
 
 
-def main():
-    build, only = os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
+def check(table):
+    with open(table) as f:
+        rows = {(r["file"], r["mutation"], int(r["nth"])): r["caught_by"] for r in csv.DictReader(f)}
+    names = [key for key, *_ in mutants()]
+    bad = [f"{say(k)}: no row; run mutate.py" for k in names if k not in rows]
+    bad += [f"{say(k)}: there is no such thing in gpu/ any more" for k in rows if k not in names]
+    bad += [f"{say(k)}: not caught" for k in rows if rows[k] == "nothing"]
+    print(f"{'not ok' if bad else 'ok'} 1 - {len(names)} mutations of gpu/ have a row each that says what caught them"
+          + "".join(f"\n# {b}" for b in bad) + "\n1..1")
+    return bool(bad)
+
+
+def run_all(build, only, table):
     missed = count = 0
     with tempfile.TemporaryDirectory() as work:
         shutil.copytree(os.path.join(ROOT, "gpu"), os.path.join(work, "gpu"))
         os.symlink(os.path.join(ROOT, "kvwire"), os.path.join(work, "kvwire"))
-        lines = {unit: lines_of(build, work, unit) for unit in UNITS}
-        for unit, codecs in UNITS.items():
-            said, caught = verdict(build, work, lines[unit], codecs)
-            if caught or said != "NOT CAUGHT":
-                print("the kernels as they are:", said)
+        chosen = [m for m in mutants() if only in say(m[0])]
+        lines = {unit: lines_of(build, work, unit) for unit in {unit_of(m[1]) for m in chosen}}
+        for unit in lines:
+            said, _ = verdict(build, work, lines[unit], unit)
+            if said != "NOT CAUGHT":
+                print(f"{unit} as it is:", said)
                 return 1
-        for name, file, text in mutants():
-            if only not in name:
-                continue
-            unit = "kernels_e" if file in OF_E else "kernels"
+        for key, file, line, text in chosen:
             path = os.path.join(work, "gpu", file)
             saved = open(path).read()
             open(path, "w").write(text)
-            said, caught = verdict(build, work, lines[unit], UNITS[unit])
+            said, by = verdict(build, work, lines[unit_of(file)], unit_of(file))
             open(path, "w").write(saved)
-            count, missed = count + 1, missed + (not caught)
-            print(f"{name}: {said}", flush=True)
+            count, missed = count + 1, missed + (by is None)
+            print(f"{say(key)} ({file}:{line}): {said}", flush=True)
+            if table:
+                write(table, {key: by or "nothing"})
     print(f"{count - missed} of {count} caught")
     return missed > 0
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("build", nargs="?")
+    p.add_argument("name", nargs="?", default="")
+    p.add_argument("--write", metavar="TABLE")
+    p.add_argument("--list", action="store_true")
+    p.add_argument("--check", metavar="TABLE")
+    a = p.parse_args()
+    if a.list:
+        print("\n".join(say(key) for key, *_ in mutants()))
+        return 0
+    if a.check:
+        return check(a.check)
+    if not a.build:
+        p.error("BUILD is missing")
+    return run_all(os.path.abspath(a.build), a.name, a.write)
 
 
 sys.exit(main())

@@ -7,8 +7,9 @@ table anew. Instructions are those of a kernel's section, 16 bytes each, the pad
 import csv, os, re, subprocess, sys, tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
-SOURCES = ["raw", "l0_plan", "l0_encode", "l0_decode", "e_plan", "e_encode", "e_decode"]
-KERNELS = 22
+SOURCES = ["raw", "l0_plan", "l0_encode", "l0_decode", "e_plan", "e_encode", "e_decode",
+           "step_attend", "step_dequantise", "step_gate", "step_norm", "step_turn"]
+KERNELS = 35
 ARCHES = ["80", "90", "100"]
 FIELDS = ["nvcc", "arch", "kernel", "registers", "spill_bytes", "stack_bytes", "instructions"]
 

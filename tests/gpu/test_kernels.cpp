@@ -4,7 +4,8 @@
  * back where it belongs and nothing else, and refuse the damaged streams that those refuse. Random
  * chunks, several to a launch, blocks in drawn orders. Prints TAP, a line for each codec and dtype.
  *
- *   test_kernels [FIRST SEED [LAUNCHES [CODEC]]]      as "l0 bf16"; LAUNCHES of each
+ *   test_kernels [FIRST SEED [LAUNCHES [CODEC [VALUES]]]]      as "l0 bf16"; LAUNCHES of each, of chunks of up to
+ *                                                              VALUES values and a token
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +27,8 @@ extern "C" {
 #ifndef T_LAUNCHES
 #define T_LAUNCHES 100
 #endif
-#ifndef T_SMALL
-#define T_SMALL false
+#ifndef T_VALUES
+#define T_VALUES 45000
 #endif
 
 typedef void (*kernel)(const struct kvg_batch b);
@@ -393,6 +394,8 @@ static const char *decode_damaged(const jobs &all, simt_options o)
     return NULL;
 }
 
+static uint32_t values_max = T_VALUES;
+
 static const char *run(uint64_t seed)
 {
     const char *why;
@@ -401,7 +404,7 @@ static const char *run(uint64_t seed)
     t_seed(seed);
     for (uint32_t n = 1 + t_below(4); n > 0; --n) {
         all.emplace_back(new t_job());
-        all.back()->make(now->codec, now->dtype, T_SMALL);
+        all.back()->make(now->codec, now->dtype, values_max);
         told.bytes += kvw_view_bytes(&all.back()->from.v);
         ++told.chunks;
     }
@@ -453,6 +456,8 @@ int main(int argc, char **argv)
     const uint64_t launches = argc > 2 ? strtoull(argv[2], NULL, 0) : T_LAUNCHES;
     bool ok = true;
 
+    if (argc > 4)
+        values_max = (uint32_t)strtoul(argv[4], NULL, 0);
     setenv("KVC_CPU", "scalar", 1);
     printf("1..%zu\n", count);
     for (size_t i = 0; i < count; ++i)

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_pass.cpp - a small model of each family, run by gpu/pass.c with the kernels on the harness,
+ * says what the CPU's engine says, within what bf16 activations make of it; tells of a layer's K
+ * and V once they lie in their pages, and reads those of another process after it has waited for
+ * them. Weights come out of their blocks to the bit. Prints TAP.
+ *
+ *   test_pass FOLDER      FOLDER: of the models (tests/engine/model/families.py)
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <string>
+#include <vector>
+
+#include "gpu/dev.h"
+#include "kernels.h"
+#include "launch.h"
+#include "multiply.h"
+#include "toy.h"
+
+extern "C" {
+#include "engine/gguf/gguf.h"
+}
+
+#ifndef T_PROMPT
+#define T_PROMPT 45 /* longer than each window */
+#endif
+#ifndef T_STEPS
+#define T_STEPS 6
+#endif
+
+/* How far logits may be apart: half as much again as bf16 activations make it. whole: of a prompt
+ * in two calls and steps after it; step: of one step after a prompt of the CPU's. */
+static const struct {
+    const char *name;
+    double whole, step;
+} families[] = {
+    {"llama", 0.032, 0.032},  {"qwen2", 0.021, 0.014},       {"qwen3", 0.018, 0.014},
+    {"gemma3", 0.030, 0.014}, {"gemma3-long", 0.021, 0.014},
+};
+#define CONTROL 0.2 /* and controls are at least so far apart */
+
+static simt_options options(void)
+{
+    static uint64_t seed;
+
+    return {++seed % 3 == 0 ? 0 : seed, 3};
+}
+
+/* ---- the runner ------------------------------------------------------------------------------ */
+
+struct side {
+    struct toy *t;
+    bool hand_over;                              /* wait() brings the CPU's pages */
+    uint32_t waits, told;                        /* layers, in order */
+    std::vector<std::vector<unsigned char>> was; /* a layer's pages when it was told of */
+    bool in_order;
+};
+
+template <typename P>
+static void start(void (*kernel)(const P), uint32_t grid, uint32_t shared, const void *params)
+{
+    const P p = *static_cast<const P *>(params);
+
+    simt_launch(grid, KVG_STEP_THREADS, shared, options(), [=] { kernel(p); });
+}
+
+static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *params)
+{
+    const uint32_t shared = kvg_step_kernels[step].shared_bytes;
+
+    switch (step) {
+    case KVG_STEP_EMBED:
+        start(kvg_embed, grid, shared, params);
+        break;
+    case KVG_STEP_NORM:
+        start(kvg_norm, grid, shared, params);
+        break;
+    case KVG_STEP_TURN:
+        start(kvg_turn, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND:
+        start(kvg_attend, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_PART:
+        start(kvg_attend_part, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_JOIN:
+        start(kvg_attend_join, grid, shared, params);
+        break;
+    case KVG_STEP_GATE:
+        start(kvg_gate, grid, shared, params);
+        break;
+    case KVG_STEP_PICK:
+        start(kvg_pick, grid, shared, params);
+        break;
+    default:
+        return KVW_E_INVALID;
+    }
+    return KVW_OK;
+}
+
+static kvw_err multiply(void *, const struct kvg_product *product)
+{
+    const struct kvg_product p = *product;
+    const uint64_t values = (uint64_t)p.tokens * p.rows;
+
+    simt_launch(kvg_threads_grid(values), KVG_STEP_THREADS, 0, options(), [=] { t_multiply(p); });
+    return KVW_OK;
+}
+
+static unsigned char *pages(const struct kvw_pool *pool, uint32_t layer)
+{
+    return (unsigned char *)pool->mem.base + layer * pool->layer_stride;
+}
+
+static kvw_err written(void *arg, uint32_t layer)
+{
+    struct side *s = (struct side *)arg;
+    const unsigned char *at = pages(s->t->gpu_pool, layer);
+
+    s->in_order = s->in_order && layer == s->told++;
+    s->was.emplace_back(at, at + s->t->gpu_pool->layer_stride);
+    return KVW_OK;
+}
+
+/* Bring what another process made, but leave what this pass has just written. */
+static kvw_err wait(void *arg, uint32_t layer)
+{
+    struct side *s = (struct side *)arg;
+    const struct kvw_pool *pool = s->t->gpu_pool;
+    uint16_t *to = (uint16_t *)pages(pool, layer);
+    const uint16_t *from = (const uint16_t *)pages(s->t->cpu_pool, layer);
+
+    s->in_order = s->in_order && layer == s->waits++;
+    for (uint64_t i = 0; s->hand_over && i < pool->layer_stride / 2; ++i)
+        to[i] = to[i] == 0xffff ? from[i] : to[i];
+    return KVW_OK;
+}
+
+/* ---- what is compared ------------------------------------------------------------------------ */
+
+struct result {
+    std::vector<float> logits;
+    uint32_t token;
+};
+
+static struct result run_gpu(struct side *s, const struct kvg_model *m, const uint32_t *tokens,
+                             uint32_t count, uint32_t first)
+{
+    const struct kvg_runner runner = {s, launch, multiply, written, wait};
+    const uint32_t parts = kvg_pass_parts(m, TOY_TOKENS);
+    std::vector<float> x(count * m->hidden), wide(count * kvg_pass_wide(m)), max(parts), sum(parts),
+        out(parts * m->dim);
+    std::vector<uint16_t> q(count * m->heads * m->dim), half(count * kvg_pass_half(m));
+    struct result r = {std::vector<float>(m->vocab), 0};
+    struct kvg_pass p = {};
+
+    p.m = m;
+    p.runner = &runner;
+    p.scratch = {x.data(),   wide.data(), q.data(), half.data(), max.data(),
+                 sum.data(), out.data(),  count,    TOY_TOKENS};
+    p.pool = s->t->gpu_pool;
+    p.blocks = s->t->blocks;
+    p.tokens = tokens;
+    p.count = count;
+    p.first = first;
+    p.logits = r.logits.data();
+    p.token = &r.token;
+    s->waits = s->told = 0;
+    s->was.clear();
+    s->in_order = true;
+    if (kvg_pass_run(&p) != KVW_OK)
+        r.logits.assign(m->vocab, NAN);
+    return r;
+}
+
+/* The root mean square of the differences, in parts of that of b; infinite if one isn't a number. */
+static double apart(const std::vector<float> &a, const std::vector<float> &b)
+{
+    double squares = 0, differences = 0;
+
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double d = (double)a[i] - b[i];
+
+        squares += (double)b[i] * b[i];
+        differences += d * d;
+    }
+    return isfinite(differences) ? sqrt(differences / squares) : INFINITY;
+}
+
+/* Every layer was told of when its K and V were there, and they have stayed so. */
+static bool told_in_time(const struct side *s, bool waited)
+{
+    const uint32_t layers = s->t->gpu.layers;
+    bool ok = s->in_order && s->told == layers && s->waits == (waited ? layers : 0);
+
+    for (uint32_t l = 0; l < s->told && !s->hand_over; ++l)
+        ok = ok && memcmp(s->was[l].data(), pages(s->t->gpu_pool, l), s->was[l].size()) == 0;
+    return ok;
+}
+
+static uint32_t largest(const std::vector<float> &v)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 1; i < v.size(); ++i)
+        at = v[i] > v[at] ? i : at;
+    return at;
+}
+
+struct report {
+    double worst;
+    bool picks, told;
+};
+
+/* The CPU's logits of the same tokens; brings the report along. */
+static void compare(struct report *r, const struct result &gpu, struct toy *t,
+                    const uint32_t *tokens, uint32_t count)
+{
+    std::vector<float> cpu(t->gpu.vocab);
+
+    toy_run(t, tokens, count, cpu.data());
+    r->worst = fmax(r->worst, apart(gpu.logits, cpu));
+    r->picks = r->picks && gpu.token == largest(gpu.logits);
+}
+
+static void draw_prompt(uint32_t *tokens, uint32_t count, uint32_t vocab)
+{
+    for (uint32_t i = 0; i < count; ++i)
+        tokens[i] = (i * 37 + i * i) % (vocab - 8) + 4;
+}
+
+/* Prefill in two calls and decode, all on the harness. */
+static struct report whole(const std::string &path)
+{
+    struct report r = {0, true, true};
+    uint32_t tokens[T_PROMPT + T_STEPS];
+    struct toy t;
+
+    toy_open(&t, path.c_str());
+
+    struct side s = {&t, false, 0, 0, {}, true};
+
+    draw_prompt(tokens, T_PROMPT + T_STEPS, t.gpu.vocab);
+    for (uint32_t at = 0; at < T_PROMPT + T_STEPS;) {
+        const uint32_t count = at == 0 ? T_PROMPT * 2 / 3 : at < T_PROMPT ? T_PROMPT - at : 1;
+
+        compare(&r, run_gpu(&s, &t.gpu, tokens + at, count, at), &t, tokens + at, count);
+        r.told = r.told && told_in_time(&s, at > 0);
+        at += count;
+    }
+    toy_close(&t);
+    return r;
+}
+
+/* Prefill by the CPU, decode on the harness: each layer's pages come when they are waited for. */
+static struct report handed_over(const std::string &path)
+{
+    struct report r = {0, true, true};
+    uint32_t tokens[T_PROMPT + 1];
+    struct toy t;
+
+    toy_open(&t, path.c_str());
+
+    struct side s = {&t, true, 0, 0, {}, true};
+
+    draw_prompt(tokens, T_PROMPT + 1, t.gpu.vocab);
+    toy_run(&t, tokens, T_PROMPT, NULL);
+
+    const struct result gpu = run_gpu(&s, &t.gpu, tokens + T_PROMPT, 1, T_PROMPT);
+
+    compare(&r, gpu, &t, tokens + T_PROMPT, 1);
+    r.told = told_in_time(&s, true);
+    toy_close(&t);
+    return r;
+}
+
+/* What must be far apart: the other rotation; nobody brings the pages. */
+static double control(const std::string &path, bool turned)
+{
+    uint32_t tokens[T_PROMPT + 1];
+    struct toy t;
+
+    toy_open(&t, path.c_str());
+
+    struct side s = {&t, false, 0, 0, {}, true};
+    struct kvg_model m = t.gpu;
+    std::vector<float> cpu(m.vocab);
+
+    draw_prompt(tokens, T_PROMPT + 1, m.vocab);
+    toy_run(&t, tokens, T_PROMPT, cpu.data());
+    m.halves = turned ? !m.halves : m.halves;
+
+    const double d = turned ? apart(run_gpu(&s, &m, tokens, T_PROMPT, 0).logits, cpu)
+                            : apart(run_gpu(&s, &m, tokens + T_PROMPT, 1, T_PROMPT).logits, cpu);
+
+    toy_close(&t);
+    return d;
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+#define T_DEQUANTISE(type) extern "C" void kvg_dequantise_##type(const struct kvg_dequantise p);
+T_DEQUANTISE(f32)
+T_DEQUANTISE(f16)
+T_DEQUANTISE(q8_0)
+T_DEQUANTISE(q4_0)
+T_DEQUANTISE(q4_1)
+
+static const struct {
+    const char *name;
+    void (*kernel)(const struct kvg_dequantise p);
+    uint32_t type, block_bytes, block_values;
+} types[] = {
+    {"f32", kvg_dequantise_f32, KVE_TYPE_F32, 4, 1},
+    {"f16", kvg_dequantise_f16, KVE_TYPE_F16, 2, 1},
+    {"q8_0", kvg_dequantise_q8_0, KVE_TYPE_Q8_0, 34, 32},
+    {"q4_0", kvg_dequantise_q4_0, KVE_TYPE_Q4_0, 18, 32},
+    {"q4_1", kvg_dequantise_q4_1, KVE_TYPE_Q4_1, 20, 32},
+};
+
+/* Random blocks at an odd address; scales are finite, as dev.h's twin of the widening wants. */
+static bool dequantises(size_t i)
+{
+    const uint32_t blocks = 96, count = blocks * types[i].block_values;
+    std::vector<unsigned char> from(1 + blocks * types[i].block_bytes);
+    std::vector<uint16_t> got(count), want(count);
+    uint64_t random = 88172645463325252ull + i;
+
+    for (size_t b = 0; b < from.size(); ++b) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        from[b] = (unsigned char)(random >> 24);
+        if (types[i].type != KVE_TYPE_F32 && b > 0 && (b - 1) % types[i].block_bytes % 2 == 1 &&
+            (b - 1) % types[i].block_bytes < 4)
+            from[b] &= 0xbb; /* no exponent of ones */
+        if (types[i].type == KVE_TYPE_F32 && b > 0 && b % 4 == 0)
+            from[b] &= 0xbf;
+    }
+
+    const struct kvg_dequantise p = {from.data() + 1, got.data(), count};
+
+    simt_launch(kvg_threads_grid(count), KVG_STEP_THREADS, 0, options(),
+                [=] { types[i].kernel(p); });
+    toy_dequantise(types[i].type, from.data() + 1, want.data(), count);
+    return got == want;
+}
+
+/* ---- picking --------------------------------------------------------------------------------- */
+
+/* Rows whose largest comes twice, in any two places; capped they are what tanh makes of them. */
+static bool picks_first(float cap)
+{
+    const uint32_t rows = 8, count = 777;
+    std::vector<float> logits(rows * count), want;
+    std::vector<uint32_t> got(rows), first(rows);
+
+    for (uint32_t r = 0; r < rows; ++r) {
+        for (uint32_t i = 0; i < count; ++i)
+            logits[r * count + i] = (float)((i * 7919 + r) % 1000) / -100.0f;
+        first[r] = r * 89;
+        logits[r * count + first[r]] = logits[r * count + count - 1 - r] = 3.0f;
+    }
+    for (float v : logits)
+        want.push_back(cap != 0 ? cap * tanhf(v / cap) : v);
+
+    const struct kvg_pick p = {logits.data(), got.data(), count, cap};
+
+    simt_launch(rows, KVG_STEP_THREADS, KVG_PICK_SHARED, options(), [=] { kvg_pick(p); });
+    return got == first && logits == want;
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
+static unsigned tests;
+static bool all_ok = true;
+
+static void say(bool ok, const char *name, const char *what, double figure)
+{
+    ok = ok && simt_races() == 0;
+    all_ok = all_ok && ok;
+    printf("%sok %u - %s: %s (%.4f)\n", ok ? "" : "not ", ++tests, name, what, figure);
+}
+
+int main(int argc, char **argv)
+{
+    const std::string folder = argc > 1 ? argv[1] : ".";
+
+    for (const auto &f : families) {
+        const std::string path = folder + "/" + f.name + ".gguf";
+        struct report r = whole(path);
+
+        say(r.worst <= f.whole, f.name, "prefill and decode are the CPU's", r.worst);
+        say(r.picks && r.told, f.name, "the largest is picked, layers are told of in time", 0);
+        r = handed_over(path);
+        say(r.worst <= f.step && r.told, f.name, "decode goes on from pages it waited for",
+            r.worst);
+    }
+
+    const std::string path = folder + "/llama.gguf";
+
+    double d = control(path, true);
+
+    say(d > CONTROL, "control", "the other rotation is seen", d);
+    d = control(path, false);
+    say(d > CONTROL, "control", "pages that nobody brought are seen", d);
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i)
+        say(dequantises(i), types[i].name, "weights to bf16, to the bit", 0);
+    say(picks_first(0) && picks_first(2.5f), "pick", "the first of equals, capped or not", 0);
+    printf("1..%u\n", tests);
+    return !all_ok;
+}
