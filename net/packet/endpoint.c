@@ -605,6 +605,27 @@ static void ep_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
     ep->port->ops->wait(ep->port, until_ns, wake_fd);
 }
 
+static int ep_fd(struct kvw_transport *t)
+{
+    struct kvn_port *port = self(t)->port;
+
+    return port->ops->fd != NULL ? port->ops->fd(port) : -1;
+}
+
+static bool ep_arm(struct kvw_transport *t, uint64_t *until_ns)
+{
+    struct kvn_port *port = self(t)->port;
+
+    return port->ops->arm(port, until_ns);
+}
+
+static void ep_disarm(struct kvw_transport *t)
+{
+    struct kvn_port *port = self(t)->port;
+
+    port->ops->disarm(port);
+}
+
 static bool ep_local(const struct kvw_transport *t, char *text, size_t bytes)
 {
     const struct kvn_addr *local = &self(t)->port->local;
@@ -709,6 +730,9 @@ static const struct kvw_transport_ops ops = {
     .stats = ep_stats,
     .close = ep_close,
     .local = ep_local,
+    .fd = ep_fd,
+    .arm = ep_arm,
+    .disarm = ep_disarm,
 };
 
 kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
