@@ -278,6 +278,7 @@ KVW_API KVW_NODISCARD kvw_err kvw_core_layer_wait(struct kvw_core *core, kvw_xfe
 KVW_API uint32_t kvw_core_bad_blocks(const struct kvw_core *core, kvw_xfer_ref xfer, uint32_t group,
                                      uint32_t *ids, uint32_t max);
 
+/* The figures of now; stats->size is set by the caller, and no more than that is written. */
 KVW_API void kvw_core_stats(const struct kvw_core *core, struct kvw_core_stats *stats);
 
 #ifdef __cplusplus

@@ -30,7 +30,7 @@
 #include "node_trace.h"
 #include "wire/le.h"
 
-#define PATHS 1u
+#define ROUNDS 64u /* polls of a core in one of an app-driven node */
 
 uint64_t kvw_now_ns(void)
 {
@@ -121,16 +121,26 @@ static void drain_fd(int fd)
         ;
 }
 
-static void wake(void *arg)
-{
-    const struct kvw_node *n = arg;
-
-    signal_fd(n->wake_fd);
-}
-
+/* Many calls, one write: until the thread has read it the next ones find `woken` set. */
 void kvw_node_wake(struct kvw_node *n)
 {
-    signal_fd(n->wake_fd);
+    if (!atomic_exchange(&n->woken, true))
+        signal_fd(n->wake_fd);
+}
+
+static void wake(void *arg)
+{
+    kvw_node_wake(arg);
+}
+
+/* Before what callers have left is looked at. One that is about to write, but hasn't, is met next
+ * time. */
+static void take_wake(struct kvw_node *n)
+{
+    uint64_t count;
+
+    if (atomic_load(&n->woken) && read(n->wake_fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
+        (void)atomic_exchange(&n->woken, false);
 }
 
 /* After a call: the thread has work, unless the core sees none. */
@@ -140,7 +150,7 @@ void kvw_node_unlock_and_wake(struct kvw_node *n)
 
     kvw_node_unlock(n);
     if (due)
-        signal_fd(n->wake_fd);
+        kvw_node_wake(n);
 }
 
 /* The descriptor says whether events wait; who waits for a batch looks again. Under core_lock. */
@@ -177,23 +187,31 @@ static void stamp_events(struct kvw_node *n, uint64_t began_ns)
     }
 }
 
+/* Under core_lock. True: more could be done at once. */
+static bool poll_core(struct kvw_node *n)
+{
+    const uint64_t began_ns = kvw_now_ns();
+    const bool more = kvw_core_poll(n->core, began_ns);
+
+    stamp_events(n, began_ns);
+    return more;
+}
+
 static void *run(void *arg)
 {
     struct kvw_node *n = arg;
     bool more = false;
 
     for (;;) {
-        uint64_t began_ns, until_ns;
+        uint64_t until_ns;
         bool stop;
 
         kvw_node_lock(n);
         if (!more)
-            drain_fd(n->wake_fd);
+            take_wake(n);
         push_left(n); /* what came before that wake was drained */
         stop = n->stop;
-        began_ns = kvw_now_ns();
-        more = !stop && kvw_core_poll(n->core, began_ns);
-        stamp_events(n, began_ns);
+        more = !stop && poll_core(n);
         until_ns = kvw_core_deadline_ns(n->core);
         kvw_node_tell_events(n);
         kvw_node_unlock(n);
@@ -201,8 +219,29 @@ static void *run(void *arg)
             return NULL;
         if (more || until_ns <= kvw_now_ns())
             continue;
-        n->transport->ops->wait(n->transport, until_ns, n->wake_fd);
+        if (!n->busy_poll || n->way_count == 1) /* a transport that is told so doesn't sleep */
+            kvw_node_sleep_until(&n->sleep, n->ways, n->way_count, until_ns);
     }
+}
+
+bool kvw_node_poll(struct kvw_node *n)
+{
+    bool more = true, waiting;
+
+    kvw_node_lock(n);
+    if (n->app_driven) {
+        kvw_node_sleep_back(n->ways, n->way_count);
+        take_wake(n);
+        push_left(n);
+        for (uint32_t i = 0; i < ROUNDS && more; ++i)
+            more = poll_core(n);
+        kvw_node_tell_events(n);
+        kvw_node_sleep_leave(&n->sleep, n->ways, n->way_count,
+                             more ? 0 : kvw_core_deadline_ns(n->core));
+    }
+    waiting = n->signalled;
+    kvw_node_unlock(n);
+    return waiting;
 }
 
 /* --- open and close --------------------------------------------------------------------------- */
@@ -213,40 +252,93 @@ static void say(char *why, size_t size, const char *text)
         snprintf(why, size, "%s", text);
 }
 
-static kvw_err open_transport(struct kvw_node *n, const struct kvw_node_config *cfg, char *why,
-                              size_t size)
+static kvw_err open_way(struct kvw_node *n, const struct kvw_node_config *cfg,
+                        const struct kvw_node_path *path, char *text)
 {
+    struct kvw_node_way *w = &n->ways[n->way_count];
     const struct kvw_open_args args = {
-        .transport = cfg->transport,
-        .local = cfg->local,
-        .peer = cfg->peer,
+        .transport = path->transport,
+        .local = path->local,
+        .peer = path->peer,
         .fault = cfg->fault,
-        .trace = cfg->trace,
-        .listen = cfg->listen != 0,
+        .trace = n->way_count == 0 ? cfg->trace : NULL,
+        .listen = path->listen != 0,
         .busy_poll = cfg->busy_poll != 0,
         .open_by_ns = cfg->open_by_ns,
         .dead_ms = cfg->dead_ms,
         .conns_max = cfg->peers_max != 0 ? cfg->peers_max + KVW_NEWCOMERS(cfg->peers_max) : 0,
     };
-    char text[256] = "";
-    const kvw_err err = kvw_parts.open(&n->transport, &args, text);
+    const kvw_err err = kvw_parts.open(&w->transport, &args, text);
 
-    say(why, size, text);
-    if (err == KVW_OK && cfg->advertise == NULL && n->transport->ops->local != NULL)
-        (void)n->transport->ops->local(n->transport, n->address, sizeof(n->address));
+    if (err != KVW_OK)
+        return err;
+    ++n->way_count;
+    snprintf(w->name, sizeof(w->name), "%s", path->transport);
+    snprintf(w->address, sizeof(w->address), "%s",
+             path->advertise != NULL ? path->advertise : path->local);
+    if (path->advertise == NULL && w->transport->ops->local != NULL)
+        (void)w->transport->ops->local(w->transport, w->address, sizeof(w->address));
+    return KVW_OK;
+}
+
+static void close_ways(struct kvw_node *n)
+{
+    kvw_node_sleep_close(&n->sleep);
+    while (n->way_count > 0) {
+        struct kvw_transport *t = n->ways[--n->way_count].transport;
+
+        t->ops->close(t);
+    }
+}
+
+/* Path i of a config: the first one's fields are the config's own. */
+static struct kvw_node_path path_of(const struct kvw_node_config *cfg, uint32_t i)
+{
+    struct kvw_node_path path = {.transport = cfg->transport,
+                                 .local = cfg->local,
+                                 .advertise = cfg->advertise,
+                                 .peer = cfg->peer,
+                                 .listen = cfg->listen};
+
+    if (i > 0)
+        memcpy(&path, (const char *)cfg->more + (size_t)(i - 1) * cfg->more_bytes, sizeof(path));
+    return path;
+}
+
+static kvw_err open_ways(struct kvw_node *n, const struct kvw_node_config *cfg, char *why,
+                         size_t size)
+{
+    const int fds[2] = {n->wake_fd, n->app_driven ? n->event_fd : -1};
+    char text[256] = "";
+    kvw_err err = KVW_OK;
+
+    n->sleep = (struct kvw_node_sleep){.timer_fd = -1, .epoll_fd = -1};
+    for (uint32_t i = 0; i <= cfg->more_count && err == KVW_OK; ++i) {
+        const struct kvw_node_path path = path_of(cfg, i);
+
+        err = open_way(n, cfg, &path, text);
+        if (i == 0 || err != KVW_OK)
+            say(why, size, text);
+    }
+    if (err == KVW_OK) {
+        err = kvw_node_sleep_open(&n->sleep, n->ways, n->way_count, fds, text);
+        if (err != KVW_OK)
+            say(why, size, text);
+    }
+    if (err != KVW_OK)
+        close_ways(n);
     return err;
 }
 
 static kvw_err open_core(struct kvw_node *n, const struct kvw_node_config *cfg, char *why,
                          size_t size)
 {
-    const struct kvw_core_path path = {
-        .name = cfg->transport, .transport = n->transport, .listen = cfg->listen};
+    struct kvw_core_path paths[KVW_CORE_PATHS_MAX] = {{0}};
     char gpu_why[KVW_GPU_TEXT] = "";
     const struct kvw_core_config core = {
         .size = sizeof(core),
-        .path_count = PATHS,
-        .paths = &path,
+        .path_count = n->way_count,
+        .paths = paths,
         .instance = n->instance,
         .name = cfg->name,
         .codecs = kvw_parts.codecs,
@@ -270,8 +362,13 @@ static kvw_err open_core(struct kvw_node *n, const struct kvw_node_config *cfg, 
     };
     const char *field = NULL;
     char text[96];
-    const kvw_err err = kvw_core_open(&n->core, &core, kvw_now_ns(), &field);
+    kvw_err err;
 
+    for (uint32_t i = 0; i < n->way_count; ++i)
+        paths[i] = (struct kvw_core_path){.name = n->ways[i].name,
+                                          .transport = n->ways[i].transport,
+                                          .listen = path_of(cfg, i).listen};
+    err = kvw_core_open(&n->core, &core, kvw_now_ns(), &field);
     if (err != KVW_OK) {
         snprintf(text, sizeof(text), "%s%s%s", kvw_strerror(err), field != NULL ? ": " : "",
                  field != NULL ? field : "");
@@ -280,30 +377,58 @@ static kvw_err open_core(struct kvw_node *n, const struct kvw_node_config *cfg, 
     return err;
 }
 
+/* The field that is wrong; NULL: none. */
+static const char *check_path(const struct kvw_node_path *path)
+{
+    const char *address = path->advertise != NULL ? path->advertise : path->local;
+
+    if (path->transport == NULL ||
+        strlen(path->transport) >= sizeof(((struct kvw_node_way *)0)->name))
+        return "transport";
+    if (path->local == NULL || strlen(path->local) > KVW_ADDRESS_MAX)
+        return "local";
+    if (strlen(address) > KVW_ADDRESS_MAX)
+        return "advertise";
+    if (path->listen > 1)
+        return "listen";
+    return path->reserved != 0 ? "reserved" : NULL;
+}
+
+static const char *check_config(const struct kvw_node_config *cfg)
+{
+    if (cfg->busy_poll > 1)
+        return "busy_poll";
+    if ((cfg->cpus == NULL) != (cfg->cpus_bytes == 0))
+        return "cpus_bytes";
+    if (cfg->app_driven > 1 || (cfg->app_driven != 0 && cfg->busy_poll != 0))
+        return "app_driven";
+    if (cfg->more_count > KVW_CORE_PATHS_MAX - 1 || (cfg->more_count != 0 && cfg->more == NULL))
+        return "more_count";
+    if (cfg->more_count != 0 && cfg->more_bytes < sizeof(struct kvw_node_path))
+        return "more_bytes";
+    return cfg->reserved != 0 ? "reserved" : NULL;
+}
+
 static kvw_err take_config(struct kvw_node *n, const struct kvw_node_config *cfg, char *why,
                            size_t size)
 {
-    const char *field = NULL;
-    const char *address = cfg->advertise != NULL ? cfg->advertise : cfg->local;
+    const char *field = check_config(cfg);
+    char text[32];
 
-    if (cfg->transport == NULL || strlen(cfg->transport) >= sizeof(n->transport_name))
-        field = "transport";
-    else if (cfg->local == NULL || strlen(cfg->local) > KVW_ADDRESS_MAX)
-        field = "local";
-    else if (strlen(address) > KVW_ADDRESS_MAX)
-        field = "advertise";
-    else if (cfg->listen > 1)
-        field = "listen";
-    else if (cfg->busy_poll > 1)
-        field = "busy_poll";
-    else if ((cfg->cpus == NULL) != (cfg->cpus_bytes == 0))
-        field = "cpus_bytes";
+    for (uint32_t i = 0; field == NULL && i <= cfg->more_count; ++i) {
+        const struct kvw_node_path path = path_of(cfg, i);
+
+        if ((field = check_path(&path)) == NULL || i == 0)
+            continue;
+        snprintf(text, sizeof(text), "more[%u].%s", i - 1, field);
+        field = text;
+    }
     if (field != NULL) {
         say(why, size, field);
         return KVW_E_INVALID;
     }
-    snprintf(n->transport_name, sizeof(n->transport_name), "%s", cfg->transport);
-    snprintf(n->address, sizeof(n->address), "%s", address);
+    n->app_driven = cfg->app_driven != 0;
+    n->busy_poll = cfg->busy_poll != 0;
     n->instance = cfg->instance;
     while (n->instance == 0)
         if (getrandom(&n->instance, sizeof(n->instance), 0) != (ssize_t)sizeof(n->instance))
@@ -391,20 +516,22 @@ kvw_err kvw_node_open(struct kvw_node **out, const struct kvw_node_config *calle
         goto free_node;
     if ((err = open_trace(n, &cfg, why, why_bytes)) != KVW_OK)
         goto close_fds;
-    if ((err = open_transport(n, &cfg, why, why_bytes)) != KVW_OK)
+    if ((err = open_ways(n, &cfg, why, why_bytes)) != KVW_OK)
         goto close_trace;
     if ((err = open_core(n, &cfg, why, why_bytes)) != KVW_OK)
-        goto close_transport;
+        goto close_ways;
     open_locks(n);
-    if ((err = start_thread(n, &cfg, why, why_bytes)) != KVW_OK)
+    if (n->app_driven)
+        kvw_node_wake(n); /* the first poll is due */
+    else if ((err = start_thread(n, &cfg, why, why_bytes)) != KVW_OK)
         goto close_core;
     *out = n;
     return KVW_OK;
 
 close_core:
     kvw_core_close(n->core, kvw_now_ns());
-close_transport:
-    n->transport->ops->close(n->transport);
+close_ways:
+    close_ways(n);
 close_trace:
     kvw_trace_file_close(n->trace);
 close_fds:
@@ -422,10 +549,13 @@ void kvw_node_close(struct kvw_node *n)
     kvw_node_lock(n);
     n->stop = true;
     kvw_node_unlock(n);
-    signal_fd(n->wake_fd);
-    pthread_join(n->thread, NULL);
+    kvw_node_wake(n);
+    if (n->app_driven)
+        kvw_node_sleep_back(n->ways, n->way_count);
+    else
+        pthread_join(n->thread, NULL);
     kvw_core_close(n->core, kvw_now_ns());
-    n->transport->ops->close(n->transport);
+    close_ways(n);
     kvw_trace_file_close(n->trace);
     close(n->wake_fd);
     close(n->event_fd);
@@ -440,7 +570,7 @@ void kvw_node_close(struct kvw_node *n)
 
 int kvw_node_fd(const struct kvw_node *n)
 {
-    return n->event_fd;
+    return n->app_driven ? n->sleep.epoll_fd : n->event_fd;
 }
 
 bool kvw_node_next_event(struct kvw_node *n, struct kvw_core_event *ev)
@@ -467,10 +597,24 @@ bool kvw_node_try_event(struct kvw_node *n, struct kvw_core_event *ev)
     return any;
 }
 
+/* App-driven: the caller's loop for as long. */
+static bool poll_until(struct kvw_node *n, uint64_t until_ns)
+{
+    for (;;) {
+        if (kvw_node_poll(n))
+            return true;
+        if (until_ns <= kvw_now_ns())
+            return false;
+        kvw_node_sleep_here(&n->sleep, until_ns);
+    }
+}
+
 bool kvw_node_wait(struct kvw_node *n, uint64_t until_ns)
 {
     struct pollfd p = {.fd = n->event_fd, .events = POLLIN};
 
+    if (n->app_driven)
+        return poll_until(n, until_ns);
     for (;;) {
         const uint64_t now = kvw_now_ns();
         const uint64_t left_ms = until_ns > now ? (until_ns - now + 999999) / 1000000 : 0;

@@ -11,9 +11,14 @@
  *     epoll waits for kvw_node_fd(node), then:
  *     while (kvw_node_next_event(node, &ev)) handle(&ev);
  *
+ * An application with a loop of its own and no thread to spare opens the node app-driven, and calls
+ * kvw_node_poll() before it takes events. It may be away for half of dead_ms: later its peers take
+ * it for dead. All else is the same.
+ *
  * threads  every call may come from any thread, at the same time; the node's own thread does the
- *          work. A call waits at most for what that thread does between two looks at its mutex,
- *          a few chunks' copying; kvw_node_push() and kvw_node_try_event() don't wait
+ *          work, or who calls kvw_node_poll(). A call waits at most for what that thread does
+ *          between two looks at its mutex, a few chunks' copying; kvw_node_push() and
+ *          kvw_node_try_event() don't wait
  * memory   taken by the calls that say so; struct arguments are read during the call only
  * time     CLOCK_MONOTONIC nanoseconds. The node's thread sleeps while nothing is to be done
  * fork     a child must not use its copy of a node, but may close it: that does nothing
@@ -30,6 +35,13 @@ extern "C" {
 #endif
 
 struct kvw_node; /* opaque */
+
+/* A further transport, by which other peers may be reached; its fields are kvw_node_config's. */
+struct kvw_node_path {
+    const char *transport, *local, *advertise, *peer;
+    uint32_t listen;
+    uint32_t reserved; /* 0 */
+};
 
 struct kvw_node_config {
     uint32_t size;         /* sizeof(struct kvw_node_config); a shorter one is filled with zeros */
@@ -61,7 +73,13 @@ struct kvw_node_config {
     const char *kv_trace; /* NULL, or a file for what happens to every chunk (trace.h) */
     const struct kvw_gpu_plugin *gpu_plugin; /* as in kvw_core_config */
     struct kvw_gpu *gpu;
-    uint64_t stage_bytes; /* staging memory for kvw_node_stage(), 0: none */
+    uint64_t stage_bytes;             /* staging memory for kvw_node_stage(), 0: none */
+    const struct kvw_node_path *more; /* further transports; path 0 is the one above */
+    uint32_t more_count;              /* 0 .. KVW_CORE_PATHS_MAX - 1 */
+    uint32_t more_bytes;              /* sizeof(struct kvw_node_path); 0 if there is none */
+    uint32_t
+        app_driven;    /* 1: no thread; work is done in kvw_node_poll() alone. Not with busy_poll */
+    uint32_t reserved; /* 0 */
 };
 
 /*
@@ -78,15 +96,19 @@ KVW_API KVW_NODISCARD kvw_err kvw_node_open(struct kvw_node **node,
  * call may be under way. */
 KVW_API void kvw_node_close(struct kvw_node *node);
 
-/* A descriptor that is readable while events wait. It is the node's: don't read, write or close
- * it. */
+/* A descriptor that is readable while events wait; app-driven, also while kvw_node_poll() is to be
+ * called: for input of all transports, timers, and what calls have queued. It is the node's: don't
+ * read, write or close it. */
 KVW_API int kvw_node_fd(const struct kvw_node *node);
+/* App-driven: do what is due, a bounded part of it if that is much (the descriptor stays readable
+ * then). True: events wait. With a thread of its own a node has nothing to be done. */
+KVW_API bool kvw_node_poll(struct kvw_node *node);
 /* Take the next event; false: none waits. ev->size is set by the caller. */
 KVW_API bool kvw_node_next_event(struct kvw_node *node, struct kvw_core_event *ev);
 /* The same for a thread that has better to do than to wait: false, too, while the node works. */
 KVW_API bool kvw_node_try_event(struct kvw_node *node, struct kvw_core_event *ev);
 /* Wait for an event until until_ns (CLOCK_MONOTONIC; 0: don't wait, UINT64_MAX: for ever). True:
- * one waits. */
+ * one waits. App-driven: polls meanwhile. */
 KVW_API bool kvw_node_wait(struct kvw_node *node, uint64_t until_ns);
 /* CLOCK_MONOTONIC now, as all absolute times here. */
 KVW_API uint64_t kvw_now_ns(void);
@@ -99,21 +121,28 @@ KVW_API KVW_NODISCARD kvw_err kvw_node_blob(const struct kvw_node *node, void *b
                                             uint32_t *bytes);
 /*
  * Where this node is, as text ended by 0: `advertise`, or `local` with the port that was bound in
- * place of port 0. *bytes as above. KVW_E_TRUNCATED: not enough room.
+ * place of port 0; of its first transport. *bytes as above. KVW_E_TRUNCATED: not enough room.
  */
 KVW_API KVW_NODISCARD kvw_err kvw_node_address(const struct kvw_node *node, char *text,
                                                uint32_t *bytes);
+/* The same of path `path`, 0: the first transport, 1: more[0] ... KVW_E_INVALID: it has none. */
+KVW_API KVW_NODISCARD kvw_err kvw_node_path_address(const struct kvw_node *node, uint32_t path,
+                                                    char *text, uint32_t *bytes);
 /*
- * Know and dial the node that a blob is from. Returns at once; PEER_UP follows, or PEER_LOST.
+ * Know and dial the node that a blob is from, by the first of this node's transports that it has
+ * too. Returns at once; PEER_UP follows, or PEER_LOST.
  *   KVW_E_FORMAT       not a blob, or one of a later format
- *   KVW_E_UNSUPPORTED  its transport isn't this node's
+ *   KVW_E_UNSUPPORTED  none of its transports is this node's
  *   and kvw_core_peer_add()'s
  */
 KVW_API KVW_NODISCARD kvw_err kvw_node_peer_blob(struct kvw_node *node, const void *blob,
                                                  uint32_t bytes, kvw_peer_id *peer);
-/* The same by an address in the transport's syntax; NULL: the link's only peer. */
+/* The same by an address in the first transport's syntax; NULL: the link's only peer. */
 KVW_API KVW_NODISCARD kvw_err kvw_node_peer_add(struct kvw_node *node, const char *address,
                                                 kvw_peer_id *peer);
+/* The same by path `path`. */
+KVW_API KVW_NODISCARD kvw_err kvw_node_peer_add_by(struct kvw_node *node, uint32_t path,
+                                                   const char *address, kvw_peer_id *peer);
 KVW_API KVW_NODISCARD kvw_err kvw_node_peer_drop(struct kvw_node *node, kvw_peer_id peer);
 KVW_API KVW_NODISCARD kvw_err kvw_node_peer_info(struct kvw_node *node, kvw_peer_id peer,
                                                  struct kvw_peer_info *info);

@@ -10,72 +10,116 @@
 #include "node_trace.h"
 #include "wire/le.h"
 
-#define BLOB_MAGIC 0x3142564bu /* "KVB1", little-endian */
-#define BLOB_FIXED 16u         /* magic, instance, two lengths */
+#define BLOB_MAGIC 0x3242564bu /* "KVB2", little-endian */
+#define BLOB_FIXED 12u         /* magic, instance */
 
 /* --- peers ------------------------------------------------------------------------------------ */
 
-kvw_err kvw_node_address(const struct kvw_node *n, char *text, uint32_t *bytes)
+kvw_err kvw_node_path_address(const struct kvw_node *n, uint32_t path, char *text, uint32_t *bytes)
 {
-    const uint32_t need = (uint32_t)strlen(n->address) + 1;
-    const bool fits = *bytes >= need;
+    uint32_t need;
+    bool fits;
 
+    if (path >= n->way_count)
+        return KVW_E_INVALID;
+    need = (uint32_t)strlen(n->ways[path].address) + 1;
+    fits = *bytes >= need;
     *bytes = need;
     if (!fits)
         return KVW_E_TRUNCATED;
-    memcpy(text, n->address, need);
+    memcpy(text, n->ways[path].address, need);
     return KVW_OK;
 }
 
+kvw_err kvw_node_address(const struct kvw_node *n, char *text, uint32_t *bytes)
+{
+    return kvw_node_path_address(n, 0, text, bytes);
+}
+
+/* Magic, instance, and for each transport two lengths, its name and its address. */
 kvw_err kvw_node_blob(const struct kvw_node *n, void *blob, uint32_t *bytes)
 {
-    const uint32_t name = (uint32_t)strlen(n->transport_name);
-    const uint32_t address = (uint32_t)strlen(n->address);
-    const uint32_t need = BLOB_FIXED + name + address;
+    uint32_t need = BLOB_FIXED;
     uint8_t *to = blob;
+    bool fits;
 
-    if (*bytes < need) {
-        *bytes = need;
-        return KVW_E_TRUNCATED;
-    }
+    for (uint32_t i = 0; i < n->way_count; ++i)
+        need += 4 + (uint32_t)(strlen(n->ways[i].name) + strlen(n->ways[i].address));
+    fits = *bytes >= need;
     *bytes = need;
+    if (!fits)
+        return KVW_E_TRUNCATED;
     kvw_store_le32(to, BLOB_MAGIC);
     kvw_store_le64(to + 4, n->instance);
-    kvw_store_le16(to + 12, (uint16_t)name);
-    kvw_store_le16(to + 14, (uint16_t)address);
-    memcpy(to + BLOB_FIXED, n->transport_name, name);
-    memcpy(to + BLOB_FIXED + name, n->address, address);
+    to += BLOB_FIXED;
+    for (uint32_t i = 0; i < n->way_count; ++i) {
+        const size_t name = strlen(n->ways[i].name), address = strlen(n->ways[i].address);
+
+        kvw_store_le16(to, (uint16_t)name);
+        kvw_store_le16(to + 2, (uint16_t)address);
+        memcpy(to + 4, n->ways[i].name, name);
+        memcpy(to + 4 + name, n->ways[i].address, address);
+        to += 4 + name + address;
+    }
     return KVW_OK;
 }
 
-kvw_err kvw_node_peer_add(struct kvw_node *n, const char *address, kvw_peer_id *peer)
+kvw_err kvw_node_peer_add_by(struct kvw_node *n, uint32_t path, const char *address,
+                             kvw_peer_id *peer)
 {
     kvw_err err;
 
     kvw_node_lock(n);
-    err = kvw_core_peer_add(n->core, 0, address, kvw_now_ns(), peer);
+    err = kvw_core_peer_add(n->core, path, address, kvw_now_ns(), peer);
     kvw_node_unlock_and_wake(n);
     return err;
+}
+
+kvw_err kvw_node_peer_add(struct kvw_node *n, const char *address, kvw_peer_id *peer)
+{
+    return kvw_node_peer_add_by(n, 0, address, peer);
+}
+
+/* This node's path of a name of so many bytes; way_count: it has none. */
+static uint32_t path_named(const struct kvw_node *n, const uint8_t *name, uint32_t bytes)
+{
+    uint32_t i = 0;
+
+    while (i < n->way_count &&
+           (strlen(n->ways[i].name) != bytes || memcmp(n->ways[i].name, name, bytes) != 0))
+        ++i;
+    return i;
 }
 
 kvw_err kvw_node_peer_blob(struct kvw_node *n, const void *blob, uint32_t bytes, kvw_peer_id *peer)
 {
     char address[KVW_ADDRESS_MAX + 1];
     const uint8_t *from = blob;
-    uint32_t name, length;
+    uint32_t best = n->way_count;
 
-    if (bytes < BLOB_FIXED || kvw_load_le32(from) != BLOB_MAGIC)
+    if (bytes <= BLOB_FIXED || kvw_load_le32(from) != BLOB_MAGIC)
         return KVW_E_FORMAT;
-    name = kvw_load_le16(from + 12);
-    length = kvw_load_le16(from + 14);
-    if (bytes != BLOB_FIXED + name + length || length > KVW_ADDRESS_MAX)
-        return KVW_E_FORMAT;
-    if (name != strlen(n->transport_name) ||
-        memcmp(from + BLOB_FIXED, n->transport_name, name) != 0)
+    for (uint32_t at = BLOB_FIXED; at < bytes;) {
+        uint32_t name, length, path;
+
+        if (bytes - at < 4)
+            return KVW_E_FORMAT;
+        name = kvw_load_le16(from + at);
+        length = kvw_load_le16(from + at + 2);
+        at += 4;
+        if (bytes - at < name + length || length > KVW_ADDRESS_MAX)
+            return KVW_E_FORMAT;
+        path = path_named(n, from + at, name);
+        if (path < best) {
+            best = path;
+            memcpy(address, from + at + name, length);
+            address[length] = '\0';
+        }
+        at += name + length;
+    }
+    if (best == n->way_count)
         return KVW_E_UNSUPPORTED;
-    memcpy(address, from + BLOB_FIXED + name, length);
-    address[length] = '\0';
-    return kvw_node_peer_add(n, address, peer);
+    return kvw_node_peer_add_by(n, best, address, peer);
 }
 
 kvw_err kvw_node_peer_drop(struct kvw_node *n, kvw_peer_id peer)
@@ -365,6 +409,20 @@ kvw_err kvw_node_batch_status(struct kvw_node *n, kvw_batch_id batch,
     return err;
 }
 
+/* App-driven: poll until the latest post has ended or the time has come. */
+static void poll_batch(struct kvw_node *n, kvw_batch_id batch, uint64_t until_ns)
+{
+    struct kvw_batch_status s = {.size = sizeof(s)};
+
+    for (;;) {
+        (void)kvw_node_poll(n);
+        if (kvw_node_batch_status(n, batch, &s) != KVW_OK || s.state != KVW_BATCH_POSTED ||
+            until_ns <= kvw_now_ns())
+            return;
+        kvw_node_sleep_here(&n->sleep, until_ns);
+    }
+}
+
 kvw_err kvw_node_batch_wait(struct kvw_node *n, kvw_batch_id batch, uint64_t until_ns,
                             struct kvw_batch_status *status)
 {
@@ -374,9 +432,11 @@ kvw_err kvw_node_batch_wait(struct kvw_node *n, kvw_batch_id batch, uint64_t unt
     bool late = false;
     kvw_err err;
 
+    if (n->app_driven)
+        poll_batch(n, batch, until_ns);
     kvw_node_lock(n);
     while ((err = kvw_core_batch_status(n->core, batch, &s)) == KVW_OK &&
-           s.state == KVW_BATCH_POSTED && !late) {
+           s.state == KVW_BATCH_POSTED && !late && !n->app_driven) {
         if (until_ns == UINT64_MAX)
             pthread_cond_wait(&n->ended, &n->core_lock);
         else

@@ -9,9 +9,11 @@
 #define KVW_NODE_STATE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #include "node.h"
+#include "node_sleep.h"
 #include "peer/core_state.h"
 
 #define KVW_NODE_LEFT 512u /* pushes */
@@ -24,22 +26,25 @@ struct kvw_node_push_left {
 struct kvw_node {
     pid_t pid;
     pthread_t thread;
+    bool app_driven; /* there is no thread */
+    bool busy_poll;
     pthread_mutex_t turn, core_lock;
-    struct kvw_core *core;           /* under core_lock */
-    struct kvw_transport *transport; /* the thread's, under core_lock while it polls */
-    bool stop;                       /* under core_lock */
-    bool signalled;                  /* event_fd is readable; under core_lock */
-    pthread_cond_t ended;            /* a batch's post has ended; with core_lock */
-    uint64_t ended_seen;             /* how many had when it was last signalled */
-    struct kvw_trace_file *trace;    /* NULL: none; under core_lock */
-    pthread_mutex_t left_lock;       /* of the two below; taken after core_lock, held briefly */
+    struct kvw_core *core;                        /* under core_lock */
+    struct kvw_node_way ways[KVW_CORE_PATHS_MAX]; /* in the order of the core's paths */
+    uint32_t way_count;
+    struct kvw_node_sleep sleep;
+    bool stop;                    /* under core_lock */
+    bool signalled;               /* event_fd is readable; under core_lock */
+    pthread_cond_t ended;         /* a batch's post has ended; with core_lock */
+    uint64_t ended_seen;          /* how many had when it was last signalled */
+    struct kvw_trace_file *trace; /* NULL: none; under core_lock */
+    pthread_mutex_t left_lock;    /* of the two below; taken after core_lock, held briefly */
     struct kvw_node_push_left left[KVW_NODE_LEFT];
     uint32_t left_head, left_tail;
-    int wake_fd;  /* a caller -> the thread */
-    int event_fd; /* the thread -> the application */
+    _Atomic bool woken; /* wake_fd is readable, or about to be */
+    int wake_fd;        /* a caller -> the thread */
+    int event_fd;       /* the thread -> the application */
     uint64_t instance;
-    char transport_name[16];
-    char address[KVW_ADDRESS_MAX + 1];
 };
 
 /* Take the core, in turn; pushes that were left behind go to it first. */

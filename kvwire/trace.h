@@ -73,11 +73,11 @@ struct kvw_trace_event {
     const char *text; /* END, GONE; NULL: none */
 };
 
+#define KVW_TRACE_LINE_BYTES 640u
 /*
  * The event as one line of JSON with its newline and a 0 behind it; returns its length without the
  * 0, < bytes. A text that doesn't fit is cut. 0: bytes < KVW_TRACE_LINE_BYTES.
  */
-#define KVW_TRACE_LINE_BYTES 640u
 KVW_API uint32_t kvw_trace_json(char *line, size_t bytes, const struct kvw_trace_event *ev);
 
 #ifdef __cplusplus

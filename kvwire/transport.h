@@ -37,9 +37,11 @@
  *  6. After region_remove() has returned, no byte of that region is written any more.
  *  7. Each connection ends in exactly one CONN_DOWN, unless this side called disconnect(). After
  *     CONN_DOWN the id is dead. Ids aren't reused within a transport's life.
- *  8. A peer that vanishes is noticed after dead_ns (KVW_PEER_DEAD_NS) of poll() calls.
+ *  8. A peer that vanishes is noticed after dead_ns (KVW_PEER_DEAD_NS) of poll() calls. One that
+ *     neither side has sent anything for some seconds may be noticed after twice that, or dead_ns
+ *     after something is sent to it.
  *  9. wait() sleeps without burning a core. It returns early for input, for wake_fd and at the
- *     deadline.
+ *     deadline. So does who arms the transport and sleeps on its fd().
  */
 #ifndef KVW_TRANSPORT_H
 #define KVW_TRANSPORT_H
@@ -248,6 +250,21 @@ struct kvw_transport_ops {
     /* Where this side really is, as peers' connect() takes it: what was opened with port 0 knows
      * its port. False: it isn't known, or doesn't fit text. NULL: never known. */
     bool (*local)(const struct kvw_transport *t, char *text, size_t bytes);
+
+    /*
+     * For who sleeps on several descriptors at once, in place of wait(): arm(), sleep, disarm(),
+     * poll(). NULL, all three: only wait() sleeps.
+     *
+     * fd(): readable while poll() may find something, from arm() to disarm(). It is the transport's
+     * and the same for its life: the caller watches it, and doesn't read or close it. -1: none.
+     *
+     * arm(): the caller is about to sleep until *until_ns, which the transport may make earlier.
+     * False: it must not, as poll() has work. Other calls but poll() may follow.
+     * disarm(): it is awake. Once after each arm() that returned true.
+     */
+    int (*fd)(struct kvw_transport *t);
+    bool (*arm)(struct kvw_transport *t, uint64_t *until_ns);
+    void (*disarm)(struct kvw_transport *t);
 };
 
 #ifdef __cplusplus

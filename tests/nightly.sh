@@ -5,7 +5,8 @@
 #
 #   suites    clang, llama, long, peers (see tests/run.sh --help); vllm and beside are asked for by KVW_NIGHTLY_VLLM=1 (12 GB of memory)
 #   fuzz      each fuzz target for KVW_FUZZ_SECONDS (300)
-#   lives     tests/sim/nightly.sh: 100,000 random lives of the packet layer; 10,000 of cores, 2,000 of batches
+#   lives     tests/sim/nightly.sh: 100,000 random lives of the packet layer; 10,000 of cores, 2,000 of batches, and
+#             100,000 notifications, each looked at beside its data
 #   pairs     every kind of ends of the DPDK transport over veth, under ASan and UBSan
 #   mesh      tests/mesh/nightly.sh: 8 x 8 nodes, killed and restarted, several seeds; 1,000 seeds of it simulated
 #   chunks    tests/gpu/nightly.sh: 10^5 chunks through the kernels of gpu/
@@ -26,8 +27,8 @@ for suite in clang llama long peers ${KVW_NIGHTLY_VLLM:+vllm beside}; do step "$
 KVW_FUZZ_SECONDS=${KVW_FUZZ_SECONDS:-300} step fuzz tests/run.sh fuzz
 step pairs meson test -C build-asan --suite kvwire:pairs
 step lives tests/sim/nightly.sh
-KVN_SIM_SEEDS=10000 step cores build/tests/sim/test_core_world --tap
-KVN_SIM_SEEDS=2000 step batches build/tests/sim/test_batch_world --tap
+KVN_SIM_SEEDS=10000 step cores build/tests/sim/test_core_world_sim --tap --timeout 7200
+KVN_SIM_SEEDS=2000 KVN_SIM_NOTES=100000 step batches build/tests/sim/test_batch_world_sim --tap --timeout 7200
 step mesh tests/mesh/nightly.sh
 step chunks tests/gpu/nightly.sh build
 exit $bad

@@ -10,6 +10,7 @@
 #include "../wire/batches.h"
 
 #define RUN_BYTES_MAX (1u << 30) /* longer pieces are runs of such */
+#define AHEAD         512u       /* bytes of the next piece that are fetched while one is copied */
 
 /* --- regions ---------------------------------------------------------------------------------- */
 
@@ -268,6 +269,34 @@ static const struct kvw_run *run_at(const struct kvw_runs *l, uint64_t from)
     return &l->runs[low];
 }
 
+static inline uint8_t *piece_at(const struct kvw_run *r, uint64_t k)
+{
+    return (uint8_t *)(uintptr_t)(r->base + k * (uint64_t)r->stride);
+}
+
+/* Pieces lie anywhere: the next one's page is looked up, and its first lines are fetched, while this
+ * one is copied. The CPU's own prefetchers don't look beyond a page. */
+static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r, uint64_t k,
+                              bool gather)
+{
+    const uint8_t *at;
+    uint32_t ahead;
+
+    if (++k == r->count) {
+        if (++r == l->runs + l->count)
+            return;
+        k = 0;
+    }
+    at = piece_at(r, k);
+    ahead = r->bytes < AHEAD ? r->bytes : AHEAD;
+    for (uint32_t i = 0; i < ahead; i += 64) {
+        if (gather)
+            __builtin_prefetch(at + i);
+        else
+            __builtin_prefetch(at + i, 1);
+    }
+}
+
 static inline void copy(const struct kvw_runs *l, uint64_t from, uint8_t *buffer, uint32_t n,
                         bool gather)
 {
@@ -278,8 +307,9 @@ static inline void copy(const struct kvw_runs *l, uint64_t from, uint8_t *buffer
 
         for (; k < r->count && n > 0; ++k) {
             const uint32_t left = r->bytes - skip, len = left < n ? left : n;
-            uint8_t *at = (uint8_t *)(uintptr_t)(r->base + k * (uint64_t)r->stride + skip);
+            uint8_t *at = piece_at(r, k) + skip;
 
+            look_ahead(l, r, k, gather);
             if (gather)
                 memcpy(buffer, at, len);
             else

@@ -382,14 +382,43 @@ static uint64_t loop_deadline_ns(const struct kvw_transport *t)
     return work ? 0 : UINT64_MAX;
 }
 
-static void loop_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
+static int loop_fd(struct kvw_transport *t)
+{
+    return end_of(t)->wake_fd;
+}
+
+static bool loop_arm(struct kvw_transport *t, uint64_t *until_ns)
 {
     struct loop_end *e = end_of(t);
-    struct pollfd fds[2] = {{.fd = e->wake_fd, .events = POLLIN},
+    bool work;
+
+    (void)until_ns;
+    pthread_mutex_lock(&e->hub->lock);
+    work = end_has_work(e);
+    e->asleep = !work;
+    pthread_mutex_unlock(&e->hub->lock);
+    return !work;
+}
+
+/* The descriptor is emptied under the lock, so that no wake written after this is lost. */
+static void loop_disarm(struct kvw_transport *t)
+{
+    struct loop_end *e = end_of(t);
+    uint64_t count;
+
+    pthread_mutex_lock(&e->hub->lock);
+    e->asleep = false;
+    if (read(e->wake_fd, &count, sizeof(count)) < 0)
+        count = 0; /* nobody had woken it */
+    pthread_mutex_unlock(&e->hub->lock);
+}
+
+static void loop_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
+{
+    struct pollfd fds[2] = {{.fd = loop_fd(t), .events = POLLIN},
                             {.fd = wake_fd, .events = POLLIN}};
     struct timespec now, left;
-    uint64_t now_ns, left_ns, count;
-    bool work;
+    uint64_t now_ns, left_ns;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     now_ns = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
@@ -398,20 +427,10 @@ static void loop_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
         left_ns = 3600ull * 1000000000ull;
     left = (struct timespec){(time_t)(left_ns / 1000000000ull), (long)(left_ns % 1000000000ull)};
 
-    pthread_mutex_lock(&e->hub->lock);
-    work = end_has_work(e);
-    e->asleep = !work;
-    pthread_mutex_unlock(&e->hub->lock);
-    if (work)
+    if (!loop_arm(t, &until_ns))
         return;
-    if (ppoll(fds, wake_fd >= 0 ? 2 : 1, &left, NULL) < 0 && errno != EINTR)
-        return; /* early return is always allowed */
-    pthread_mutex_lock(&e->hub->lock);
-    e->asleep = false;
-    /* Empty it under the lock, so that no wake written after this is lost. */
-    if ((fds[0].revents & POLLIN) != 0 && read(e->wake_fd, &count, sizeof(count)) < 0)
-        count = 0;
-    pthread_mutex_unlock(&e->hub->lock);
+    (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, &left, NULL); /* early return is always allowed */
+    loop_disarm(t);
 }
 
 static void loop_stats(const struct kvw_transport *t, struct kvw_transport_stats *stats)
@@ -497,6 +516,9 @@ static const struct kvw_transport_ops loop_ops = {
     .poll = loop_poll,
     .deadline_ns = loop_deadline_ns,
     .wait = loop_wait,
+    .fd = loop_fd,
+    .arm = loop_arm,
+    .disarm = loop_disarm,
     .stats = loop_stats,
     .close = loop_close,
 };

@@ -18,8 +18,9 @@ static uint32_t power_of_two(uint32_t n)
 
 size_t kvn_conns_bytes(uint32_t max)
 {
-    return (2 * (size_t)max + 2 * (size_t)power_of_two(max)) * sizeof(struct kvn_entry *) +
-           2 * (size_t)max * sizeof(uint32_t);
+    return (size_t)max * sizeof(struct kvn_conns_due) +
+           ((size_t)max + 2 * (size_t)power_of_two(max)) * sizeof(struct kvn_entry *) +
+           3 * (size_t)max * sizeof(uint32_t);
 }
 
 void kvn_conns_begin(struct kvn_conns *t, void *mem, uint32_t max, uint64_t seed)
@@ -28,12 +29,13 @@ void kvn_conns_begin(struct kvn_conns *t, void *mem, uint32_t max, uint64_t seed
 
     *t = (struct kvn_conns){.max = max, .seed = seed, .mask = hashes - 1};
     t->stride = hashes < KVN_CONNS_STRIDE ? KVN_CONNS_STRIDE : hashes;
-    t->slot = mem;
-    t->heap = t->slot + max;
-    t->by_local = t->heap + max;
+    t->heap = mem;
+    t->slot = (struct kvn_entry **)(void *)(t->heap + max);
+    t->by_local = t->slot + max;
     t->by_peer = t->by_local + hashes;
     t->serial = (uint32_t *)(void *)(t->by_peer + hashes);
     t->free = t->serial + max;
+    t->heap_at = t->free + max;
     for (uint32_t i = 0; i < max; ++i)
         t->free[i] = i;
     t->free_count = max;
@@ -175,7 +177,7 @@ struct kvn_conn *kvn_conns_new(struct kvn_conns *t, uint32_t *api_id)
         return NULL;
     }
     e->slot = slot;
-    e->heap_at = KVN_CONNS_NONE;
+    t->heap_at[slot] = KVN_CONNS_NONE;
     e->conn.mem = &e->mem;
     kvn_timers_stop(&e->conn.timers);
     t->slot[slot] = e;
@@ -198,39 +200,39 @@ struct kvn_conn *kvn_conns_lingering(const struct kvn_conns *t)
 
 /* --- who is looked at ------------------------------------------------------------------------- */
 
-static void place(struct kvn_conns *t, uint32_t at, struct kvn_entry *e)
+static void place(struct kvn_conns *t, uint32_t at, struct kvn_conns_due d)
 {
-    t->heap[at] = e;
-    e->heap_at = at;
+    t->heap[at] = d;
+    t->heap_at[d.slot] = at;
 }
 
-/* The entry at `at` has another key. */
+/* What is at `at` has another key. */
 static void sift(struct kvn_conns *t, uint32_t at)
 {
-    struct kvn_entry *e = t->heap[at];
+    const struct kvn_conns_due d = t->heap[at];
 
-    for (; at > 0 && t->heap[(at - 1) / 2]->due_ns > e->due_ns; at = (at - 1) / 2)
+    for (; at > 0 && t->heap[(at - 1) / 2].ns > d.ns; at = (at - 1) / 2)
         place(t, at, t->heap[(at - 1) / 2]);
     for (;;) {
         uint32_t child = 2 * at + 1;
 
-        if (child + 1 < t->heap_count && t->heap[child + 1]->due_ns < t->heap[child]->due_ns)
+        if (child + 1 < t->heap_count && t->heap[child + 1].ns < t->heap[child].ns)
             ++child;
-        if (child >= t->heap_count || t->heap[child]->due_ns >= e->due_ns)
+        if (child >= t->heap_count || t->heap[child].ns >= d.ns)
             break;
         place(t, at, t->heap[child]);
         at = child;
     }
-    place(t, at, e);
+    place(t, at, d);
 }
 
 static void leave_heap(struct kvn_conns *t, struct kvn_entry *e)
 {
-    const uint32_t at = e->heap_at;
+    const uint32_t at = t->heap_at[e->slot];
 
     if (at == KVN_CONNS_NONE)
         return;
-    e->heap_at = KVN_CONNS_NONE;
+    t->heap_at[e->slot] = KVN_CONNS_NONE;
     --t->heap_count;
     if (at == t->heap_count)
         return;
@@ -273,8 +275,8 @@ void kvn_conns_wake(struct kvn_conns *t, struct kvn_conn *c)
 
 void kvn_conns_wake_due(struct kvn_conns *t, uint64_t now_ns)
 {
-    while (t->heap_count > 0 && t->heap[0]->due_ns <= now_ns)
-        kvn_conns_wake(t, &t->heap[0]->conn);
+    while (t->heap_count > 0 && t->heap[0].ns <= now_ns)
+        kvn_conns_wake(t, &t->slot[t->heap[0].slot]->conn);
 }
 
 void kvn_conns_sleep(struct kvn_conns *t, struct kvn_conn *c, uint64_t due_ns)
@@ -285,10 +287,8 @@ void kvn_conns_sleep(struct kvn_conns *t, struct kvn_conn *c, uint64_t due_ns)
     leave_heap(t, e);
     if (due_ns == UINT64_MAX)
         return;
-    e->due_ns = due_ns;
-    t->heap[t->heap_count] = e;
-    e->heap_at = t->heap_count++;
-    sift(t, e->heap_at);
+    place(t, t->heap_count++, (struct kvn_conns_due){due_ns, e->slot});
+    sift(t, t->heap_at[e->slot]);
 }
 
 void kvn_conns_to_back(struct kvn_conns *t, struct kvn_conn *c)
@@ -314,4 +314,21 @@ void kvn_conns_forget(struct kvn_conns *t, struct kvn_conn *c)
     give_slot(t, e->slot);
     --t->live;
     munmap(e, sizeof(*e));
+}
+
+uint32_t kvn_conns_take_events(struct kvn_conns *t, struct kvn_env *env,
+                               struct kvw_transport_event *events, uint32_t max)
+{
+    uint32_t n = 0;
+
+    kvn_conns_each(t, e, next)
+    {
+        while (n < max && kvn_conn_next_event(&e->conn, env, &events[n]))
+            ++n;
+        if (n == max) {
+            kvn_conns_to_back(t, &e->conn);
+            break;
+        }
+    }
+    return n;
 }

@@ -22,8 +22,6 @@ struct kvn_entry {
     uint32_t slot;
     bool active;
     struct kvn_entry *before, *after;           /* of the active ones */
-    uint32_t heap_at;                           /* KVN_CONNS_NONE: it is not in the heap */
-    uint64_t due_ns;                            /* its key there */
     uint32_t local_id, peer_id;                 /* that it is listed by; 0: not */
     struct kvn_entry *local_after, *peer_after; /* of the same hash */
     bool half_open;                             /* counted as such */
@@ -31,12 +29,21 @@ struct kvn_entry {
     struct kvn_conn_memory mem;
 };
 
+/* Of one that sleeps. Apart from the entries, each of which begins a page of its own: a heap of
+ * those would have all that it compares in the same few lines of a cache. */
+struct kvn_conns_due {
+    uint64_t ns;
+    uint32_t slot;
+};
+
 struct kvn_conns {
     uint32_t max, stride; /* an api_id is a multiple of stride, and the slot */
     uint32_t high;        /* slots at and above were never used */
     uint32_t live, half_open;
     uint64_t seed, visited; /* visited: active connections that polls have looked at */
-    struct kvn_entry **slot, **by_local, **by_peer, **heap;
+    struct kvn_entry **slot, **by_local, **by_peer;
+    struct kvn_conns_due *heap;
+    uint32_t *heap_at;       /* by slot; KVN_CONNS_NONE: it is not in the heap */
     uint32_t *serial, *free; /* free: a ring, so that a slot rests as long as can be */
     uint32_t free_first, free_count, heap_count, mask;
     struct kvn_entry *first, *last; /* active */
@@ -84,10 +91,14 @@ void kvn_conns_sleep(struct kvn_conns *t, struct kvn_conn *c, uint64_t due_ns);
 /* It is the last of the active ones now. */
 void kvn_conns_to_back(struct kvn_conns *t, struct kvn_conn *c);
 
+/* Up to max events of the active ones; in turns, should there be more than fit. */
+uint32_t kvn_conns_take_events(struct kvn_conns *t, struct kvn_env *env,
+                               struct kvw_transport_event *events, uint32_t max);
+
 /* When the first of those that sleep is due; UINT64_MAX: none ever. */
 static inline uint64_t kvn_conns_next_ns(const struct kvn_conns *t)
 {
-    return t->heap_count > 0 ? t->heap[0]->due_ns : UINT64_MAX;
+    return t->heap_count > 0 ? t->heap[0].ns : UINT64_MAX;
 }
 
 /* for (struct kvn_entry *e = kvn_conns_first(t), *n; ...): over the active ones; the body may put e

@@ -10,6 +10,7 @@
 
 #include "../put.h"
 #include "conns.h"
+#include "idle.h"
 
 #define QUANTUM 8u /* packets of one connection before the next one's turn */
 
@@ -429,6 +430,13 @@ static kvw_err ep_region_remove(struct kvw_transport *t, const struct kvw_region
     return kvn_regions_remove(&self(t)->env.regions, key);
 }
 
+/* Its user has something for the peer. */
+static void use(struct kvn_endpoint *ep, struct kvn_conn *c)
+{
+    kvn_conns_touched(&ep->conns, c);
+    kvn_idle_used(c, ep->env.now_ns);
+}
+
 static kvw_err ep_send(struct kvw_transport *t, kvw_conn_id conn, const void *msg, uint32_t bytes)
 {
     struct kvn_conn *c = by_api_id(self(t), conn);
@@ -439,8 +447,7 @@ static kvw_err ep_send(struct kvw_transport *t, kvw_conn_id conn, const void *ms
     if (c == NULL)
         return KVW_E_NOTFOUND;
     kvn_conn_assert_consistent(c);
-    kvn_conns_touched(&self(t)->conns, c);
-    c->last_use_ns = c->env->now_ns;
+    use(self(t), c);
     err = kvn_stream_out_push(&c->stream_out, msg, bytes);
     kvn_conn_assert_consistent(c);
     return err;
@@ -457,8 +464,7 @@ static kvw_err ep_put(struct kvw_transport *t, kvw_conn_id conn, const struct kv
     if (c == NULL)
         return KVW_E_NOTFOUND;
     kvn_conn_assert_consistent(c);
-    kvn_conns_touched(&self(t)->conns, c);
-    c->last_use_ns = c->env->now_ns;
+    use(self(t), c);
     err = kvn_puts_out_push(&c->puts_out, put, bytes);
     kvn_conn_assert_consistent(c);
     return err;
@@ -485,12 +491,6 @@ static void mind_the_gap(struct kvn_endpoint *ep, uint64_t now_ns)
     ep->last_poll_ns = now_ns;
 }
 
-static bool brings_data(const struct kvn_conn *c, uint64_t now_ns)
-{
-    return c->state == KVN_CONN_UP && c->last_data_ns != 0 &&
-           now_ns - c->last_data_ns < KVN_BUSY_NS;
-}
-
 /* When this connection must be looked at again; 0: at once. What the port doesn't take is no
  * reason to. */
 static uint64_t due_ns(struct kvn_endpoint *ep, struct kvn_conn *c, bool tx_waits)
@@ -510,22 +510,6 @@ static uint64_t due_ns(struct kvn_endpoint *ep, struct kvn_conn *c, bool tx_wait
     return timer < at ? timer : at;
 }
 
-/* Whether the other side lives is asked more seldom of an idle one, and by the dialler, of many at
- * once: the listener asks if the dialler doesn't. */
-static void put_ping_off(struct kvn_conn *c, uint64_t dead_ns)
-{
-    if (c->env->now_ns - c->last_use_ns > KVN_IDLE_DEADS * dead_ns)
-        kvn_timers_ping_later(&c->timers, dead_ns);
-    if (!c->incoming)
-        kvn_timers_ping_together(&c->timers, dead_ns);
-}
-
-/* More than a question is on its way: it will be looked at again soon, so when needn't be known. */
-static bool is_busy(const struct kvn_conn *c)
-{
-    return c->state == KVN_CONN_UP && c->path[0].out.bytes > KVN_PAYLOAD_MIN;
-}
-
 /* At the end of a poll: who has nothing to do now sleeps. Who has handed out messages, or counts
  * as busy, is looked at once more. */
 static void settle(struct kvn_endpoint *ep)
@@ -543,34 +527,16 @@ static void settle(struct kvn_endpoint *ep)
         }
         if (c->state == KVN_CONN_UP)
             kvn_conn_rearm(c);
-        if ((is_busy(c) || brings_data(c, now_ns)) && !e->half_open)
+        if ((kvn_idle_is_busy(c) || kvn_idle_brings_data(c, now_ns)) && !e->half_open)
             continue;
         if (c->state == KVN_CONN_UP)
-            put_ping_off(c, ep->env.cfg.dead_ns);
+            kvn_idle_put_ping_off(c, now_ns);
         kvn_conns_renamed(&ep->conns, c);
         at = due_ns(ep, c, false);
         if (at > now_ns &&
             (c->state != KVN_CONN_UP || c->stream_in.released == c->stream_in.delivered))
             kvn_conns_sleep(&ep->conns, c, at);
     }
-}
-
-/* In turns, should there be more than fit. */
-static uint32_t take_events(struct kvn_endpoint *ep, struct kvw_transport_event *events,
-                            uint32_t max)
-{
-    uint32_t n = 0;
-
-    kvn_conns_each(&ep->conns, e, next)
-    {
-        while (n < max && kvn_conn_next_event(&e->conn, &ep->env, &events[n]))
-            ++n;
-        if (n == max) {
-            kvn_conns_to_back(&ep->conns, &e->conn);
-            break;
-        }
-    }
-    return n;
 }
 
 static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
@@ -594,7 +560,7 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
     kvn_conns_each(&ep->conns, e, next)
     {
         kvn_conn_release(&e->conn);
-        busy += brings_data(&e->conn, now_ns);
+        busy += kvn_idle_brings_data(&e->conn, now_ns);
     }
     kvn_env_share(&ep->env, busy);
     receive_all(ep);
@@ -604,7 +570,7 @@ static uint32_t ep_poll(struct kvw_transport *t, uint64_t now_ns,
         ++ep->conns.visited;
     }
     transmit(ep);
-    n = take_events(ep, events, max);
+    n = kvn_conns_take_events(&ep->conns, &ep->env, events, max);
     settle(ep);
     assert_consistent(ep);
     return n;
@@ -637,6 +603,27 @@ static void ep_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
     struct kvn_endpoint *ep = self(t);
 
     ep->port->ops->wait(ep->port, until_ns, wake_fd);
+}
+
+static int ep_fd(struct kvw_transport *t)
+{
+    struct kvn_port *port = self(t)->port;
+
+    return port->ops->fd != NULL ? port->ops->fd(port) : -1;
+}
+
+static bool ep_arm(struct kvw_transport *t, uint64_t *until_ns)
+{
+    struct kvn_port *port = self(t)->port;
+
+    return port->ops->arm(port, until_ns);
+}
+
+static void ep_disarm(struct kvw_transport *t)
+{
+    struct kvn_port *port = self(t)->port;
+
+    port->ops->disarm(port);
 }
 
 static bool ep_local(const struct kvw_transport *t, char *text, size_t bytes)
@@ -743,6 +730,9 @@ static const struct kvw_transport_ops ops = {
     .stats = ep_stats,
     .close = ep_close,
     .local = ep_local,
+    .fd = ep_fd,
+    .arm = ep_arm,
+    .disarm = ep_disarm,
 };
 
 kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,

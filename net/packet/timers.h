@@ -16,10 +16,12 @@
  *   STALL      a put has begun and doesn't go on: NACK      two round trips, KVN_STALL_NS at least,
  *                                                           after the last slice; then doubling
  *   ACK        what has arrived is acknowledged             KVN_ACK_DELAY_NS after the first
- *   PING       nothing was heard: ask                       dead_ns / 4 after the last packet; by
- *                                                           a dialler up to dead_ns / 32 earlier,
- *                                                           of an idle peer dead_ns / 4 later
- *   DEAD       nothing was heard: the peer is lost          dead_ns after the last packet
+ *   PING       nothing was heard: ask                       dead_ns / 4 after the last packet; of
+ *                                                           an idle peer dead_ns, then each
+ *                                                           dead_ns / 4; by a dialler up to
+ *                                                           dead_ns / 32 earlier
+ *   DEAD       nothing was heard: the peer is lost          dead_ns after the last packet; an idle
+ *                                                           one twice dead_ns
  *   LINGER     an ended connection is forgotten             KVN_LINGER_NS after its end
  *
  * threads  one      memory  the caller's struct      time  as given
@@ -84,12 +86,25 @@ static inline void kvn_timers_ping_together(struct kvn_timers *t, uint64_t dead_
         t->at_ns[KVN_TIMER_PING] -= t->at_ns[KVN_TIMER_PING] % (dead_ns / 32);
 }
 
-/* Nothing has been moved for long: the next PING leaves after half of dead_ns. Does nothing once it
- * has been put off, or one has left. */
-static inline void kvn_timers_ping_later(struct kvn_timers *t, uint64_t dead_ns)
+/* Nothing has been moved for long: the peer may be silent for twice as long, and is asked for the
+ * first time after `ask_ns`. Does nothing once it has been put off, or a PING has left. */
+static inline void kvn_timers_idle(struct kvn_timers *t, uint64_t dead_ns, uint64_t ask_ns)
 {
-    if (t->at_ns[KVN_TIMER_PING] == t->at_ns[KVN_TIMER_DEAD] - dead_ns + dead_ns / 4)
-        t->at_ns[KVN_TIMER_PING] += dead_ns / 4;
+    const uint64_t heard_ns = t->at_ns[KVN_TIMER_DEAD] - dead_ns;
+
+    if (t->at_ns[KVN_TIMER_PING] != heard_ns + dead_ns / 4)
+        return;
+    t->at_ns[KVN_TIMER_PING] = heard_ns + ask_ns;
+    t->at_ns[KVN_TIMER_DEAD] = heard_ns + 2 * dead_ns;
+}
+
+/* What was idle is used again: whether the peer lives is to be known soon. */
+static inline void kvn_timers_used(struct kvn_timers *t, uint64_t now_ns, uint64_t dead_ns)
+{
+    if (t->at_ns[KVN_TIMER_DEAD] != UINT64_MAX && t->at_ns[KVN_TIMER_DEAD] > now_ns + dead_ns)
+        t->at_ns[KVN_TIMER_DEAD] = now_ns + dead_ns;
+    if (t->at_ns[KVN_TIMER_PING] != UINT64_MAX && t->at_ns[KVN_TIMER_PING] > now_ns + dead_ns / 4)
+        t->at_ns[KVN_TIMER_PING] = now_ns + dead_ns / 4;
 }
 
 /* What is in flight changed: UINT64_MAX where nothing is to be waited for. */

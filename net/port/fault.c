@@ -213,6 +213,30 @@ static void fault_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
         f->inner->ops->wait(f->inner, due < until_ns ? due : until_ns, wake_fd);
 }
 
+static int fault_fd(struct kvn_port *port)
+{
+    struct fault_port *f = (struct fault_port *)port;
+
+    return f->inner->ops->fd != NULL ? f->inner->ops->fd(f->inner) : -1;
+}
+
+static bool fault_arm(struct kvn_port *port, uint64_t *until_ns)
+{
+    struct fault_port *f = (struct fault_port *)port;
+    const uint64_t due = fault_deadline_ns(port);
+
+    if (due < *until_ns)
+        *until_ns = due;
+    return due != 0 && f->inner->ops->arm(f->inner, until_ns);
+}
+
+static void fault_disarm(struct kvn_port *port)
+{
+    struct fault_port *f = (struct fault_port *)port;
+
+    f->inner->ops->disarm(f->inner);
+}
+
 static void fault_close(struct kvn_port *port)
 {
     struct fault_port *f = (struct fault_port *)port;
@@ -237,6 +261,9 @@ static const struct kvn_port_ops fault_ops = {
     .rx = fault_rx,
     .tx = fault_tx,
     .wait = fault_wait,
+    .fd = fault_fd,
+    .arm = fault_arm,
+    .disarm = fault_disarm,
     .deadline_ns = fault_deadline_ns,
     .close = fault_close,
     .reaches = fault_reaches,

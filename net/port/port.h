@@ -76,6 +76,10 @@ struct kvn_port_ops {
                    uint32_t count);
     /* As kvw_transport_ops.wait. */
     void (*wait)(struct kvn_port *port, uint64_t until_ns, int wake_fd);
+    /* As kvw_transport_ops', and NULL as there. */
+    int (*fd)(struct kvn_port *port);
+    bool (*arm)(struct kvn_port *port, uint64_t *until_ns);
+    void (*disarm)(struct kvn_port *port);
     /* When rx() must run even without input (delayed packets of sim and fault);
      * UINT64_MAX: never. */
     uint64_t (*deadline_ns)(const struct kvn_port *port);

@@ -379,13 +379,38 @@ static void look(struct kvn_queues *g, uint64_t until_ns, int wake_fd)
         ;
 }
 
+static void mq_disarm(struct kvw_transport *t)
+{
+    struct kvn_queues *g = self(t);
+    uint64_t n;
+
+    if (!atomic_exchange(&g->asleep, false) && read(g->fd, &n, sizeof(n)) < 0)
+        n = 0; /* whoever woke us has yet to write: the next wait returns early, once */
+}
+
+static int mq_fd(struct kvw_transport *t)
+{
+    return self(t)->fd;
+}
+
+static bool mq_arm(struct kvw_transport *t, uint64_t *until_ns)
+{
+    struct kvn_queues *g = self(t);
+
+    (void)until_ns;
+    atomic_store(&g->asleep, true);
+    if (!ready(g))
+        return true;
+    mq_disarm(t);
+    return false;
+}
+
 static void mq_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
 {
     struct kvn_queues *g = self(t);
     struct pollfd fds[2] = {{.fd = g->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
     const uint64_t now_ns = clock_ns();
     struct timespec left;
-    uint64_t n;
 
     if (until_ns <= now_ns || ready(g))
         return;
@@ -395,11 +420,10 @@ static void mq_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
         look(g, until_ns, wake_fd);
         return;
     }
-    atomic_store(&g->asleep, true);
-    if (!ready(g))
-        (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &left, NULL);
-    if (!atomic_exchange(&g->asleep, false) && read(g->fd, &n, sizeof(n)) < 0)
-        n = 0; /* whoever woke us has yet to write: the next wait returns early, once */
+    if (!mq_arm(t, &until_ns))
+        return;
+    (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &left, NULL);
+    mq_disarm(t);
 }
 
 /* --- counters --- */
@@ -476,6 +500,9 @@ const struct kvw_transport_ops kvn_queues_ops = {
     .poll = mq_poll,
     .deadline_ns = mq_deadline_ns,
     .wait = mq_wait,
+    .fd = mq_fd,
+    .arm = mq_arm,
+    .disarm = mq_disarm,
     .stats = mq_stats,
     .close = kvn_queues_close,
     .local = mq_local,

@@ -248,6 +248,27 @@ static uint64_t verbs_deadline_ns(const struct kvw_transport *t)
     return at;
 }
 
+static int verbs_fd(struct kvw_transport *t)
+{
+    return kvn_verbs_end(t)->epoll_fd;
+}
+
+static bool verbs_arm(struct kvw_transport *t, uint64_t *until_ns)
+{
+    struct end *e = kvn_verbs_end(t);
+
+    (void)until_ns;
+    for (uint32_t i = 0; i < e->rail_count; ++i)
+        if (kvn_verbs_rail_arm(&e->rails[i]))
+            return false;
+    return true;
+}
+
+static void verbs_disarm(struct kvw_transport *t)
+{
+    kvn_verbs_end(t)->look = true; /* poll() empties the descriptor */
+}
+
 static void verbs_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
 {
     struct end *e = kvn_verbs_end(t);
@@ -352,6 +373,9 @@ static const struct kvw_transport_ops verbs_ops = {
     .poll = verbs_poll,
     .deadline_ns = verbs_deadline_ns,
     .wait = verbs_wait,
+    .fd = verbs_fd,
+    .arm = verbs_arm,
+    .disarm = verbs_disarm,
     .stats = verbs_stats,
     .close = verbs_close,
 };

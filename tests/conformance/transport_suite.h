@@ -9,6 +9,9 @@
 #ifndef T_TRANSPORT_SUITE_H
 #define T_TRANSPORT_SUITE_H
 
+#include <poll.h>
+#include <time.h>
+
 #include "../../kvwire/transport.h"
 #include "../../kvwire/wire.h"
 
@@ -40,7 +43,31 @@ void t_world_open(struct t_world *w);
 
 /* For worlds in real time. */
 uint64_t t_clock_ns(struct t_world *w);
-/* a->wait(), in slices so short that b isn't kept waiting. */
+/* As wait(), and every other time by what stands for it: arm, sleep on the descriptor, disarm. */
+static inline void t_rest(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
+{
+    static uint32_t turn;
+    const int fd = t->ops->fd != NULL ? t->ops->fd(t) : -1;
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
+    struct timespec now, left;
+    uint64_t now_ns, left_ns;
+
+    if (fd < 0 || ++turn % 2 == 0) {
+        t->ops->wait(t, until_ns, wake_fd);
+        return;
+    }
+    if (!t->ops->arm(t, &until_ns))
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    left_ns = left_ns < 60000000000u ? left_ns : 60000000000u;
+    left = (struct timespec){(time_t)(left_ns / 1000000000u), (long)(left_ns % 1000000000u)};
+    (void)ppoll(fds, wake_fd >= 0 ? 2 : 1, &left, NULL);
+    t->ops->disarm(t);
+}
+
+/* t_rest() of a, in slices so short that b isn't kept waiting. */
 void t_idle_briefly(struct t_world *w, uint64_t until_ns);
 
 #endif

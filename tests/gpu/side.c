@@ -244,6 +244,7 @@ static int open_node(struct side *s, bool listen)
                                         .chunk_raw_bytes = 4096,
                                         .slots = 32, /* all chunks can have landed */
                                         .stages = 16,
+                                        .stage_bytes = listen ? 0 : POOL,
                                         .dead_ms = s->a->stop == SIDE_RUNS ? 20000 : 2000,
                                         .gpu_plugin = s->plugin,
                                         .gpu = s->gpu};
@@ -308,6 +309,28 @@ static void stop(const struct side *s)
 
 static const struct kvw_group_blocks sequence = {.block_count = 4, .blocks = table};
 
+/* Staging copies by the CPU, which can't read VRAM: such a pool is refused, and the sentence says
+ * so. Nothing is kept of the try. */
+static bool is_not_staged(const struct side *s, char why[257])
+{
+    struct kvw_stage_ref ref;
+    const struct kvw_stage_args args = {.size = sizeof(args),
+                                        .pool = s->pool,
+                                        .key = kvw_key_of("staged"),
+                                        .tokens = TOKENS,
+                                        .group_count = 1,
+                                        .groups = &sequence,
+                                        .ref = &ref};
+    struct kvw_core_stats stats = {.size = sizeof(stats)};
+    kvw_xfer_ref xfer;
+    const kvw_err err = kvw_node_stage(s->node, &args, &xfer, why, 257);
+
+    kvw_node_stats(s->node, &stats);
+    if (s->a->stop == SIDE_HOST_POOL) /* the control */
+        return err == KVW_OK;
+    return err == KVW_E_UNSUPPORTED && strstr(why, "GPU's memory") != NULL && stats.staged == 0;
+}
+
 int side_prefill(const struct side_args *a)
 {
     const struct kvw_key key = kvw_key_of("a request");
@@ -317,6 +340,8 @@ int side_prefill(const struct side_args *a)
 
     if (step != 0 || (step = open_node(&s, false)) != 0)
         return step;
+    if (!is_not_staged(&s, why))
+        return failed(12, why);
     make_kv(s.pinned->base);
     const struct kvw_stream_args args = {.size = sizeof(args),
                                          .pool = s.pool,

@@ -72,7 +72,7 @@ class Caller:
                         slots=r.choice([0, 1 << 31, "x"]), instance=a(0), dead_ms=a(0),
                         open_timeout=r.choice([1, "x", -1])).close()
         elif kind == 12:
-            peer = n.add_peer(r.choice([b"", b"KVB1", b"\0" * 40, 5, [], "x" * 300, "a\0b"]))
+            peer = n.add_peer(r.choice([b"", b"KVB2", b"KVB2" + b"\0" * 40, 5, [], "x" * 300, "a\0b"]))
             peer.drop()
         elif kind == 13:
             kvwire.key_of(a("x"))

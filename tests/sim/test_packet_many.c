@@ -196,3 +196,58 @@ Test(many, those_that_left_are_forgotten)
     cr_expect_eq(stats_of(&ends[0]).conns, ALL);
     close_all();
 }
+
+static uint64_t received(void)
+{
+    struct kvw_transport_stats s;
+
+    ends[0].t->ops->stats(ends[0].t, &s);
+    return s.packets_received;
+}
+
+/* Run until most diallers have asked once more, and a bit: they were heard a short while ago. */
+static void run_past_a_question(void)
+{
+    const uint64_t before = received();
+
+    for (uint32_t i = 0; i < 3000 && received() < before + ALL * 3 / 4; ++i)
+        run(1 * MS);
+    cr_assert_geq(received(), before + ALL * 3 / 4, "nobody asks");
+    run(50 * MS);
+}
+
+/* Who isn't used costs a packet each way in dead_ns, and is missed after twice that; who is used
+ * again is missed as soon as any other. */
+Test(many, an_idle_one_is_asked_seldom_and_missed_late)
+{
+    struct kvn_sim_link link = {.delay_ns = 10000, .bytes_per_s = 1250000000ull};
+    uint32_t idle = 0;
+    uint64_t before;
+
+    open_all();
+    run(12 * S);
+    before = received();
+    run(10 * S);
+    cr_expect_leq(received() - before, 11 * ALL);
+    cr_expect_geq(received() - before, 9 * ALL);
+    cr_expect_eq(ends[0].downs, 0);
+    run_past_a_question();
+    link.cut = true;
+    kvn_sim_links(sim, &link);
+    for (uint32_t k = 0; k < EACH; ++k)
+        cr_assert_eq(
+            ends[1].t->ops->send(ends[1].t, dialled[0][k], &dialled[0][k], sizeof(dialled[0][k])),
+            KVW_OK);
+    run(900 * MS);
+    cr_expect_eq(ends[1].downs, 0);
+    run(200 * MS);
+    cr_expect_eq(ends[1].downs, EACH, "what was used is missed after dead_ns");
+    for (uint32_t d = 2; d <= DIALLERS; ++d)
+        idle += ends[d].downs;
+    cr_expect_lt(idle, (DIALLERS - 1) * EACH / 2, "%u idle ones are missed as soon", idle);
+    cr_expect_lt(ends[0].downs, ALL / 2);
+    run(1000 * MS);
+    for (uint32_t d = 0; d <= DIALLERS; ++d)
+        cr_expect_eq(ends[d].downs, d == 0 ? ALL : EACH, "end %u misses %u", d, ends[d].downs);
+    close_all();
+}

@@ -100,6 +100,10 @@ struct kvw_pool_desc {
     uint32_t mem_bytes; const struct kvw_mem *mems; uint32_t group_count; uint32_t group_bytes;
     const struct kvw_group_desc *groups;
 };
+struct kvw_node_path {
+    const char *transport; const char *local; const char *advertise; const char *peer;
+    uint32_t listen; uint32_t reserved;
+};
 struct kvw_node_config {
     uint32_t size; uint32_t listen; const char *name; const char *transport; const char *local; const char *advertise;
     const char *fault; const char *trace; uint64_t open_by_ns; uint64_t instance; uint32_t busy_poll; uint32_t codec;
@@ -107,6 +111,7 @@ struct kvw_node_config {
     uint32_t xfers_max; uint32_t dead_ms; uint32_t cpus_bytes; const void *cpus; const char *peer; const char *kv_trace;
     const void *gpu_plugin; void *gpu;
     uint64_t stage_bytes;
+    const struct kvw_node_path *more; uint32_t more_count; uint32_t more_bytes; uint32_t app_driven; uint32_t reserved;
 };
 struct kvw_node;
 

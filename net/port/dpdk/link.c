@@ -441,6 +441,9 @@ static const struct kvn_port_ops ops = {
     .rx = kvn_dpdk_rx,
     .tx = kvn_dpdk_tx,
     .wait = kvn_dpdk_wait,
+    .fd = kvn_dpdk_fd,
+    .arm = kvn_dpdk_arm,
+    .disarm = kvn_dpdk_disarm,
     .deadline_ns = kvn_dpdk_deadline_ns,
     .close = dpdk_close,
 };

@@ -69,6 +69,9 @@ void kvn_dpdk_drop_mbufs(struct kvn_dpdk_port *p);
 
 /* link_wait.c */
 void kvn_dpdk_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd);
+int kvn_dpdk_fd(struct kvn_port *port);
+bool kvn_dpdk_arm(struct kvn_port *port, uint64_t *until_ns);
+void kvn_dpdk_disarm(struct kvn_port *port);
 /* KVW_E_DEVICE: the device has no receive interrupt. Once it was started. */
 KVW_NODISCARD kvw_err kvn_dpdk_wait_setup(struct kvn_dpdk_port *p);
 

@@ -69,6 +69,43 @@ static bool nap(struct kvn_dpdk_port *p, uint64_t ns)
     return true;
 }
 
+int kvn_dpdk_fd(struct kvn_port *port)
+{
+    return ((struct kvn_dpdk_port *)port)->epoll_fd;
+}
+
+bool kvn_dpdk_arm(struct kvn_port *port, uint64_t *until_ns)
+{
+    struct kvn_dpdk_port *p = (struct kvn_dpdk_port *)port;
+    const uint64_t nap_ns = kvn_dpdk_now_ns() + NAP_NS;
+
+    if (p->early_count != 0)
+        return false;
+    p->early_at = 0;
+    arm(p, true);
+    atomic_thread_fence(memory_order_seq_cst);
+    p->early_count = rte_eth_rx_burst(p->id, 0, p->early, KVN_BURST);
+    if (p->early_count != 0) {
+        arm(p, false);
+        return false;
+    }
+    ++p->sleeps;
+    if (nap_ns < *until_ns)
+        *until_ns = nap_ns;
+    if (p->late_count != 0 && p->late_ns < *until_ns)
+        *until_ns = p->late_ns;
+    return true;
+}
+
+void kvn_dpdk_disarm(struct kvn_port *port)
+{
+    struct kvn_dpdk_port *p = (struct kvn_dpdk_port *)port;
+    struct epoll_event events[4];
+
+    (void)epoll_wait(p->epoll_fd, events, 4, 0); /* takes the edges */
+    arm(p, false);
+}
+
 void kvn_dpdk_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
 {
     struct kvn_dpdk_port *p = (struct kvn_dpdk_port *)port;

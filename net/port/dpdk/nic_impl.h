@@ -83,6 +83,9 @@ void kvn_dpdk_nic_drop_mbufs(struct kvn_dpdk_nic *p);
 
 /* nic_wait.c */
 void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd);
+int kvn_dpdk_nic_fd(struct kvn_port *port);
+bool kvn_dpdk_nic_arm(struct kvn_port *port, uint64_t *until_ns);
+void kvn_dpdk_nic_disarm(struct kvn_port *port);
 /* wake_fd: as in the config. KVW_E_DEVICE: no descriptor. Once the device was started. */
 KVW_NODISCARD kvw_err kvn_dpdk_nic_wait_setup(struct kvn_dpdk_nic *p, int wake_fd, bool interrupts);
 

@@ -53,6 +53,19 @@ static void watch(struct kvn_dpdk_nic *p, int wake_fd)
         (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, wake_fd, &event);
 }
 
+static void take_edges(struct kvn_dpdk_nic *p)
+{
+    struct epoll_event events[4];
+    int n, error;
+    socklen_t bytes = sizeof(error);
+
+    n = epoll_wait(p->epoll_fd, events, 4, 0);
+    /* An interface that went down makes its socket readable until the error was read. */
+    for (int i = 0; i < n; ++i)
+        if ((events[i].events & EPOLLERR) != 0 && events[i].data.fd >= 0)
+            (void)getsockopt(events[i].data.fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
+}
+
 /* epoll_wait() counts in milliseconds; ppoll() on its descriptor in nanoseconds. True: woken by
  * something. */
 static bool nap(struct kvn_dpdk_nic *p, uint64_t ns)
@@ -60,18 +73,11 @@ static bool nap(struct kvn_dpdk_nic *p, uint64_t ns)
     struct pollfd fd = {.fd = p->epoll_fd, .events = POLLIN};
     const struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u),
                                 .tv_nsec = (long)(ns % 1000000000u)};
-    struct epoll_event events[4];
-    int n, error;
-    socklen_t bytes = sizeof(error);
 
     ++p->sleeps;
     if (ppoll(&fd, 1, &ts, NULL) <= 0)
         return false;
-    n = epoll_wait(p->epoll_fd, events, 4, 0); /* takes the edges */
-    /* An interface that went down makes its socket readable until the error was read. */
-    for (int i = 0; i < n; ++i)
-        if ((events[i].events & EPOLLERR) != 0 && events[i].data.fd >= 0)
-            (void)getsockopt(events[i].data.fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
+    take_edges(p);
     return true;
 }
 
@@ -111,6 +117,56 @@ static uint64_t longest(struct kvn_dpdk_nic *p)
     return ns;
 }
 
+static void listen_to(struct kvn_dpdk_nic *p, bool on)
+{
+    if (!p->interrupts)
+        return;
+    if (!on) {
+        (void)rte_eth_dev_rx_intr_disable(p->id, p->queue);
+        return;
+    }
+    (void)rte_eth_dev_rx_intr_enable(p->id, p->queue);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+int kvn_dpdk_nic_fd(struct kvn_port *port)
+{
+    return ((struct kvn_dpdk_nic *)port)->epoll_fd;
+}
+
+bool kvn_dpdk_nic_arm(struct kvn_port *port, uint64_t *until_ns)
+{
+    struct kvn_dpdk_nic *p = (struct kvn_dpdk_nic *)port;
+    const uint64_t deadline_ns = kvn_dpdk_nic_deadline_ns(port);
+    uint64_t most_ns;
+
+    if (p->early_count != 0)
+        return false;
+    p->early_at = 0;
+    listen_to(p, true);
+    p->early_count = kvn_dpdk_nic_take(p, p->early, KVN_BURST);
+    if (p->early_count != 0) {
+        listen_to(p, false);
+        p->nap_ns = NAP_FIRST_NS;
+        return false;
+    }
+    ++p->sleeps;
+    most_ns = kvn_dpdk_now_ns() + longest(p);
+    if (most_ns < *until_ns)
+        *until_ns = most_ns;
+    if (deadline_ns < *until_ns)
+        *until_ns = deadline_ns;
+    return true;
+}
+
+void kvn_dpdk_nic_disarm(struct kvn_port *port)
+{
+    struct kvn_dpdk_nic *p = (struct kvn_dpdk_nic *)port;
+
+    take_edges(p);
+    listen_to(p, false);
+}
+
 void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
 {
     struct kvn_dpdk_nic *p = (struct kvn_dpdk_nic *)port;
@@ -131,10 +187,7 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
         return;
     }
     watch(p, wake_fd);
-    if (p->interrupts) {
-        (void)rte_eth_dev_rx_intr_enable(p->id, p->queue);
-        atomic_thread_fence(memory_order_seq_cst);
-    }
+    listen_to(p, true);
     p->early_count = kvn_dpdk_nic_take(p, p->early, KVN_BURST);
     now_ns = kvn_dpdk_now_ns();
     if (p->early_count != 0) {
@@ -151,6 +204,5 @@ void kvn_dpdk_nic_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
             kvn_gather_slept(&p->gather, slept_ns, woken, p->early_count);
         }
     }
-    if (p->interrupts)
-        (void)rte_eth_dev_rx_intr_disable(p->id, p->queue);
+    listen_to(p, false);
 }

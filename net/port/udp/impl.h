@@ -45,6 +45,7 @@ struct kvn_udp_port {
     struct kvn_port port; /* first */
     int fd[KVN_PORT_SOURCES_MAX];
     struct pollfd polled[KVN_PORT_SOURCES_MAX + 1]; /* the last: the caller's wake_fd */
+    int epoll_fd; /* of all sockets, where several are slept on by one descriptor; -1: none */
     struct kvn_spin spin;
     bool gso, gro;
     uint32_t payload_open; /* payload_max before it was lowered; 0: it wasn't */
@@ -56,6 +57,8 @@ struct kvn_udp_port {
                                             first of them from rx_offset on */
     uint32_t rx_segments;                /* packets in the last slot: how many to ask for */
     uint8_t rx_turn;                     /* the socket to ask first */
+    bool empty;                          /* all sockets were, at empty_ns, when last asked */
+    uint64_t empty_ns;
     struct kvn_udp_slot slot[KVN_BURST];
     struct mmsghdr rx_msg[KVN_BURST];
     struct iovec rx_iov[KVN_BURST];

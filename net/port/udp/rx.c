@@ -115,13 +115,18 @@ uint32_t kvn_udp_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet
                     uint32_t max)
 {
     struct kvn_udp_port *u = (struct kvn_udp_port *)port;
-    uint32_t n = hand_out(u, packets, max);
+    uint32_t n = hand_out(u, packets, max), empty = 0;
 
-    (void)now_ns;
+    /* Who looks twice at the same time, as a core does that has something to send, is spared the
+     * system call: it was empty, and what has come since wakes it. */
+    if (u->empty && u->empty_ns == now_ns && n == 0) {
+        u->empty = false;
+        return 0;
+    }
     /* The slots of what was just handed out stay as they are until the next call. */
     if (n == 0)
         u->rx_at = u->rx_count = 0;
-    for (uint32_t empty = 0; n < max && empty < port->source_count && u->rx_count < KVN_BURST;) {
+    while (n < max && empty < port->source_count && u->rx_count < KVN_BURST) {
         const uint32_t room = KVN_BURST - u->rx_count;
         /* No more than will be handed out now: fewer buffers, so that they stay in the cache. */
         const uint32_t need = (max - n + u->rx_segments - 1) / u->rx_segments;
@@ -133,5 +138,7 @@ uint32_t kvn_udp_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_packet
         }
         n += hand_out(u, packets + n, max - n);
     }
+    u->empty = empty == port->source_count;
+    u->empty_ns = now_ns;
     return n;
 }

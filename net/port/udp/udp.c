@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,6 +73,40 @@ static void udp_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     kvn_spin_slept(&u->spin, clock_ns() - now_ns, woken > 0);
 }
 
+/* The socket, or what watches all of them. */
+static int udp_fd(struct kvn_port *port)
+{
+    struct kvn_udp_port *u = (struct kvn_udp_port *)port;
+
+    if (port->source_count == 1)
+        return u->fd[0];
+    if (u->epoll_fd >= 0 || (u->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        return u->epoll_fd;
+    for (uint32_t i = 0; i < port->source_count; ++i) {
+        struct epoll_event event = {.events = EPOLLIN};
+
+        if (epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, u->fd[i], &event) == 0)
+            continue;
+        close(u->epoll_fd);
+        u->epoll_fd = -1;
+        break;
+    }
+    return u->epoll_fd;
+}
+
+static bool udp_arm(struct kvn_port *port, uint64_t *until_ns)
+{
+    const struct kvn_udp_port *u = (const struct kvn_udp_port *)port;
+
+    (void)until_ns;
+    return u->rx_at == u->rx_count;
+}
+
+static void udp_disarm(struct kvn_port *port)
+{
+    (void)port;
+}
+
 static uint64_t udp_deadline_ns(const struct kvn_port *port)
 {
     const struct kvn_udp_port *u = (const struct kvn_udp_port *)port;
@@ -85,6 +120,8 @@ static void udp_close(struct kvn_port *port)
 
     for (uint32_t i = 0; i < port->source_count; ++i)
         close(u->fd[i]);
+    if (u->epoll_fd >= 0)
+        close(u->epoll_fd);
     free(u->buffers);
     free(u);
 }
@@ -94,6 +131,9 @@ static const struct kvn_port_ops udp_ops = {
     .rx = kvn_udp_rx,
     .tx = kvn_udp_tx,
     .wait = udp_wait,
+    .fd = udp_fd,
+    .arm = udp_arm,
+    .disarm = udp_disarm,
     .deadline_ns = udp_deadline_ns,
     .close = udp_close,
     .reaches = kvn_udp_reaches,
@@ -214,6 +254,7 @@ kvw_err kvn_udp_port_open(struct kvn_port **port, const struct kvn_udp_config *c
     u = calloc(1, sizeof(*u));
     if (u == NULL)
         goto nomem;
+    u->epoll_fd = -1;
     u->port.ops = &udp_ops;
     u->port.slack_ns = SLACK_NS;
     u->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : PAYLOAD_DEFAULT;

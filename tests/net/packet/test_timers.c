@@ -107,18 +107,40 @@ Test(timers, idle_peers_are_asked_together)
 {
     kvn_timers_stop(&t);
     kvn_timers_heard(&t, 1000 * MS + 7, 1000 * MS);
-    kvn_timers_ping_later(&t, 1000 * MS);
-    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1500 * MS + 7);
-    kvn_timers_ping_later(&t, 1000 * MS);
-    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1500 * MS + 7, "put off twice");
+    kvn_timers_idle(&t, 1000 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 2000 * MS + 7);
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 3000 * MS + 7);
+    kvn_timers_idle(&t, 1000 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 2000 * MS + 7, "put off twice");
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 3000 * MS + 7, "put off twice");
     kvn_timers_ping_together(&t, 1000 * MS);
-    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1500 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 2000 * MS);
     kvn_timers_ping_together(&t, 1000 * MS);
-    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1500 * MS);
-    kvn_timers_pinged(&t, 1500 * MS, 1000 * MS);
-    kvn_timers_ping_later(&t, 1000 * MS);
-    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1750 * MS, "one has left without an answer");
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 2000 * MS);
+    kvn_timers_pinged(&t, 2000 * MS, 1000 * MS);
+    kvn_timers_idle(&t, 1000 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 2250 * MS, "one has left without an answer");
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 3000 * MS + 7);
+    kvn_timers_heard(&t, 2100 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 3100 * MS);
     kvn_timers_stop(&t);
     kvn_timers_ping_together(&t, 1000 * MS);
     cr_expect_eq(t.at_ns[KVN_TIMER_PING], UINT64_MAX);
+}
+
+/* Once something is sent to it, the usual time is enough to find that it has gone. */
+Test(timers, who_is_used_again_is_asked_soon)
+{
+    kvn_timers_stop(&t);
+    kvn_timers_used(&t, 1000 * MS, 1000 * MS);
+    cr_expect_eq(kvn_timers_next(&t), UINT64_MAX, "nothing ran");
+    kvn_timers_heard(&t, 1000 * MS, 1000 * MS);
+    kvn_timers_used(&t, 1500 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1250 * MS, "it was due earlier");
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 2000 * MS, "it was due earlier");
+    kvn_timers_heard(&t, 1000 * MS, 1000 * MS);
+    kvn_timers_idle(&t, 1000 * MS, 1000 * MS);
+    kvn_timers_used(&t, 1500 * MS, 1000 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_PING], 1750 * MS);
+    cr_expect_eq(t.at_ns[KVN_TIMER_DEAD], 2500 * MS);
 }
