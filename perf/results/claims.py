@@ -12,6 +12,8 @@
   --small      the same in seconds, to see that it works: no table is kept
   --to FOLDER  where tables go; beside this file
   --server H   not here, but to kvperf server on host H
+  --per-second N   requests: so many begin in a second, 10
+  --rest S     between two runs: others work on a shared machine, too; 0
 
 Exit 1: a claim doesn't hold. The table is written in any case.
 """
@@ -24,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -40,8 +43,10 @@ class Table:
         self.lines, self.commands, self.result, self.holds = [], [], None, True
 
     def measure(self, mode, *words, lab=None):
+        if self.commands and not self.args.small:
+            time.sleep(self.args.rest)
         words = [mode] + ([self.args.server] if self.args.server and lab is None else []) + list(words)
-        self.commands.append("kvperf " + " ".join(words))
+        self.commands.append("kvperf " + " ".join(os.path.basename(w) if os.path.isabs(w) else w for w in words))
         with tempfile.TemporaryDirectory() as folder:
             out = os.path.join(folder, "result.json")
             line = [KVPERF] + words + ["-o", out]
@@ -71,7 +76,7 @@ class Table:
 
     def write(self):
         def host(h):
-            return "%s, %d CPUs, Linux %s" % (h["cpu"], h["cpus"], h["kernel"])
+            return "%s, %d CPUs, %s" % (h["cpu"], h["cpus"], h["kernel"])
 
         start = self.result["start"]
         text = ["# " + self.claim, "", "Date: %s UTC. Sender: %s. Receiver: %s%s. Load when it ended: %.1f." % (
@@ -91,23 +96,24 @@ def by_name(result, name):
 
 
 def lengths(args):
+    """A run a length, so that none is long; fewer rounds where each moves gigabytes."""
     t = Table(args, "lengths", "Streaming layers is never slower than sending after the prefill",
               "the median exposed time of streamed rows over that of `after`, 1.00 at any length; both in one run, in turns")
-    tokens = [64 << i for i in range(4 if args.small else 12)]
-    r = t.measure("sweep", "--model", "smollm2-135m", "--prefill-rate", "20000", "--tokens", ",".join(map(str, tokens)), "-P", "1",
-                  "--codec", "auto", "-n", "1" if args.small else "9", "--max-memory", "4")
-    t.head("tokens", "KV MB", "after, ms p50 (min .. max)", "streamed, random pages", "streamed / after", "contiguous / after", "of floor", "data")
+    t.head("tokens", "KV MB", "rounds", "after, ms p50 (min .. max)", "streamed, random pages", "streamed / after", "contiguous / after", "of floor", "data",
+           "load")
     worst = 0
-    for i in range(0, len(r["rows"]), 4):
-        bulk, after, rand, cont = r["rows"][i:i + 4]
+    for tokens in [64 << i for i in range(4 if args.small else 12)]:
+        r = t.measure("sweep", "--model", "smollm2-135m", "--prefill-rate", "20000", "--tokens", str(tokens), "-P", "1", "--codec", "auto",
+                      "-n", "1" if args.small else "9" if tokens < 32768 else "3", "--max-memory", "4")
+        bulk, after, rand, cont = r["rows"]
         if cont["rounds"] == 0:
             continue
         share = [x["exposed_ms"]["p50"] / after["exposed_ms"]["p50"] for x in (rand, cont)]
         worst = max([worst] + share)
         e, s = after["exposed_ms"], rand["exposed_ms"]
-        t.row(after["tokens"], "%.1f" % (after["bytes_raw"] / after["rounds"] / 1e6), "%.3f (%.3f .. %.3f)" % (e["p50"], e["min"], e["max"]),
-              "%.3f (%.3f .. %.3f)" % (s["p50"], s["min"], s["max"]), "%.3f" % share[0], "%.3f" % share[1], "%.0f %%" % rand["percent_of_floor"],
-              rand["data"]["verdict"])
+        t.row(after["tokens"], "%.1f" % (after["bytes_raw"] / after["rounds"] / 1e6), after["rounds"],
+              "%.3f (%.3f .. %.3f)" % (e["p50"], e["min"], e["max"]), "%.3f (%.3f .. %.3f)" % (s["p50"], s["min"], s["max"]), "%.3f" % share[0],
+              "%.3f" % share[1], "%.0f %%" % rand["percent_of_floor"], rand["data"]["verdict"], "%.1f" % os.getloadavg()[0])
     t.check(worst <= 1 and worst > 0, "the worst is %.3f of sending after the prefill" % worst)
     return t.write()
 
@@ -160,12 +166,13 @@ def replayed(t, r):
 
 def requests(args):
     """Arrivals at random (seed 1), lengths as skewed as the published trace's, cut at 1,024."""
-    t = Table(args, "requests", "5,400 requests under load, over UDP: none times out", "0 time-outs (a published TCP baseline: 436); 10 s each")
+    t = Table(args, "requests", "5,400 requests under load, over UDP: none times out",
+              "0 time-outs (a published TCP baseline: 436); 10 s each; %g requests begin in a second" % args.per_second)
     draw, at = random.Random(1), 0.0
     count = 60 if args.small else 5400
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", prefix="requests-") as f:
         for _ in range(count):
-            at += draw.expovariate(10)
+            at += draw.expovariate(args.per_second)
             f.write(json.dumps({"timestamp": round(1000 * at), "input_length": min(1024, int(draw.lognormvariate(5, 0.9)) + 1)}) + "\n")
         f.flush()
         r = t.measure("replay", "--trace", f.name, "--model", "smollm2-135m", "--prefill-rate", "20000", "--codec", "auto", "-P", "32", "--timeout", "10",
@@ -212,6 +219,8 @@ def main(argv):
     p.add_argument("--small", action="store_true")
     p.add_argument("--to", default=HERE)
     p.add_argument("--server")
+    p.add_argument("--per-second", type=float, default=10)
+    p.add_argument("--rest", type=float, default=0)
     args = p.parse_args(argv)
     if args.claim == "replay" and args.trace is None:
         p.error("replay needs the trace's file")
