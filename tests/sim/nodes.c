@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Nodes of a simulated network: opened, dialled, polled when they are due, cut off and restarted. */
+/* Nodes of a simulated network: opened, dialled, polled when they are due, cut off, restarted. */
 #include "nodes.h"
 
 #include <criterion/criterion.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nodes.h - nodes of a simulated network, as the worlds of cores, batches and stages have them: each
- * a core over a packet endpoint over a simulated port. A node is polled only when its deadline says
- * so, or when a packet comes. What a world's nodes hold and do is the world's.
+ * nodes.h - nodes of a simulated network, as the worlds of cores, batches and stages have them:
+ * each a core over a packet endpoint over a simulated port. A node is polled only when its deadline
+ * says so, or when a packet comes. What a world's nodes hold and do is the world's.
  *
  * threads  one
  * time     the simulator's clock
@@ -54,8 +54,8 @@ void t_nodes_begin(struct t_nodes *w, uint64_t seed, uint32_t most);
 
 bool t_nodes_chance(struct t_nodes *w, uint32_t percent);
 
-/* Opens n's endpoint and core. The caller has filled what it wants of core; path, name, instance and
- * codecs are filled here. The endpoint's seed is the life's, the node's and its opening's. */
+/* Opens n's endpoint and core. The caller has filled what it wants of core; path, name, instance
+ * and codecs are filled here. The endpoint's seed is the life's, the node's and its opening's. */
 void t_node_open(struct t_nodes *w, struct t_node *n, struct kvw_core_config *core);
 /* Adds those nodes as peers that n dials: all with a higher number, and some of the others, so that
  * some pairs dial from both sides. */
@@ -78,8 +78,8 @@ void t_nodes_cuts(struct t_nodes *w, uint32_t cut_percent);
 bool t_node_restarts(struct t_nodes *w, struct t_node *n, uint32_t percent,
                      const struct t_nodes_ops *ops, void *self);
 
-/* Lives of the seeds that KVN_SIM_SEED and KVN_SIM_SEEDS ask for, or of 1 to seeds. Returns how many
- * were lived; 0: just one, by KVN_SIM_SEED. */
+/* Lives of the seeds that KVN_SIM_SEED and KVN_SIM_SEEDS ask for, or of 1 to seeds. Returns how
+ * many were lived; 0: just one, by KVN_SIM_SEED. */
 uint64_t t_nodes_lives(uint64_t seeds, void (*live)(uint64_t seed));
 
 #endif

@@ -61,6 +61,7 @@ static void udp_wait(struct kvn_port *port, uint64_t until_ns, int wake_fd)
     struct timespec left;
     int woken;
 
+    u->empty = false;
     if (u->rx_at < u->rx_count || until_ns <= now_ns)
         return;
     u->polled[port->source_count] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
@@ -104,7 +105,7 @@ static bool udp_arm(struct kvn_port *port, uint64_t *until_ns)
 
 static void udp_disarm(struct kvn_port *port)
 {
-    (void)port;
+    ((struct kvn_udp_port *)port)->empty = false;
 }
 
 static uint64_t udp_deadline_ns(const struct kvn_port *port)

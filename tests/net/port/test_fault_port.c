@@ -77,7 +77,13 @@ static void source_close(struct kvn_port *port)
 }
 
 static const struct kvn_port_ops source_ops = {
-    "source", source_rx, source_tx, source_wait, source_deadline, source_close, NULL};
+    .name = "source",
+    .rx = source_rx,
+    .tx = source_tx,
+    .wait = source_wait,
+    .deadline_ns = source_deadline,
+    .close = source_close,
+};
 
 static struct source source;
 static uint8_t seen[PACKETS]; /* how often each came whole */
