@@ -221,6 +221,14 @@ def leaving(s):
     check(s.post("/v1/completions", completion("x", max_tokens=2))[0] == 200, "and the next one is served")
 
 
+def connects(addr):
+    try:
+        socket.create_connection(addr, timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
 def full():
     s = Server("--queue", "2", "--sequences", "1")
     long = completion("Once", max_tokens=2000, ignore_eos=True)
@@ -240,7 +248,9 @@ def full():
     one = s.stream("/v1/completions", long)
     one.recv(1)
     s.proc.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    end = time.monotonic() + 60
+    while connects(s.addr) and time.monotonic() < end:  # it has heard the first one
+        time.sleep(0.02)
     check(s.proc.poll() is None, "the first TERM lets the answer come to its end")
     s.proc.send_signal(signal.SIGTERM)
     check(s.proc.wait(60) == 143, "the second one ends at once", str(s.proc.returncode))
@@ -250,14 +260,9 @@ def drain(s, raw):
     one = s.stream("/v1/completions", completion(PROMPTS[0], max_tokens=200, ignore_eos=True))
     got = one.recv(1)
     s.proc.send_signal(signal.SIGTERM)
-    refused = False
     end = time.monotonic() + 60
-    while not refused and time.monotonic() < end:
-        try:
-            socket.create_connection(s.addr, timeout=60).close()
-            time.sleep(0.02)
-        except OSError:
-            refused = True
+    while not (refused := not connects(s.addr)) and time.monotonic() < end:
+        time.sleep(0.02)
     while True:
         more = one.recv(65536)
         if not more:

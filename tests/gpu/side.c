@@ -245,7 +245,7 @@ static int open_node(struct side *s, bool listen)
                                         .slots = 32, /* all chunks can have landed */
                                         .stages = 16,
                                         .stage_bytes = listen ? 0 : POOL,
-                                        .dead_ms = s->a->stop == SIDE_RUNS ? 20000 : 2000,
+                                        .dead_ms = s->a->stop == SIDE_RUNS ? 20000 : 5000,
                                         .gpu_plugin = s->plugin,
                                         .gpu = s->gpu};
     char why[257] = "";

@@ -4,7 +4,7 @@
 and are killed (kill -9) at random.
 
     mesh.py PROGRAM [--senders 8] [--receivers 8] [--transfers 2000] [--open 48] [--faults 60] [--seed 1]
-            [--port 47500] [--dead-ms 5000] [--control]
+            [--port 27500] [--dead-ms 5000] [--control]
 
 PROGRAM is build/tests/mesh/mesh_node. What must hold, and what this script looks for:
   - a transfer whose two nodes live from its begin to its end is right: both ends say 0 and the bytes are the sender's
@@ -318,7 +318,7 @@ def control(mesh):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("program")
-    for name, default in (("senders", 8), ("receivers", 8), ("transfers", 2000), ("open", 48), ("faults", 60), ("seed", 1), ("port", 47500), ("dead-ms", 5000)):
+    for name, default in (("senders", 8), ("receivers", 8), ("transfers", 2000), ("open", 48), ("faults", 60), ("seed", 1), ("port", 27500), ("dead-ms", 5000)):
         p.add_argument("--" + name, type=int, default=default)
     p.add_argument("--control", action="store_true")
     args = p.parse_args()

@@ -192,7 +192,7 @@ struct over {
 
 ParameterizedTestParameters(batch_node, writes_and_reads)
 {
-    static struct over over[] = {{"udp", 47431}, {"loop", 0}};
+    static struct over over[] = {{"udp", 27431}, {"loop", 0}};
 
     return cr_make_param_array(struct over, over, 2);
 }
@@ -252,7 +252,7 @@ Test(batch_node, a_batch_is_posted_a_thousand_times, .timeout = 60)
     kvw_batch_id w = {0};
     char why[257] = "";
 
-    pair("udp", 47433);
+    pair("udp", 27433);
     piece = (struct kvw_batch_piece){here_of(0), there_of(1), 3 * PIECE};
     cr_assert_eq(try_make(KVW_BATCH_WRITE, &piece, 1, &w, why), KVW_OK, "%s", why);
     cr_expect_eq(kvw_node_batch_wait(a.n, w, 0, NULL), KVW_E_INVALID, "it was never posted");
@@ -302,7 +302,7 @@ Test(batch_node, ten_threads_write_and_wait, .timeout = 60)
     struct waiter w[10];
     pthread_t threads[10];
 
-    pair("udp", 47434);
+    pair("udp", 27434);
     fill(&a, 7);
     for (uint32_t i = 0; i < 10; ++i) {
         w[i] = (struct waiter){i, KVW_OK};
@@ -333,7 +333,7 @@ static void refused(const struct kvw_batch_piece *piece, uint32_t op, kvw_err er
 
 Test(batch_node, what_cannot_be_is_refused, .timeout = 60)
 {
-    const uint64_t here = (uintptr_t)(pair("udp", 47435), a.mem), there = (uintptr_t)b.mem;
+    const uint64_t here = (uintptr_t)(pair("udp", 27435), a.mem), there = (uintptr_t)b.mem;
     static unsigned char other[PIECE], closed[PIECE];
     kvw_region_id read_only = add_region(&b, other, PIECE, KVW_REGION_READ);
     struct kvw_region_info info = {.size = sizeof(info)};
@@ -382,7 +382,7 @@ Test(batch_node, a_removed_region_is_not_touched, .timeout = 60)
     kvw_batch_id w, r;
     char why[257] = "";
 
-    pair("udp", 47436);
+    pair("udp", 27436);
     fill(&a, 5);
     memset(b.mem, 0, BYTES);
     w = make(KVW_BATCH_WRITE);
@@ -414,7 +414,7 @@ Test(batch_node, a_dead_peer_ends_posts, .timeout = 60)
     kvw_batch_id w, r;
     char why[257] = "";
 
-    pair("udp", 47437);
+    pair("udp", 27437);
     w = make(KVW_BATCH_WRITE);
     r = make(KVW_BATCH_READ);
     cr_assert_eq(kvw_node_batch_post(a.n, r, &late, why, sizeof(why)), KVW_OK, "%s", why);

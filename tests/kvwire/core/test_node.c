@@ -168,7 +168,7 @@ Test(node, one_descriptor_in_an_epoll)
     const uint64_t until = kvw_now_ns() + 10 * S;
     kvw_xfer_ref r, s;
 
-    pair(47411);
+    pair(27411);
     cr_assert_eq(epoll_ctl(ep, EPOLL_CTL_ADD, kvw_node_fd(d.n), &ev), 0);
     take(&d);
     cr_expect_eq(epoll_wait(ep, &ev, 1, 0), 0, "readable without an event");
@@ -211,7 +211,7 @@ Test(node, pushes_while_it_works, .timeout = 60)
 
     sem_init(&asked, 0, 0);
     sem_init(&go_on, 0, 0);
-    pair(47417);
+    pair(27417);
     for (uint32_t i = 0; i < 3; ++i)
         open_transfer(i, &r[i], &s[i]);
     cr_assert_eq(kvw_node_push(p.n, s[0], 0, 64, &ready), KVW_OK);
@@ -263,7 +263,7 @@ Test(node, ten_threads_call_at_once, .timeout = 60)
     pthread_t threads[THREADS];
     uint32_t ids[THREADS], ok = 0;
 
-    pair(47412);
+    pair(27412);
     for (uint32_t i = 0; i < THREADS; ++i) {
         ids[i] = i;
         cr_assert_eq(pthread_create(&threads[i], NULL, worker, &ids[i]), 0);
@@ -303,7 +303,7 @@ Test(node, an_event_is_not_older_than_its_cause)
     const uint64_t until = kvw_now_ns() + 10 * S;
     kvw_xfer_ref r, s;
 
-    pair(47418);
+    pair(27418);
     open_transfer(0, &r, &s);
     cr_assert_eq(kvw_node_push(p.n, s, 0, 1, &ready), KVW_OK);
     while (done_ns == 0 && kvw_now_ns() < until && kvw_node_wait(p.n, until))
@@ -318,7 +318,7 @@ Test(node, close_while_busy)
 {
     kvw_xfer_ref r, s;
 
-    pair(47413);
+    pair(27413);
     for (uint32_t i = 0; i < 20; ++i)
         transfer(i, true, &r, &s);
     kvw_node_close(d.n);
@@ -341,7 +341,7 @@ Test(node, a_child_closes_its_copies)
     int status = -1;
     pid_t child;
 
-    pair(47414);
+    pair(27414);
     transfer(0, false, &r, &s);
     if ((child = fork()) == 0) {
         kvw_node_close(p.n);
@@ -365,7 +365,7 @@ Test(node, metrics_parse)
     uint32_t metrics = 0, landed = 0;
     kvw_xfer_ref r, s;
 
-    pair(47415);
+    pair(27415);
     transfer(0, true, &r, &s);
     cr_assert(done_by(&d, 1, kvw_now_ns() + 10 * S));
     bytes = kvw_node_metrics(d.n, text, sizeof(text));

@@ -18,7 +18,7 @@
 #define TOKENS 64u
 
 static char to_path[64], from_path[64];
-static unsigned port = 47461; /* cases run beside each other */
+static unsigned port = 27461; /* cases run beside each other */
 static bool limited;          /* the files have no room for a transfer's lines */
 
 static void open_node(struct kvw_node **n, const char *trace, const char *local, uint32_t listen)
@@ -223,14 +223,14 @@ Test(trace, every_step_is_a_line, .timeout = 30, .init = make_paths, .fini = dro
 Test(trace, lines_that_are_lost_are_counted, .timeout = 30, .init = make_paths, .fini = drop_paths)
 {
     limited = true;
-    port = 47462;
+    port = 27462;
     hand_over(false);
 }
 
 Test(trace, a_child_that_closes_writes_nothing, .timeout = 30, .init = make_paths,
      .fini = drop_paths)
 {
-    port = 47463;
+    port = 27463;
     hand_over(true);
     cr_expect_eq(lines(from_path, "pushed", NULL), LAYERS);
     cr_expect_eq(lines(from_path, "offer", NULL), 1);

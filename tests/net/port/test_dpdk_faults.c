@@ -166,7 +166,7 @@ Test(dpdk_faults, interfaces_that_cannot_be)
     cr_expect_eq(open_as(&p, "af_packet:kvt0,ip=10.77.0.1/24", "10.77.0.9:7400", false, 700),
                  KVW_E_DEADLINE);
     expect_why("10.77.0.9:7400 (ARP)");
-    cr_expect_lt(t_now_ns() - begin_ns, 3000000000u);
+    cr_expect_lt(t_now_ns() - begin_ns, 10000000000u);
     cr_expect_eq(t_veth_run(0, "ip link set kvt0 down"), 0);
     cr_expect_eq(open_as(&p, "af_packet:kvt0,ip=10.77.0.1", NULL, false, 300), KVW_E_DEVICE);
     expect_why("ip link set kvt0 up");
@@ -190,7 +190,7 @@ Test(dpdk_faults, buffers_run_out)
     struct kvn_dpdk_nic_stats before, stats;
 
     open_pair("af_packet", 9000);
-    cr_assert(passes(port, kernel, 4000, 2000));
+    cr_assert(passes(port, kernel, 4000, 20000));
     kvn_dpdk_nic_stats(port, &before);
     rte_mempool_walk(take_all, NULL);
     cr_assert_gt(hoard.count, 1000);
@@ -199,8 +199,8 @@ Test(dpdk_faults, buffers_run_out)
     kvn_dpdk_nic_stats(port, &stats);
     cr_expect_gt(stats.tx_no_mbuf, 0);
     rte_pktmbuf_free_bulk(hoard.taken, hoard.count);
-    cr_expect(passes(port, kernel, 4000, 2000));
-    cr_expect(passes(kernel, port, 4000, 2000));
+    cr_expect(passes(port, kernel, 4000, 20000));
+    cr_expect(passes(kernel, port, 4000, 20000));
     (void)port->ops->rx(port, t_now_ns(), (struct kvn_rx_packet[KVN_BURST]){{0}}, KVN_BURST);
     kvn_dpdk_nic_stats(port, &stats);
     cr_expect_leq(stats.mbufs_in_use, before.mbufs_in_use + KVN_BURST, "%u in use, %u before",
@@ -212,12 +212,12 @@ Test(dpdk_faults, buffers_run_out)
 Test(dpdk_faults, interface_without_the_mtu_it_claims)
 {
     open_pair("af_packet", 9000);
-    cr_assert(passes(port, kernel, 8900, 2000));
+    cr_assert(passes(port, kernel, 8900, 20000));
     cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 1500"), 0);
     cr_expect_not(passes(port, kernel, 8900, 300));
-    cr_expect(passes(port, kernel, 1400, 2000));
+    cr_expect(passes(port, kernel, 1400, 20000));
     cr_assert_eq(t_veth_run(0, "ip link set kvt0 mtu 9000"), 0);
-    cr_expect(passes(port, kernel, 8900, 2000));
+    cr_expect(passes(port, kernel, 8900, 20000));
     close_pair();
 }
 
@@ -230,17 +230,24 @@ static double cpu_s(void)
            (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
 }
 
+/* What the machine adds, it adds now and then; a port that spins does so each time. */
 static void sleep_beside_it(unsigned ms)
 {
-    const uint64_t end_ns = t_now_ns() + ms * 1000000ull;
-    const double before = cpu_s();
-    struct kvn_rx_packet in[KVN_BURST];
+    const double most = ms * 0.3e-3;
+    double took = most;
 
-    while (t_now_ns() < end_ns) {
-        (void)port->ops->rx(port, t_now_ns(), in, KVN_BURST);
-        port->ops->wait(port, end_ns, -1);
+    for (int i = 0; i < 4 && took >= most; ++i) {
+        const uint64_t end_ns = t_now_ns() + ms * 1000000ull;
+        const double before = cpu_s();
+        struct kvn_rx_packet in[KVN_BURST];
+
+        while (t_now_ns() < end_ns) {
+            (void)port->ops->rx(port, t_now_ns(), in, KVN_BURST);
+            port->ops->wait(port, end_ns, -1);
+        }
+        took = cpu_s() - before;
     }
-    cr_expect_lt(cpu_s() - before, ms * 0.3e-3, "%.3f s of CPU in %u ms", cpu_s() - before, ms);
+    cr_expect_lt(took, most, "%.3f s of CPU in %u ms", took, ms);
 }
 
 /* Pulled under load: nothing hangs or spins; put back, traffic goes on; deleted, it can
@@ -248,13 +255,13 @@ static void sleep_beside_it(unsigned ms)
 static void unplug(const char *kind)
 {
     open_pair(kind, 3400);
-    cr_assert(passes(port, kernel, 1400, 2000));
+    cr_assert(passes(port, kernel, 1400, 20000));
     cr_assert_eq(t_veth_run(0, "ip link set kvt0 down"), 0);
     cr_expect_not(passes(port, kernel, 1400, 300));
     sleep_beside_it(500);
     cr_assert_eq(t_veth_run(0, "ip link set kvt0 up"), 0);
-    cr_expect(passes(port, kernel, 1400, 5000), "it doesn't come back");
-    cr_expect(passes(kernel, port, 1400, 5000), "it doesn't come back");
+    cr_expect(passes(port, kernel, 1400, 20000), "it doesn't come back");
+    cr_expect(passes(kernel, port, 1400, 20000), "it doesn't come back");
     cr_assert_eq(t_veth_run(0, "ip link del kvt0"), 0);
     cr_expect_not(passes(port, kernel, 1400, 300));
     sleep_beside_it(500);
@@ -418,7 +425,7 @@ Test(dpdk_faults, memif_path_in_use)
     cr_expect_eq(open_as(&port, local, NULL, true, 500), KVW_E_ADDRESS);
     expect_why("already in use");
     cr_assert_eq(open_as(&port, local, NULL, false, 10000), KVW_OK, "%s", why);
-    cr_expect(t_greet(port, 1, 5000), "no echo");
+    cr_expect(t_greet(port, 1, 20000), "no echo");
     port->ops->close(port);
     (void)t_peer_end(first, SIGTERM);
     t_link_remove(path);
@@ -456,12 +463,12 @@ static void start_beside_a_stopped_peer(bool listener)
     cfg.open_by_ns = begin_ns + 500000000u;
     cr_expect_eq(kvn_dpdk_port_open(&port, &cfg, why), KVW_E_DEADLINE, "%s", why);
     cr_expect_not_null(strstr(why, path));
-    cr_expect_lt(t_now_ns() - begin_ns, 3000000000u);
+    cr_expect_lt(t_now_ns() - begin_ns, 10000000000u);
     (void)t_peer_end(peer, SIGKILL);
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
     cfg.open_by_ns = t_now_ns() + 10000000000u;
     cr_assert_eq(kvn_dpdk_port_open(&port, &cfg, why), KVW_OK, "%s", why);
-    cr_expect(t_greet(port, 1, 5000), "no echo");
+    cr_expect(t_greet(port, 1, 20000), "no echo");
     port->ops->close(port);
     (void)t_peer_end(peer, SIGTERM);
     t_link_remove(path);

@@ -107,7 +107,7 @@ static void whole_story(bool listener)
     sched_getaffinity(0, sizeof(before), &before);
     sigprocmask(SIG_BLOCK, NULL, &mask_before);
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
-    cr_assert_not_null(port = t_open(path, listener, 10000));
+    cr_assert_not_null(port = t_open(path, listener, 20000));
     sched_getaffinity(0, sizeof(after), &after);
     sigprocmask(SIG_BLOCK, NULL, &mask_after);
     cr_expect(CPU_EQUAL(&before, &after), "the thread was pinned");
@@ -116,7 +116,7 @@ static void whole_story(bool listener)
     cr_expect_eq(port->payload_max, KVN_DPDK_PAYLOAD_MAX);
     cr_expect(port->one_host);
 
-    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    cr_assert(t_greet(port, 0, 20000), "no echo of the greeting");
     exchange(port);
     cr_expect_eq(port->tx_errors, 0);
     (void)port->ops->rx(port, t_now_ns(), in, KVN_BURST); /* ends the loan of the last ones */
@@ -140,21 +140,42 @@ Test(dpdk_port, listener_gets_every_byte_across_and_back)
     whole_story(true);
 }
 
-/* A whole second without input: few calls, hardly any CPU, and back at the deadline. */
-static void expect_sleep(struct kvn_port *port, const char *when)
-{
-    const uint64_t begin_ns = t_now_ns(), end_ns = begin_ns + 400000000u, cpu = cpu_ns();
-    struct kvn_rx_packet in[KVN_BURST];
-    unsigned calls = 0;
+struct slept {
+    unsigned calls;
+    uint64_t cpu_ns, late_ns;
+};
 
-    for (; t_now_ns() < end_ns; ++calls) {
+static struct slept sleep_once(struct kvn_port *port)
+{
+    const uint64_t end_ns = t_now_ns() + 400000000u, cpu = cpu_ns();
+    struct kvn_rx_packet in[KVN_BURST];
+    struct slept s = {.calls = 0};
+
+    for (; t_now_ns() < end_ns; ++s.calls) {
         (void)port->ops->rx(port, t_now_ns(), in, KVN_BURST);
         port->ops->wait(port, end_ns, -1);
     }
-    cr_expect_lt(calls, 100, "%s: wait() returned %u times in 0.4 s", when, calls);
-    cr_expect_lt(cpu_ns() - cpu, 40000000u, "%s: %lu us of CPU in 0.4 s", when,
-                 (unsigned long)(cpu_ns() - cpu) / 1000);
-    cr_expect_lt(t_now_ns(), end_ns + 100000000u, "%s: wait() came back late", when);
+    s.late_ns = t_now_ns() - end_ns;
+    s.cpu_ns = cpu_ns() - cpu;
+    return s;
+}
+
+/* What the machine adds, it adds now and then; a port that doesn't sleep, or oversleeps, does so
+ * each time. */
+#define TRIES 4
+
+/* 0.4 s without input: few calls, hardly any CPU, and back at the deadline. */
+static void expect_sleep(struct kvn_port *port, const char *when)
+{
+    struct slept s;
+
+    for (int i = 0; i < TRIES; ++i) {
+        s = sleep_once(port);
+        if (s.calls < 100 && s.cpu_ns < 40000000u && s.late_ns < 100000000u)
+            return;
+    }
+    cr_expect_fail("%s: wait() returned %u times in 0.4 s, %lu us of CPU, %lu us late", when,
+                   s.calls, (unsigned long)s.cpu_ns / 1000, (unsigned long)s.late_ns / 1000);
 }
 
 /* How late wait() returns for a descriptor that becomes readable in so many milliseconds. */
@@ -179,15 +200,17 @@ static void expect_wake_by_fd(struct kvn_port *port)
 {
     unsigned prompt = 0;
 
-    for (unsigned i = 0; i < 10; ++i)
-        prompt += wake_by_fd_late_ns(port, 21 + 4 * i) < 3000000;
+    for (unsigned i = 0; i < 10 * TRIES && prompt < 7; ++i) {
+        if (i % 10 == 0)
+            prompt = 0;
+        prompt += wake_by_fd_late_ns(port, 21 + 4 * (i % 10)) < 3000000;
+    }
     cr_expect_geq(prompt, 7, "%u of 10 wakes were prompt", prompt);
     /* A descriptor that is gone, or still readable, does not haunt later calls. */
     expect_sleep(port, "after a wake_fd");
 }
 
-/* Both sides sleep before every packet. One that slept through it would come 20 ms late. */
-static void expect_wake_by_packets(struct kvn_port *port)
+static uint64_t round_trips_ns(struct kvn_port *port)
 {
     const uint64_t begin_ns = t_now_ns();
     uint8_t seen[101] = {0};
@@ -196,12 +219,22 @@ static void expect_wake_by_packets(struct kvn_port *port)
         while (!send_payload(port, n))
             t_sleep_ms(1);
         while (seen[n] == 0) {
-            cr_assert_lt(t_now_ns(), begin_ns + 5000000000u, "packet %lu", (unsigned long)n);
+            cr_assert_lt(t_now_ns(), begin_ns + 10000000000u, "packet %lu", (unsigned long)n);
             (void)collect(port, seen, 101);
         }
     }
-    cr_expect_lt(t_now_ns() - begin_ns, 1000000000u, "100 round trips took %lu ms",
-                 (unsigned long)((t_now_ns() - begin_ns) / 1000000));
+    return t_now_ns() - begin_ns;
+}
+
+/* Both sides sleep before every packet. One that slept through it would come 20 ms late. */
+static void expect_wake_by_packets(struct kvn_port *port)
+{
+    uint64_t took_ns = UINT64_MAX;
+
+    for (int i = 0; i < TRIES && took_ns >= 1000000000u; ++i)
+        took_ns = round_trips_ns(port);
+    cr_expect_lt(took_ns, 1000000000u, "100 round trips took %lu ms",
+                 (unsigned long)(took_ns / 1000000));
 }
 
 static void sleep_story(bool listener)
@@ -211,8 +244,8 @@ static void sleep_story(bool listener)
 
     t_link_path(path);
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
-    cr_assert_not_null(port = t_open(path, listener, 10000));
-    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    cr_assert_not_null(port = t_open(path, listener, 20000));
+    cr_assert(t_greet(port, 0, 20000), "no echo of the greeting");
     expect_wake_by_packets(port);
     expect_sleep(port, "with an idle peer");
     expect_wake_by_fd(port);
@@ -242,8 +275,8 @@ Test(dpdk_port, unsendable_packets_are_counted)
 
     t_link_path(path);
     peer = t_peer_start(path, "listener", "echo");
-    cr_assert_not_null(port = t_open(path, false, 10000));
-    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    cr_assert_not_null(port = t_open(path, false, 20000));
+    cr_assert(t_greet(port, 0, 20000), "no echo of the greeting");
 
     const struct kvn_tx_packet packets[] = {
         {.to = port->default_peer,
@@ -266,7 +299,7 @@ Test(dpdk_port, unsendable_packets_are_counted)
 
     cr_expect_eq(port->ops->tx(port, t_now_ns(), packets, 4), 4);
     cr_expect_eq(port->tx_errors, 4);
-    cr_expect(t_greet(port, 0, 5000), "nothing gets through any more");
+    cr_expect(t_greet(port, 0, 20000), "nothing gets through any more");
     port->ops->close(port);
     (void)t_peer_end(peer, SIGTERM);
     t_link_remove(path);
@@ -302,7 +335,7 @@ static void peer_stands_still(bool listener)
     t_link_path(path);
     peer = t_peer_start(path, listener ? "sender" : "listener", "echo");
     cr_assert_not_null(port = t_open(path, listener, 10000));
-    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    cr_assert(t_greet(port, 0, 20000), "no echo of the greeting");
     kill(peer, SIGSTOP);
     cr_assert_eq(waitpid(peer, NULL, WUNTRACED), peer);
     while ((taken = send_burst(port, sent)) > 0) {
@@ -343,7 +376,7 @@ Test(dpdk_port, another_ports_datagrams_are_not_taken)
     t_link_path(path);
     peer = t_peer_start(path, "listener", "echo");
     cr_assert_not_null(port = t_open(path, false, 10000));
-    cr_assert(t_greet(port, 0, 5000), "no echo of the greeting");
+    cr_assert(t_greet(port, 0, 20000), "no echo of the greeting");
     t_payload_make(other, sizeof(other), 1);
 
     struct kvn_tx_packet packet = {

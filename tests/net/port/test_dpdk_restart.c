@@ -12,7 +12,7 @@
 #include "dpdk_traffic.h"
 
 #define KILLS       20u
-#define RESUME_MS   8000u
+#define RESUME_MS   20000u
 #define BACK_BEFORE 20u /* echoes that show traffic flows both ways */
 
 TestSuite(dpdk_restart, .timeout = 120);
@@ -64,7 +64,7 @@ static void survive(bool listener, unsigned seed)
     srandom(seed);
     t_link_path(path);
     peer = t_peer_start(path, role, "blast");
-    cr_assert_not_null(port = t_open(path, listener, 10000));
+    cr_assert_not_null(port = t_open(path, listener, 20000));
     cr_assert_neq(flow(port, &number, RESUME_MS, BACK_BEFORE), UINT64_MAX, "no traffic at first");
     for (unsigned i = 0; i < KILLS; ++i) {
         uint64_t took_ns;
