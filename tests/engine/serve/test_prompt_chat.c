@@ -11,17 +11,27 @@
 static struct kve_gguf *gguf;
 static struct kve_prompts prompts;
 
-static void set_up(void)
+/* A file that says nothing of BOS and EOS, or whether they are to be added. */
+static void open_file(const bool *adds_bos, const bool *adds_eos)
 {
     char why[KVE_WHY_BYTES];
     struct gb b = {0};
 
     tb_vocabulary(&b, "smollm");
+    if (adds_bos != NULL)
+        gb_key_bool(&b, "tokenizer.ggml.add_bos_token", *adds_bos);
+    if (adds_eos != NULL)
+        gb_key_bool(&b, "tokenizer.ggml.add_eos_token", *adds_eos);
     gb_finish(&b);
     cr_assert_eq(kve_gguf_open_bytes(&gguf, b.file.at, b.file.bytes, why), KVW_OK, "%s", why);
     cr_assert_eq(kve_tok_open(&prompts.tok, gguf, why), KVW_OK, "%s", why);
     prompts.context = 1000;
     gb_free(&b);
+}
+
+static void set_up(void)
+{
+    open_file(NULL, NULL);
 }
 
 static void tear_down(void)
@@ -98,5 +108,26 @@ Test(prompt_chat, nothing_that_a_message_says_is_a_control_token)
         cr_expect_eq(control_tokens(&q), expected, "%s", texts[i]);
         kve_request_free(&q);
         cr_expect_not(as_a_whole(&m, 1), "a control: \"%s\" smuggles, encoded at once", texts[i]);
+    }
+}
+
+/* BOS before and EOS behind, as the file wants them. */
+Test(prompt_chat, what_the_file_adds_is_added_once)
+{
+    const struct kve_chat_message m[] = {{"user", "hello"}, {"assistant", "aa"}, {"user", "w"}};
+    uint32_t plain[4];
+
+    for (int i = 0; i < 4; ++i) {
+        const bool bos = i % 2 != 0, eos = i / 2 != 0;
+        struct kve_request q;
+
+        tear_down();
+        open_file(&bos, &eos);
+        cr_expect(as_a_whole(m, 3), "bos %d, eos %d", bos, eos);
+        encode(m, 3, &q);
+        plain[i] = q.count;
+        cr_expect_eq(q.count, plain[0] + bos + eos, "bos %d, eos %d: %u tokens, %u without", bos,
+                     eos, q.count, plain[0]);
+        kve_request_free(&q);
     }
 }

@@ -272,6 +272,10 @@ Test(core_stage, unknown_and_of_another_key_and_of_another_life)
     cr_expect_eq(t_dense_pull(&c, 0, 1, &ref, 0, &x), KVW_E_NOTFOUND);
     cr_expect(strstr(t_dense_why, "another life") != NULL, "%s", t_dense_why);
     cr_expect(t_state_is_zero(&c.node[0].state));
+    c.node[1].dones = 0; /* its numbers begin anew: the same key gets the same one */
+    other = staged("mine", 0, (struct kvw_stage_args){0});
+    cr_expect_eq(kvw_core_stage_drop(c.node[1].core, &ref, t_cores_now(&c)), KVW_E_NOTFOUND);
+    cr_expect_eq(kvw_core_stage_drop(c.node[1].core, &other, t_cores_now(&c)), KVW_OK);
     t_cores_end(&c);
 }
 
