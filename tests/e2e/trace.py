@@ -52,9 +52,12 @@ def test_lossy(folder):
     layers = re.findall(r"^ +(\d+) +([\d.]+) +([\d.]+) ", shown.stdout, re.M)
     check(len(layers) == len(answer["layers"]), "the timeline has a line a layer", shown.stdout + shown.stderr)
     check(all(float(computed) <= float(ready) for _, computed, ready in layers), "no layer is ready before it is computed", layers)
-    check([float(r) for _, _, r in layers] == sorted(float(r) for _, _, r in layers), "layers get ready in their order", layers)
     lost = re.search(r"^packets lost and sent again: (\d+)$", shown.stdout, re.M)
     check(lost is not None and int(lost[1]) > 0, "packets were lost, and it says how many", shown.stdout)
+    check([float(c) for _, c, _ in layers] == sorted(float(c) for _, c, _ in layers), "layers are computed in their order", layers)
+    ready = [float(r) for _, _, r in layers]
+    late = sum(r > min(ready[i:]) for i, r in enumerate(ready))
+    check(late <= len(layers) // 6, "and get ready in it, but for a few that lost a packet", layers)
     check(shown.stdout.startswith("transfer ") and "%d chunks" % answer["chunks"] in shown.stdout.splitlines()[0],
           "it counts the chunks that kvserve counted", (answer["chunks"], shown.stdout.splitlines()[:1]))
     merged = [json.loads(line) for line in timeline("--json", *files).stdout.splitlines()]

@@ -33,6 +33,11 @@
 /* Starts in a row that a peer may break off by vanishing in the middle. */
 #define TRIES 8
 #define CACHE 64u
+/* Close waits for nothing of a peer that went longer ago; how long it waits for DPDK's thread to
+ * say that it looks for the next, and then for it to have done so. */
+#define GONE_NS      2000000000ull
+#define RECONNECT_NS 300000000ull
+#define SETTLE_NS    20000000ull
 
 static const struct kvn_port_ops ops;
 
@@ -51,6 +56,11 @@ bool kvn_dpdk_link_up(const struct kvn_dpdk_port *p)
     return p->attached && rte_eth_link_get_nowait(p->id, &link) == 0 && link.link_status;
 }
 
+static void sleep_ns(uint64_t ns)
+{
+    nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+}
+
 /* In one of DPDK's threads: a peer came or went. */
 static int link_changed(uint16_t id, enum rte_eth_event_type type, void *arg, void *unused)
 {
@@ -63,6 +73,8 @@ static int link_changed(uint16_t id, enum rte_eth_event_type type, void *arg, vo
     if (type == RTE_ETH_EVENT_INTR_LSC) {
         pthread_mutex_lock(&p->arming);
         pthread_mutex_unlock(&p->arming);
+        atomic_store(&p->changed_mark, kvn_dpdk_log_mark());
+        atomic_store(&p->changed_ns, kvn_dpdk_now_ns());
     }
     atomic_fetch_add(&p->changes, 1);
     (void)eventfd_write(p->link_fd, 1);
@@ -137,6 +149,28 @@ static void stop_when_quiet(void *arg)
     sem_post(&p->stopped);
 }
 
+/*
+ * When vhost's peer goes, DPDK's thread for it puts the device among those to be connected anew. A
+ * device that is closed at that moment may be freed and stay among them: the next listener on its
+ * path is then connected to freed memory. So that thread gets its time: to the line that it says
+ * before that, and some more.
+ */
+static void await_reconnect(const struct kvn_dpdk_port *p)
+{
+    const uint64_t mark = atomic_load(&p->changed_mark), now_ns = kvn_dpdk_now_ns();
+    char again[KVN_DPDK_PATH_BYTES + 24], found[KVN_DPDK_PATH_BYTES + 24];
+
+    if (atomic_load(&p->changes) == 0 || kvn_dpdk_link_up(p) ||
+        now_ns - atomic_load(&p->changed_ns) > GONE_NS)
+        return;
+    snprintf(again, sizeof(again), "(%s) reconnecting", p->path);
+    snprintf(found, sizeof(found), "(%s) new device", p->path);
+    while (kvn_dpdk_now_ns() - now_ns < RECONNECT_NS && !kvn_dpdk_log_has(mark, again) &&
+           !kvn_dpdk_log_has(mark, found))
+        sleep_ns(SETTLE_NS / 20);
+    sleep_ns(SETTLE_NS);
+}
+
 static void stop(struct kvn_dpdk_port *p)
 {
     if (!p->vhost) {
@@ -147,6 +181,8 @@ static void stop(struct kvn_dpdk_port *p)
             return;
         }
     }
+    if (p->vhost)
+        await_reconnect(p);
     (void)rte_eth_dev_stop(p->id);
 }
 
@@ -154,9 +190,9 @@ static void detach(struct kvn_dpdk_port *p)
 {
     if (!p->attached)
         return;
-    p->attached = false;
     if (p->started)
         stop(p);
+    p->attached = false;
     forget_changes(p);
     /* One that was set up and never started has its handler in place, and no way to take it off: it
      * stays, idle, until the process ends. That takes a peer that vanishes within microseconds. */
@@ -358,11 +394,6 @@ static kvw_err bring_up(struct kvn_dpdk_port *p, const struct kvn_dpdk_config *c
     }
     free(b);
     return err;
-}
-
-static void sleep_ns(uint64_t ns)
-{
-    nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
 }
 
 /*

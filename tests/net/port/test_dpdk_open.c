@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "../../../net/port/dpdk/eal.h"
+#include "../../../net/port/dpdk/log.h"
 #include "dpdk_traffic.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -507,6 +508,34 @@ static void expect_exit(bool listener)
             (void)t_greet(port, 2, 5); /* go now; whether that is answered is nobody's business */
         cr_expect_eq(info.si_pid, peer, "it hangs");
         cr_expect_eq(t_peer_end(peer, SIGKILL), 0, "it crashed");
+        port->ops->close(port);
+    }
+    t_link_remove(path);
+}
+
+/* DPDK's thread is held where it is about to look for the next listener. */
+static void dawdle(const char *line)
+{
+    if (strstr(line, "reconnecting") != NULL)
+        t_sleep_ms(30);
+}
+
+/* A peer goes and the port is closed at that moment: nothing of it is left to be connected with the
+ * next listener on the path. */
+Test(dpdk_open, closed_while_its_listener_goes)
+{
+    struct kvn_port *port;
+    pid_t peer;
+
+    t_link_path(path);
+    cr_assert_eq(kvn_dpdk_eal_start(NULL, why), KVW_OK, "%s", why);
+    kvn_dpdk_log_hook(dawdle);
+    for (int i = 0; i < 3; ++i) {
+        peer = t_peer_start(path, "listener", "echo");
+        cr_assert_eq(open_end(&port, path, false, 20000), KVW_OK, "%s", why);
+        cr_expect(t_greet(port, 1, 20000), "no echo");
+        (void)t_peer_end(peer, SIGKILL);
+        t_sleep_ms(5);
         port->ops->close(port);
     }
     t_link_remove(path);
