@@ -14,7 +14,7 @@ import kvwire
 
 LAYERS, BLOCKS, TOKENS, HEADS, WIDTH = 4, 64, 16, 4, 64
 BLOCK_BYTES = TOKENS * HEADS * WIDTH * 2
-SECONDS = 20
+SECONDS = 120  # of every patience here; they only end hangs
 
 
 def stand_ins():
@@ -140,7 +140,8 @@ def check():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    p, d = Engine(port, True, kvwire_stage_mb=2, kvwire_wait=SECONDS), Engine(0, False, kvwire_wait=SECONDS)
+    patient = dict(kvwire_wait=SECONDS, kvwire_lease=SECONDS, kvwire_keep=5 * SECONDS)
+    p, d = Engine(port, True, kvwire_stage_mb=2, **patient), Engine(0, False, **patient)
     try:
         ways(p, d)
     finally:

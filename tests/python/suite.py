@@ -358,7 +358,7 @@ def buffers():
 
 def vllm_halves():
     """In a process of its own: it has stand-ins for vLLM's modules."""
-    got = run(os.path.join(HERE, "halves.py"))
+    got = run(os.path.join(HERE, "halves.py"), timeout=600)
     assert got.returncode == 0, got
 
 
