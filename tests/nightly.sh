@@ -9,7 +9,7 @@
 #             100,000 notifications, each looked at beside its data
 #   pairs     every kind of ends of the DPDK transport over veth, under ASan and UBSan
 #   mesh      tests/mesh/nightly.sh: 8 x 8 nodes, killed and restarted, several seeds; 1,000 seeds of it simulated
-#   chunks    tests/gpu/nightly.sh: 10^5 chunks through the kernels of gpu/
+#   chunks    tests/gpu/nightly.sh: 10^5 chunks of each codec through the kernels of gpu/, both ways
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-build/nightly}
