@@ -274,8 +274,8 @@ static inline uint8_t *piece_at(const struct kvw_run *r, uint64_t k)
     return (uint8_t *)(uintptr_t)(r->base + k * (uint64_t)r->stride);
 }
 
-/* Pieces lie anywhere: the next one's page is looked up, and its first lines are fetched, while this
- * one is copied. The CPU's own prefetchers don't look beyond a page. */
+/* Pieces lie anywhere: the next one's page is looked up, and its first lines are fetched, while
+ * this one is copied. The CPU's own prefetchers don't look beyond a page. */
 static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r, uint64_t k,
                               bool gather)
 {
