@@ -329,6 +329,14 @@ Test(node_paths, addresses_and_arguments)
     cr_expect_not_null(strstr(why, "carrier-pigeon"), "%s", why);
     path.transport = "loop";
     cr_assert_null(n);
+    struct {
+        struct kvw_node_path path;
+        uint64_t later; /* a field of one day */
+    } longer = {path, 1};
+    cfg.more = &longer.path;
+    cfg.more_bytes = sizeof(longer);
+    REFUSED("more[0].size");
+    longer.later = 0;
     cr_assert_eq(kvw_node_open(&n, &cfg, why, sizeof(why)), KVW_OK, "%s", why);
     cr_expect_eq(kvw_node_path_address(n, 1, text, &bytes), KVW_OK);
     cr_expect_str_eq(text, "paths-arguments");
