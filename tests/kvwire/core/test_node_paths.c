@@ -303,7 +303,9 @@ Test(node_paths, addresses_and_arguments)
                                   .more_bytes = sizeof(path)};
     struct kvw_node *n = NULL;
     char why[257] = "", text[64];
+    struct kvw_peer_info info = {.size = sizeof(info)};
     uint32_t bytes = sizeof(text);
+    uint8_t blob[256];
     kvw_peer_id peer;
 
 #define REFUSED(field)                                                                             \
@@ -345,5 +347,10 @@ Test(node_paths, addresses_and_arguments)
     cr_expect_eq(strncmp(text, "127.0.0.1:", 10), 0, "%s", text);
     cr_expect_eq(kvw_node_path_address(n, 2, text, &bytes), KVW_E_INVALID);
     cr_expect_eq(kvw_node_peer_add_by(n, 2, "x", &peer), KVW_E_INVALID);
+    bytes = sizeof(blob);
+    cr_assert_eq(kvw_node_blob(n, blob, &bytes), KVW_OK);
+    cr_assert_eq(kvw_node_peer_blob(n, blob, bytes, &peer), KVW_OK);
+    cr_assert_eq(kvw_node_peer_info(n, peer, &info), KVW_OK);
+    cr_expect_str_eq(info.path, "udp", "the first of this node's own");
     kvw_node_close(n);
 }
