@@ -30,7 +30,8 @@
 #include "node_trace.h"
 #include "wire/le.h"
 
-#define ROUNDS 64u /* polls of a core in one of an app-driven node */
+#define PATH_BYTES_MIN 40u /* of a struct kvw_node_path, as it was at first */
+#define ROUNDS         64u /* polls of a core in one of an app-driven node */
 
 uint64_t kvw_now_ns(void)
 {
@@ -291,18 +292,18 @@ static void close_ways(struct kvw_node *n)
     }
 }
 
-/* Path i of a config: the first one's fields are the config's own. */
-static struct kvw_node_path path_of(const struct kvw_node_config *cfg, uint32_t i)
+/* Path i of a config: the first one's fields are the config's own. False: a field that this library
+ * doesn't know. */
+static bool path_of(struct kvw_node_path *path, const struct kvw_node_config *cfg, uint32_t i)
 {
-    struct kvw_node_path path = {.transport = cfg->transport,
-                                 .local = cfg->local,
-                                 .advertise = cfg->advertise,
-                                 .peer = cfg->peer,
-                                 .listen = cfg->listen};
-
-    if (i > 0)
-        memcpy(&path, (const char *)cfg->more + (size_t)(i - 1) * cfg->more_bytes, sizeof(path));
-    return path;
+    *path = (struct kvw_node_path){.transport = cfg->transport,
+                                   .local = cfg->local,
+                                   .advertise = cfg->advertise,
+                                   .peer = cfg->peer,
+                                   .listen = cfg->listen};
+    return i == 0 || kvw_core_copy_in(path, sizeof(*path),
+                                      (const char *)cfg->more + (size_t)(i - 1) * cfg->more_bytes,
+                                      cfg->more_bytes);
 }
 
 static kvw_err open_ways(struct kvw_node *n, const struct kvw_node_config *cfg, char *why,
@@ -314,8 +315,9 @@ static kvw_err open_ways(struct kvw_node *n, const struct kvw_node_config *cfg, 
 
     n->sleep = (struct kvw_node_sleep){.timer_fd = -1, .epoll_fd = -1};
     for (uint32_t i = 0; i <= cfg->more_count && err == KVW_OK; ++i) {
-        const struct kvw_node_path path = path_of(cfg, i);
+        struct kvw_node_path path;
 
+        (void)path_of(&path, cfg, i);
         err = open_way(n, cfg, &path, text);
         if (i == 0 || err != KVW_OK)
             say(why, size, text);
@@ -364,10 +366,13 @@ static kvw_err open_core(struct kvw_node *n, const struct kvw_node_config *cfg, 
     char text[96];
     kvw_err err;
 
-    for (uint32_t i = 0; i < n->way_count; ++i)
-        paths[i] = (struct kvw_core_path){.name = n->ways[i].name,
-                                          .transport = n->ways[i].transport,
-                                          .listen = path_of(cfg, i).listen};
+    for (uint32_t i = 0; i < n->way_count; ++i) {
+        struct kvw_node_path path;
+
+        (void)path_of(&path, cfg, i);
+        paths[i] = (struct kvw_core_path){
+            .name = n->ways[i].name, .transport = n->ways[i].transport, .listen = path.listen};
+    }
     err = kvw_core_open(&n->core, &core, kvw_now_ns(), &field);
     if (err != KVW_OK) {
         snprintf(text, sizeof(text), "%s%s%s", kvw_strerror(err), field != NULL ? ": " : "",
@@ -404,7 +409,7 @@ static const char *check_config(const struct kvw_node_config *cfg)
         return "app_driven";
     if (cfg->more_count > KVW_CORE_PATHS_MAX - 1 || (cfg->more_count != 0 && cfg->more == NULL))
         return "more_count";
-    if (cfg->more_count != 0 && cfg->more_bytes < sizeof(struct kvw_node_path))
+    if (cfg->more_count != 0 && cfg->more_bytes < PATH_BYTES_MIN)
         return "more_bytes";
     return cfg->reserved != 0 ? "reserved" : NULL;
 }
@@ -416,9 +421,10 @@ static kvw_err take_config(struct kvw_node *n, const struct kvw_node_config *cfg
     char text[32];
 
     for (uint32_t i = 0; field == NULL && i <= cfg->more_count; ++i) {
-        const struct kvw_node_path path = path_of(cfg, i);
+        struct kvw_node_path path;
 
-        if ((field = check_path(&path)) == NULL || i == 0)
+        field = path_of(&path, cfg, i) ? check_path(&path) : "size";
+        if (field == NULL || i == 0)
             continue;
         snprintf(text, sizeof(text), "more[%u].%s", i - 1, field);
         field = text;

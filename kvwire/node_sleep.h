@@ -27,8 +27,8 @@ struct kvw_node_sleep {
 };
 
 /* wake_fd wakes who sleeps; event_fd (app-driven; else -1) makes the application's descriptor
- * readable, too. why: a sentence (256 bytes). KVW_E_UNSUPPORTED: a transport that has no
- * descriptor; KVW_E_IO. */
+ * readable, too. why: a sentence (256 bytes). KVW_E_UNSUPPORTED: a transport has no descriptor.
+ * KVW_E_IO. */
 KVW_NODISCARD kvw_err kvw_node_sleep_open(struct kvw_node_sleep *s, const struct kvw_node_way *ways,
                                           uint32_t way_count, const int fds[2], char *why);
 void kvw_node_sleep_close(struct kvw_node_sleep *s);

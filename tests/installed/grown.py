@@ -13,7 +13,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HEADERS = ("core.h", "core_batch.h", "core_stage.h", "core_types.h", "mem.h", "node.h", "pool.h")
 # Elements of arrays whose size the caller tells beside them.
-ELEMENTS = {"kvw_batch_piece", "kvw_group_blocks", "kvw_plane", "kvw_part_desc", "kvw_group_desc", "kvw_mem"}
+ELEMENTS = {"kvw_batch_piece", "kvw_group_blocks", "kvw_plane", "kvw_part_desc", "kvw_group_desc", "kvw_mem", "kvw_node_path"}
 LATER = "    uint64_t later[3]; /* a field of one day */\n"
 
 

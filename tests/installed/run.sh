@@ -44,9 +44,28 @@ build_all() {
         cc -O2 -Wall -Wextra "$f" -o "${f%.c}" $(pkg-config --cflags --libs kvwire) || return 1
     done
 }
+# Of the two libraries that -lkvwire may stand for, the linker takes the static one.
 build_static() {
-    # shellcheck disable=SC2046
-    cc -O2 02_two_nodes.c -o 02_static $(pkg-config --cflags kvwire) "$lib/libkvwire.a" $(pkg-config --static --libs-only-l kvwire | sed 's/-lkvwire//')
+    local f
+    for f in 02_two_nodes 03_sender 03_receiver 06_own_loop; do
+        # shellcheck disable=SC2046
+        cc -O2 $f.c -o $f.static $(pkg-config --cflags kvwire) -Wl,-Bstatic $(pkg-config --libs kvwire) -Wl,-Bdynamic $(pkg-config --static --libs kvwire | sed 's/-lkvwire//') &&
+            ! ldd $f.static | grep -q kvwire || return 1
+    done
+}
+# Every name that the library exports has its page, and each says something.
+pages() { # LIST OF THE ABI
+    local name man=$work/prefix/usr/local/share/man
+    sed -n 's/^symbol //p' "$1" >"$work/names" && [ "$(wc -l <"$work/names")" -gt 80 ] || return 1
+    while read -r name; do
+        [ "$(sed '1,/^.SH DESCRIPTION/d; /^.SH SEE/,$d' "$man/man3/$name.3" | wc -c)" -gt 20 ] || { echo "$name: no page, or an empty one"; return 1; }
+    done <"$work/names"
+    [ -s "$man/man7/kvwire.7" ] && [ "$(ls "$man/man3" | wc -l)" -eq "$(wc -l <"$work/names")" ] || return 1
+    ! command -v groff || [ -z "$(groff -man -Tutf8 -ww "$man"/man3/*.3 "$man/man7/kvwire.7" 2>&1 >/dev/null)" ]
+}
+no_page() { # the control: a name that has none is missed
+    { cat "$root/tests/lint/abi.txt"; echo "symbol kvw_node_frobnicate"; } >"$work/more"
+    ! pages "$work/more"
 }
 no_dpdk_in() { ! ldd "$1" | grep -qE 'rte_|ibverbs|rdmacm'; }
 only_kvw() { [ -z "$(nm -D --defined-only "$lib/libkvwire.so" | awk '{print $3}' | grep -vE '^(kvw_|KVWIRE_)')" ]; }
@@ -57,10 +76,10 @@ one_symbol() { # a plugin exports one
         [ "$(nm -D --defined-only "$p" | awk '{print $3}')" = $name ] || return 1
     done
 }
-pair() { # TRANSPORT RECEIVER'S SENDER'S PEER: five requests of 2,048 tokens at once
-    timeout 120 ./03_receiver "$1" "$2" 5 2048 5 &
+pair() { # TRANSPORT RECEIVER'S SENDER'S PEER [SUFFIX]: five requests of 2,048 tokens at once
+    timeout 120 "./03_receiver${5:-}" "$1" "$2" 5 2048 5 &
     local receiver=$! status
-    timeout 120 ./03_sender "$1" "$3" "$4" 5 2048
+    timeout 120 "./03_sender${5:-}" "$1" "$3" "$4" 5 2048
     status=$?
     wait $receiver && [ $status -eq 0 ]
 }
@@ -69,7 +88,7 @@ without_plugins() { # a transport that isn't there is refused with a sentence th
     grep -q "no transport 'dpdk' is built in, and no plugin" "$work/said"
 }
 # The library of one day (grown.py), and programs of today on it; and the other way about.
-programs="02_two_nodes 04_batch 05_serial"
+programs="02_two_nodes 04_batch 05_serial 06_own_loop"
 grow() { python3 "$root/tests/installed/grown.py" "$build" "$work/grown"; }
 old_on_grown() {
     local p
@@ -110,15 +129,21 @@ run_no_dpdk() {
 }
 check "installed headers compile alone, as C99 and C++17" headers_alone
 check "examples build with pkg-config alone" build_all
-check "an example links statically" build_static
+check "the examples link by pkg-config --static" build_static
+check "every exported name has a manual page" pages "$root/tests/lint/abi.txt"
+check "the control: a name without one is missed" no_page
 check "a program carries neither DPDK nor verbs" no_dpdk_in ./03_sender
 check "libkvwire.so exports kvw_ alone" only_kvw
 check "a plugin exports one symbol" one_symbol
 check "02_two_nodes" ./02_two_nodes
-check "02_two_nodes, static" ./02_static
+check "02_two_nodes, static" ./02_two_nodes.static
 check "04_batch, 1,000 pieces written and read back" ./04_batch
 check "05_serial, staged and pulled by reference" ./05_serial
 check "two processes over udp, 5 requests of 268 MB at once, every word" pair udp 127.0.0.1:7403 127.0.0.1:0 127.0.0.1:7403
+check "the same, static" pair udp 127.0.0.1:7404 127.0.0.1:0 127.0.0.1:7404 .static
+check "06_own_loop: many peers by two transports, one epoll, no thread" ./06_own_loop
+check "06_own_loop, static" ./06_own_loop.static
+check "07_pools: state of vLLM, MLA and a hybrid, each in two layouts" ./07_pools
 if [ -f "$lib/kvwire/libkvwire-dpdk.so" ]; then
     check "two processes over dpdk, the plugin" pair dpdk "$work/link.sock" "$work/link.sock" -
     check "without plugins: a sentence" without_plugins
