@@ -7,7 +7,7 @@
     claims.py short                20 MB on a link shaped to 1 Gb/s: the share of it; needs root               (~1 min)
     claims.py requests             5,400 requests, open loop, over udp: how many time out                      (9 min)
     claims.py replay TRACE         ten minutes of a Mooncake trace, its lengths scaled to this machine         (10 min)
-    claims.py find                 find, five times: does it repeat within 10 %                                (~10 min)
+    claims.py find                 find, five times, on a link of 1 Gb/s: does it repeat; needs root           (~3 min)
 
   --small      the same in seconds, to see that it works: no table is kept
   --to FOLDER  where tables go; beside this file
@@ -194,16 +194,22 @@ def replay(args):
 
 
 def find(args):
-    t = Table(args, "find", "find repeats", "five answers within 10 % of their median")
-    t.head("run", "longest prompt of which 99 of 100 show at most 20 ms", "its p99, ms")
+    """On a shaped link: where the wire is a copy, what 99 of 100 show is how late a busy machine's threads are."""
+    import lab as labs
+    t = Table(args, "find", "find repeats, on a link of 1 Gb/s", "five answers within 10 % of their median")
+    t.head("run", "longest prompt of which 99 of 100 show at most 100 ms", "its p99, ms", "load")
     found = []
-    for i in range(2 if args.small else 5):
-        r = t.measure("find", "--model", "smollm2-135m", "--prefill-rate", "20000", "--codec", "raw", "--tokens", "256", "--max-exposed-ms", "20",
-                      "-n", "3" if args.small else "20")
-        good = [x for x in by_name(r, "streamed") if x["exposed_ms"]["p99"] <= 20]
-        best = max(good, key=lambda x: x["tokens"]) if good else None
-        found.append(best["tokens"] if best else 0)
-        t.row(i + 1, found[-1], "%.3f" % best["exposed_ms"]["p99"] if best else "-")
+    with labs.Lab(rate="1gbit") as lab:
+        server = lab.popen("b", [KVPERF, "server", "-B", labs.IP["b"]], stdout=subprocess.PIPE, text=True)
+        server.stdout.readline()
+        for i in range(2 if args.small else 5):
+            r = t.measure("find", labs.IP["b"], "--model", "smollm2-135m", "--prefill-rate", "20000", "--codec", "raw", "--tokens", "256",
+                          "--max-exposed-ms", "100", "-n", "3" if args.small else "20", lab=lab)
+            good = [x for x in by_name(r, "streamed") if x["exposed_ms"]["p99"] <= 100]
+            best = max(good, key=lambda x: x["tokens"]) if good else None
+            found.append(best["tokens"] if best else 0)
+            t.row(i + 1, found[-1], "%.3f" % best["exposed_ms"]["p99"] if best else "-", "%.1f" % os.getloadavg()[0])
+        server.kill()
     middle = statistics.median(found)
     t.check(middle > 0 and all(abs(x - middle) <= 0.1 * middle for x in found), "%s" % found)
     return t.write()

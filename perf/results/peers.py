@@ -6,7 +6,7 @@
 
 PYTHON is one that has nixl and mooncake-transfer-engine-non-cuda (PyPI); what isn't there is left out, and said. Each row: what
 its own program reports as moved, and the CPU seconds of both of its ends a GiB, start and end of the processes included where
-they can't be told apart. Ours compares every byte outside the measured time. Writes kvperf-peers-RATE.md beside this file.
+they can't be told apart. Ours compares every byte outside the measured time. Writes kvperf-peers-RATE.md (kvperf-peers-veth.md) beside this file.
 """
 import argparse
 import base64
@@ -227,7 +227,7 @@ def main(argv):
         g, c = [x[0] for x in got[name]], [x[1] for x in got[name]]
         lines.append("| %s | %.3f (%.3f .. %.3f) | %.2f | %.2f (%.2f .. %.2f) |" % (
             name, statistics.median(g), min(g), max(g), first / statistics.median(g), statistics.median(c), min(c), max(c)))
-    with open(os.path.join(HERE, "kvperf-peers-%s.md" % a.rate), "w") as f:
+    with open(os.path.join(HERE, "kvperf-peers-%s.md" % ("veth" if a.rate == "0" else a.rate)), "w") as f:
         f.write("\n".join(lines) + "\n")
     print("\n".join(lines[9:]))
 
