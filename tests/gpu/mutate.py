@@ -44,7 +44,7 @@ STEPS = {
     "step_norm.cu": [(r"x\[i\] \+= add\[i\]", "x[i] = add[i]", "no residual"), (r" \+ p\.eps", "", "no epsilon"),
                      (r" \* p\.norm\[i\]", "", "no weights"), (r"p\.add_norm\[i\] : 1", "1.0f : 1", "no post norm's weights"),
                      (r" \* p\.scale", "", "no embedding's scale")],
-    "step_turn.cu": [(r"bias != NULL \? bias\[d\] : 0\.0f", "0.0f", "no bias"), (r"scale \* norm\[d\]", "scale", "no weights"),
+    "step_turn.cu": [(r"bias != NULL \? bias\[d\] : 0\.0f", "bias != NULL ? 0.0f : 0.0f", "no bias"), (r"scale \* norm\[d\]", "scale", "no weights"),
                      (r"second \? row\[other\] : -row\[other\]", "row[other]", "one sign"),
                      (r"\(size_t\)at \* 2", "(size_t)token * 2", "position of the call"),
                      (r"is_q \|\| is_k \?", "is_q ?", "K not turned"), (r"p\.kv\.v, at", "p.kv.k, at", "V to K")],
