@@ -6,16 +6,21 @@ Is each barrier, each order and each wait of gpu/ needed, and would a test see t
 __syncthreads() and __syncwarp() is removed in turn, every order weakened, every atomic made plain; they are compiled with the
 race checker and run on a few launches. In jobs.c every wait for an event and every fill is forgotten, and test_gpu_jobs runs.
 Prints a line for each; exit 1 if one isn't caught. An hour of CPU at most, so not in tests/run.sh. NAME: only those whose name
-has it. --write: the verdicts as rows of TABLE, in the others' place. --list: the names alone. --check: prints TAP; every name has
+has it. In the steps of a forward pass and their order, what each of them does is left out in turn, beside the barriers.
+--write: the verdicts as rows of TABLE, in the others' place. --list: the names alone. --check: prints TAP; every name has
 a row in TABLE that says by what it was caught, and no row is of a mutation that no longer is (tests/gpu/mutations.csv)."""
 import argparse, csv, os, re, shutil, subprocess, sys, tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 FILES = ["parts.h", "planes.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
-         "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c"]
+         "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c",
+         "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
 # What is compiled anew for a file, and the codecs to run; files not named here are in "kernels".
 OF_E = ("e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu")
-UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"], "jobs": []}
+UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"], "kernels_steps": [], "jobs": [], "pass": [], "run": []}
+# The program that runs a unit, and what it is given; of a host's unit, its source.
+PROGRAMS = {"kernels_steps": ("test_pass_race", ["tests/engine/families"]), "pass": ("test_pass_plain", ["tests/engine/families"]),
+            "jobs": ("test_gpu_jobs", ["--tap"]), "run": ("test_gpu_pass", ["--tap"])}
 # [what to find, what to put there, what it is called]
 DEVICE = [
     (r"__syncthreads\(\);", ";", "no barrier"),
@@ -34,11 +39,36 @@ HOST = [
     (r"q->d->fill\([^;]*\);", "KVG_CU_SUCCESS;", "no zeros"),
     (r"!= s->chunk\.epoch", "== 0", "any epoch"),
 ]
+# What a step of a forward pass does, left out or done otherwise: [what to find, what to put there, what it is called].
+STEPS = {
+    "step_norm.cu": [(r"x\[i\] \+= add\[i\]", "x[i] = add[i]", "no residual"), (r" \+ p\.eps", "", "no epsilon"),
+                     (r" \* p\.norm\[i\]", "", "no weights"), (r"p\.add_norm\[i\] : 1", "1.0f : 1", "no post norm's weights"),
+                     (r" \* p\.scale", "", "no embedding's scale")],
+    "step_turn.cu": [(r"bias != NULL \? bias\[d\] : 0\.0f", "bias != NULL ? 0.0f : 0.0f", "no bias"), (r"scale \* norm\[d\]", "scale", "no weights"),
+                     (r"second \? row\[other\] : -row\[other\]", "row[other]", "one sign"),
+                     (r"\(size_t\)at \* 2", "(size_t)token * 2", "position of the call"),
+                     (r"is_q \|\| is_k \?", "is_q ?", "K not turned"), (r"p\.kv\.v, at", "p.kv.k, at", "V to K")],
+    "step_attend.cu": [(r"- window \+ 1", "- window", "window of one more"), (r" \* p\.scale", "", "no scale"),
+                       (r"at \+ 1, part", "at + 2, part", "the next token is seen"), (r"part\.out\[j\] \*= keep", ";", "no rescaling"),
+                       (r" \* expf\(p\.part_max\[at\] - max\)", "", "segments not weighed"),
+                       (r"head / p\.group", "head % (p.heads / p.group)", "another head's K")],
+    "step_gate.cu": [(r"at \+ p\.width\]", "at]", "no up"), (r"p\.gelu \? g", "false ? g", "no GELU"),
+                     (r"other_at < at", "other_at > at", "the last of equals"), (r"p\.cap != 0 \?", "false ?", "no cap")],
+    "step_dequantise.cu": [(r" - 8\)", " - 7)", "another zero"), (r" \+ half_at\(b \+ 2\)", "", "no least"),
+                           (r"\(int8_t\)", "", "no sign")],
+    "pass.c": [(r"err = r->wait\(r->arg, l\);", "err = KVW_OK;", "no wait"),
+               (r"err = r->written\(r->arg, l\);", "err = KVW_OK;", "nobody told"),
+               (r"\.add = post_norm == NULL,", ".add = false,", "no residual"), (r"w->x \+= [^;]*;", ";", "another token's x")],
+    "run.c": [(r"r->dev->driver->event_record\([^;]*\)\);", "(kvg_result)(layer & 0));", "no event"),
+              (r"r->dev->driver->stream_wait_event\([^;]*\)\);", "(kvg_result)(layer & 0));", "no wait")],
+}
 FIELDS = ["file", "mutation", "nth", "caught_by"]
 
 
 def unit_of(file):
-    return "jobs" if file == "jobs.c" else "kernels_e" if file in OF_E else "kernels"
+    if file.endswith(".c"):
+        return file[:-2]
+    return "kernels_steps" if file in STEPS else "kernels_e" if file in OF_E else "kernels"
 
 
 def mutants():
@@ -46,7 +76,7 @@ def mutants():
     for name in FILES:
         text = open(os.path.join(ROOT, "gpu", name)).read()
         seen = {}
-        for what, to, kind in HOST if name == "jobs.c" else DEVICE:
+        for what, to, kind in (HOST if name == "jobs.c" else [] if name.endswith(".c") else DEVICE) + STEPS.get(name, []):
             for m in re.finditer(what, text):
                 seen[kind] = seen.get(kind, 0) + 1
                 yield ((name, kind, seen[kind]), name, text.count("\n", 0, m.start()) + 1,
@@ -65,25 +95,26 @@ def commands(build, target, source):
 
 def lines_of(build, work, unit):
     """How to compile the unit from the folder of mutants, and to link it with the rest."""
-    target = "tests/gpu/test_gpu_jobs" if unit == "jobs" else "tests/gpu/test_kernels_race"
-    source = r"gpu/jobs\.c$" if unit == "jobs" else rf"test_kernels_race\.p.*/{unit}\.cpp$"
-    compile_line, link_line = commands(build, target, source)
+    program = PROGRAMS.get(unit, ("test_kernels_race",))[0]
+    target = "tests/gpu/" + program
+    host = not unit.startswith("kernels")
+    compile_line, link_line = commands(build, target, rf"gpu/{unit}\.c$" if host else rf"{program}\.p.*/{unit}\.cpp$")
     object_file = re.search(r"-o (\S*\.o)", compile_line).group(1)
     compile_line = compile_line.replace(" -I", f" -I{work} -I", 1).replace(f"-o {object_file}", f"-o {work}/k.o")
     compile_line = re.sub(r" -M[QF] \S+| -MD", "", compile_line)
     link_line = link_line.replace(f"-o {target}", f"-o {work}/test")
-    if unit == "jobs":  # before the library that has the other one
-        compile_line = re.sub(r"-c \S+", f"-c {work}/gpu/jobs.c", compile_line)
+    if host:  # before the library that has the other one
+        compile_line = re.sub(r"-c \S+", f"-c {work}/gpu/{unit}.c", compile_line)
         return [compile_line, link_line.replace("-Wl,--start-group", f"{work}/k.o -Wl,--start-group", 1)]
     return [compile_line, link_line.replace(object_file, f"{work}/k.o")]
 
 
-def run(work, unit):
-    if unit == "jobs":
-        return subprocess.run([os.path.join(work, "test"), "--tap"], capture_output=True, text=True, timeout=300)
-    for codec in UNITS[unit] or [None]:
-        r = subprocess.run([os.path.join(work, "test"), "1", "12"] + ([codec] if codec else []), capture_output=True,
-                           text=True, timeout=300)
+def run(build, work, unit):
+    runs = [["1", "12"] + ([codec] if codec else []) for codec in UNITS[unit] or [None]]
+    if unit in PROGRAMS:
+        runs = [[a if a.startswith("-") else os.path.join(build, a) for a in PROGRAMS[unit][1]]]
+    for args in runs:
+        r = subprocess.run([os.path.join(work, "test")] + args, capture_output=True, text=True, timeout=900)
         if r.returncode != 0:
             break
     return r
@@ -96,7 +127,7 @@ def verdict(build, work, lines, unit):
         if r.returncode != 0:
             return "does not compile: " + (r.stderr.splitlines() or ["?"])[0], None
     try:
-        r = run(work, unit)
+        r = run(build, work, unit)
     except subprocess.TimeoutExpired:
         return "hangs", "hang"
     if r.returncode == 0:

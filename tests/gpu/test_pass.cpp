@@ -351,6 +351,124 @@ static bool dequantises(size_t i)
     return got == want;
 }
 
+/* ---- attention ------------------------------------------------------------------------------- */
+
+static float wide(uint16_t bits)
+{
+    return __uint_as_float((uint32_t)bits << 16);
+}
+
+/* One query at the end of so many keys, all of them random, in pages in any order. */
+struct attention {
+    static const uint32_t heads = 4, kv_heads = 2, dim = 40, keys = 150, block = 8, blocks = 19;
+    std::vector<uint16_t> pages, q, out; /* pages: [block][K|V][token][head][dim] */
+    std::vector<float> part_max, part_sum, part_out;
+    uint32_t table[blocks];
+    struct kvg_attend p;
+
+    explicit attention(uint32_t window)
+        : pages(blocks * 2 * block * kv_heads * dim), q(heads * dim), out(heads * dim),
+          part_max(heads * blocks), part_sum(heads * blocks), part_out(heads * blocks * dim), p()
+    {
+        uint32_t random = 1;
+
+        for (auto *v : {&pages, &q})
+            for (uint16_t &bits : *v) {
+                random = random * 1664525 + 1013904223;
+                bits = kvg_to_bf16((float)(int32_t)random / 0x1p30f);
+            }
+        for (uint32_t i = 0; i < blocks; ++i)
+            table[i] = i * 7 % blocks;
+        p.q = q.data();
+        p.out = out.data();
+        p.kv = {(unsigned char *)pages.data(),
+                (unsigned char *)(pages.data() + block * kv_heads * dim),
+                table,
+                4 * block * kv_heads * dim,
+                2 * kv_heads * dim,
+                2 * dim,
+                block};
+        p.tokens = 1;
+        p.first = keys - 1;
+        p.heads = heads;
+        p.group = heads / kv_heads;
+        p.dim = dim;
+        p.window = window;
+        p.scale = 0.2f;
+        p.part_max = part_max.data();
+        p.part_sum = part_sum.data();
+        p.part_out = part_out.data();
+    }
+
+    /* K (0) or V (1) of a key. */
+    const uint16_t *row(uint32_t kv, uint32_t key, uint32_t head) const
+    {
+        return &pages[(((table[key / block] * 2 + kv) * block + key % block) * kv_heads +
+                       head / (heads / kv_heads)) *
+                      dim];
+    }
+
+    /* Whether out is what the definition gives in double, but for its rounding to bf16. */
+    bool is_right(void) const
+    {
+        const uint32_t from = p.window == 0 ? 0 : keys - p.window;
+        bool ok = true;
+
+        for (uint32_t h = 0; h < heads; ++h) {
+            std::vector<double> sums(dim);
+            double all = 0;
+
+            for (uint32_t key = from; key < keys; ++key) {
+                double score = 0;
+
+                for (uint32_t d = 0; d < dim; ++d)
+                    score += (double)wide(q[h * dim + d]) * wide(row(0, key, h)[d]) * p.scale;
+                all += exp(score);
+                for (uint32_t d = 0; d < dim; ++d)
+                    sums[d] += exp(score) * wide(row(1, key, h)[d]);
+            }
+            for (uint32_t d = 0; d < dim; ++d)
+                ok = ok && fabs(wide(out[h * dim + d]) - sums[d] / all) < 0.004;
+        }
+        return ok;
+    }
+};
+
+/* By one warp a head, and in segments, of which there are three without a window. */
+static bool attends(uint32_t window)
+{
+    attention whole(window), parts(window);
+    const uint32_t keys = window == 0 ? attention::keys : window;
+    const uint32_t segments = (keys + KVG_KEY_SEGMENT - 1) / KVG_KEY_SEGMENT;
+
+    simt_launch(kvg_warps_grid(attention::heads), KVG_STEP_THREADS, KVG_ATTEND_SHARED, options(),
+                [&] { kvg_attend(whole.p); });
+    simt_launch(kvg_warps_grid(segments * attention::heads), KVG_STEP_THREADS, KVG_ATTEND_SHARED,
+                options(), [&] { kvg_attend_part(parts.p); });
+    simt_launch(kvg_warps_grid(attention::heads), KVG_STEP_THREADS, 0, options(),
+                [&] { kvg_attend_join(parts.p); });
+    return whole.is_right() && parts.is_right();
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+/* Zeros stay zeros when they are normed: epsilon is there for them. */
+static bool norms_zeros(void)
+{
+    const uint32_t width = 200;
+    std::vector<float> x(width), ones(width, 1.0f);
+    std::vector<uint16_t> y(width, 0xffff);
+    struct kvg_norm p = {};
+
+    p.x = x.data();
+    p.norm = ones.data();
+    p.y = y.data();
+    p.width = width;
+    p.eps = 1e-6f;
+    simt_launch(1, KVG_STEP_THREADS, KVG_NORM_SHARED, options(), [=] { kvg_norm(p); });
+    return y == std::vector<uint16_t>(width);
+}
+
 /* ---- picking --------------------------------------------------------------------------------- */
 
 /* Rows whose largest comes twice, in any two places; capped they are what tanh makes of them. */
@@ -411,6 +529,8 @@ int main(int argc, char **argv)
     say(d > CONTROL, "control", "pages that nobody brought are seen", d);
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i)
         say(dequantises(i), types[i].name, "weights to bf16, to the bit", 0);
+    say(attends(0) && attends(33) && attends(97), "attention", "as defined, whole and in parts", 0);
+    say(norms_zeros(), "norm", "zeros stay zeros", 0);
     say(picks_first(0) && picks_first(2.5f), "pick", "the first of equals, capped or not", 0);
     printf("1..%u\n", tests);
     return !all_ok;
