@@ -14,6 +14,11 @@
  * tells, and the identifier its number. What the kernel would guess of timeouts (seconds on RoCE)
  * is replaced by path.c's.
  *
+ * An identifier ends when its connection is up: a queue pair doesn't need it, and the end of one is
+ * a message to the peer's kernel. By its source rxe of Linux 6.1 ends QP 1 of its device with the
+ * first message that has no way out, sent by us or by the kernel for a process that dies; then
+ * nobody joins by rdma_cm on that device until it is made anew.
+ *
  * Every wait is an event on one descriptor in the transport's poll set. An event is given back
  * before it is acted upon, since destroying an identifier waits for its events.
  */
@@ -100,29 +105,26 @@ static kvw_err open_rail(struct end *e, struct rail *r, bool listener, char why[
         return KVW_E_ADDRESS;
     }
     to_sockaddr(&at, &r->cm, r);
-    if (rdma_create_id(e->cm, &r->cm_listen, NULL, RDMA_PS_TCP) != 0) {
+    if (rdma_create_id(e->cm, &r->cm_id, NULL, RDMA_PS_TCP) != 0) {
         snprintf(why, KVN_WHY_BYTES, "verbs: rdma_cm gives no identifier: %s", strerror(errno));
-        r->cm_listen = NULL;
+        r->cm_id = NULL;
         return KVW_E_DEVICE;
     }
-    if (rdma_bind_addr(r->cm_listen, &at.any) != 0 || !is_on(r->cm_listen, r)) {
+    if (rdma_bind_addr(r->cm_id, &at.any) != 0 || !is_on(r->cm_id, r)) {
         snprintf(why, KVN_WHY_BYTES,
                  "verbs: cm: rdma_cm doesn't find %.40s by the address %s%s%s; it takes one of its "
                  "interface's (ip addr, rdma link)",
-                 name, kvn_addr_format(&r->cm, text), r->cm_listen->verbs == NULL ? ": " : "",
-                 r->cm_listen->verbs == NULL ? strerror(errno) : "");
+                 name, kvn_addr_format(&r->cm, text), r->cm_id->verbs == NULL ? ": " : "",
+                 r->cm_id->verbs == NULL ? strerror(errno) : "");
         return KVW_E_ADDRESS;
     }
-    if (listener && rdma_listen(r->cm_listen, VERBS_CONNS * VERBS_QPS_MAX) != 0) {
+    if (listener && rdma_listen(r->cm_id, VERBS_CONNS * VERBS_QPS_MAX) != 0) {
         snprintf(why, KVN_WHY_BYTES, "verbs: rdma_cm can't listen at %s: %s",
                  kvn_addr_format(&r->cm, text), strerror(errno));
         return KVW_E_ADDRESS;
     }
-    r->cm.port = listener ? ntohs(rdma_get_src_port(r->cm_listen)) : 0;
-    if (!listener) { /* it was only to ask */
-        (void)rdma_destroy_id(r->cm_listen);
-        r->cm_listen = NULL;
-    }
+    /* A connector's stays, too: it is told when the device goes. */
+    r->cm.port = listener ? ntohs(rdma_get_src_port(r->cm_id)) : 0;
     return KVW_OK;
 }
 
@@ -153,9 +155,9 @@ kvw_err kvn_verbs_cm_open(struct end *e, bool listener, char why[KVN_WHY_BYTES])
 void kvn_verbs_cm_close(struct end *e)
 {
     for (uint32_t i = 0; i < e->rail_count; ++i) {
-        if (e->rails[i].cm_listen != NULL)
-            (void)rdma_destroy_id(e->rails[i].cm_listen);
-        e->rails[i].cm_listen = NULL;
+        if (e->rails[i].cm_id != NULL)
+            (void)rdma_destroy_id(e->rails[i].cm_id);
+        e->rails[i].cm_id = NULL;
     }
     if (e->cm != NULL)
         rdma_destroy_event_channel(e->cm);
@@ -451,9 +453,9 @@ static void device_removed(struct end *e, const struct rdma_cm_id *id)
 
         if (r->ctx == NULL || !is_on(id, r))
             continue;
-        if (r->cm_listen != NULL)
-            (void)rdma_destroy_id(r->cm_listen);
-        r->cm_listen = NULL;
+        if (r->cm_id != NULL)
+            (void)rdma_destroy_id(r->cm_id);
+        r->cm_id = NULL;
         kvn_verbs_rail_dead(e, r, "the device is being removed");
         return;
     }

@@ -5,7 +5,7 @@
  * cm.c does it with librdmacm; a build without that library has cm_none.c, whose open() says so.
  *
  * threads  the transport's one
- * memory   an identifier per queue pair and listening rail, and one event channel
+ * memory   an identifier per rail and per queue pair that joins, and one event channel
  * time     end->now_ns; no call waits for the peer
  */
 #ifndef KVN_VERBS_CM_H
@@ -32,7 +32,8 @@ void kvn_verbs_cm_events(struct end *e);
 /* Queue pairs that have waited for too long are dead. */
 void kvn_verbs_cm_tick(struct end *e, struct conn *c);
 uint64_t kvn_verbs_cm_deadline(const struct conn *c);
-/* Its identifier, if it has one, goes; after the queue pair. */
+/* Its identifier, if it has one, goes: when the queue pair is joined and probed at both ends, or is
+ * gone. */
 void kvn_verbs_cm_drop(struct path *p);
 
 #endif

@@ -268,6 +268,8 @@ void kvn_verbs_handshake_probed(struct end *e, struct conn *c)
         c->state = CONN_LIVE;
         c->heard_ns = e->now_ns; /* its device answered, if nothing else did */
         c->up_due = true;
+        for (uint32_t i = 0; i < c->path_count; ++i)
+            kvn_verbs_cm_drop(&c->paths[i]);
         while (c->paths[c->msg_path].state != PATH_LIVE)
             ++c->msg_path;
         return;

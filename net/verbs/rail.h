@@ -91,8 +91,8 @@ struct rail {
     bool alive;   /* false: removed or failed; its queue pairs are lost */
     bool port_up;
     char path[IBV_SYSFS_PATH_MAX];
-    struct kvn_addr cm; /* where it is for rdma_cm; family 0: nowhere */
-    struct rdma_cm_id *cm_listen;
+    struct kvn_addr cm;       /* where it is for rdma_cm; family 0: nowhere */
+    struct rdma_cm_id *cm_id; /* bound there; a listener listens by it */
     struct ibv_pd *pd;
     struct ibv_comp_channel *channel;
     struct rail_cq sent, received;

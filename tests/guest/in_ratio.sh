@@ -27,3 +27,13 @@ ratio "puts of 64 KiB beside ib_write_bw" ">= 0.76" 64k 3
 ratio "puts of 1 MiB beside ib_write_bw" ">= 0.76" 1m 3
 ratio "puts of 4 KiB beside ib_write_lat" "<= 1.8" lat 3
 ratio "scattered blocks beside one write each" ">= 0.8" gather 3 10000
+
+# Batches through node.h: each error, a thousand posts, a removed region, a release under way. Then 100,000 scattered pieces of
+# 4 KiB beside one piece of the same bytes, in turns.
+KVW_BATCH_OVER="verbs 10.77.1.1 10.77.1.2" criterion "batches over verbs" "$build/tests/kvwire/test_batch_node" --jobs 1
+out=$(scattered "$build/perf/batch" verbs 10.77.1.1:9313 10.77.1.2:0 10.77.1.1:9313 100000 5 2>&1)
+status=$?
+goodput=$(sed -n 's/^RESULT //p' <<<"$out")
+check "100,000 scattered pieces over verbs, written and read back: $(tail -n 1 <<<"$out")" [ $status = 0 ]
+check "their goodput: $goodput x contiguous (>= 0.95)" awk "BEGIN { exit !($goodput >= 0.95) }"
+sed 's/^/    /' <<<"$out"

@@ -79,9 +79,9 @@ serve_want=$(cat "$say_once")
 carries() {
     criterion "verbs over rxe" "$hand/conformance_test_verbs" --jobs 2 --filter '!(*vanishes)'
 }
-# rule_8 is skipped here, as there is no cable to pull: after a pulled one rdma_cm has been seen to join nothing more on rxe's
-# device, until it was made anew; why is not known. After the interface was down and up again under
-# load, below, the same was seen in 2 of 4 runs on 2026-11-30, each time after the queue pairs had failed; that test is red then.
+# rule_8 is skipped here, as there is no cable to pull. A pulled one, or an interface that was down under load as below, left rxe's
+# device joining nothing by rdma_cm in 2 of 4 runs on 2026-11-30: net/verbs/README.md has what is thought to be
+# the cause, and what is done against it; the repeats that would show it have not been run.
 carries_by_cm() {
     KVW_VERBS_OPTIONS=,cm=1 criterion "verbs over rxe, joined by rdma_cm" "$hand/conformance_test_verbs" --jobs 2
 }

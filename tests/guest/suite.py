@@ -97,7 +97,7 @@ def part_verbs():
 
 
 def part_ratio():
-    run_script("ratio", setup=["rxe"], seconds=480)
+    run_script("ratio", memory=2560, setup=["rxe"], seconds=900)  # batches of 1.2 GB
 
 
 def part_two():

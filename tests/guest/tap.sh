@@ -70,6 +70,15 @@ at_hand() {
     export LD_LIBRARY_PATH=$hand
 }
 
+# scattered COMMAND...: perf/batch, which checks every piece at both ends. What its messages and headers take, of the scattered posts'
+# bytes (half of all), is at most 1 %. Its last line is the goodput's ratio to contiguous posts.
+scattered() (
+    set -o pipefail
+    "$@" | awk '{ print } /^INFO metadata/ { percent = 2 * $3 } /^RESULT/ { ratio = $2 }
+        END { if (percent == "" || ratio == "") exit 1
+              printf "metadata %.2f %% of the bytes, goodput %.3f x contiguous\n", percent, ratio; exit percent > 1 }'
+)
+
 # listening PORT: until somebody listens on that TCP port, for at most 20 s.
 listening() {
     local i

@@ -47,10 +47,11 @@ struct vf {
     uint64_t random;
     uint32_t devices; /* that ibv_get_device_list() knows */
     bool port_down[VF_DEVICES];
-    bool gone[VF_DEVICES]; /* removed: nothing moves, every call fails */
-    bool cut[VF_DEVICES];  /* the cable: work requests fail with RETRY_EXC */
-    bool stuck;            /* nothing moves */
-    uint32_t burst;        /* work requests moved at each poll, at most; 0: 64 */
+    bool gone[VF_DEVICES];   /* removed: nothing moves, every call fails */
+    bool cut[VF_DEVICES];    /* the cable: work requests fail with RETRY_EXC */
+    bool no_way[VF_DEVICES]; /* its interface is down, as the routing table knows */
+    bool stuck;              /* nothing moves */
+    uint32_t burst;          /* work requests moved at each poll, at most; 0: 64 */
     enum ibv_mtu mtu[VF_DEVICES];
     uint32_t inline_max;
     /* Of 65536: a work request is not carried out and ends its queue pair with a random status; is
@@ -65,8 +66,11 @@ struct vf {
     uint64_t writes, sends, faults;
     uint64_t events; /* of completion queues, on their channels */
     enum vf_cm cm;
-    int cm_joins;               /* requests that were accepted */
-    int cm_establishes;         /* accepts that were answered */
+    int cm_joins;       /* requests that were accepted */
+    int cm_establishes; /* accepts that were answered */
+    int cm_ids;         /* identifiers that exist */
+    int cm_nowhere; /* its messages that had no way out; after the first, no request is answered, as
+                       on rxe of Linux 6.1 */
     enum ibv_mtu path_mtu;      /* the greatest that a queue pair got */
     uint8_t timeout, retry_cnt; /* those of the last */
 };

@@ -49,6 +49,7 @@ static struct fake_id *make_id(struct rdma_event_channel *ch, void *context)
         ids[i] = vf_made(sizeof(struct fake_id));
         ids[i]->base.channel = ch;
         ids[i]->base.context = context;
+        ++vf.cm_ids;
         return ids[i];
     }
     abort();
@@ -63,6 +64,7 @@ static void unmake_id(struct fake_id *f)
             ids[i]->peer = NULL;
     }
     vf_unmade(f);
+    --vf.cm_ids;
 }
 
 static void sit_on(struct fake_id *f, uint32_t device)
@@ -163,7 +165,9 @@ int rdma_destroy_id(struct rdma_cm_id *id)
         if (q->ev.listen_id == id)
             unmake_id(of(q->ev.id));
     }
-    if (f->peer != NULL && f->connected)
+    if (f->qpn != 0 && vf.no_way[f->on.device == vf_device(1)])
+        ++vf.cm_nowhere;
+    else if (f->peer != NULL && f->connected)
         tell(f->peer, RDMA_CM_EVENT_DISCONNECTED, 0, NULL, NULL, 0);
     unmake_id(f);
     return 0;
@@ -254,7 +258,7 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
         tell(f, RDMA_CM_EVENT_UNREACHABLE, -ETIMEDOUT, NULL, NULL, 0);
     } else if (l == NULL || vf.cm == VF_CM_NOBODY) {
         tell(f, RDMA_CM_EVENT_REJECTED, 8, NULL, NULL, 0);
-    } else if (vf.cm != VF_CM_SILENT_CONNECT) {
+    } else if (vf.cm != VF_CM_SILENT_CONNECT && vf.cm_nowhere == 0) {
         uint8_t data[56] = {0};
 
         memcpy(data, param->private_data, param->private_data_len);

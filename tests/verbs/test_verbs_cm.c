@@ -219,3 +219,29 @@ Test(verbs_cm, a_device_leaves)
     cr_expect_eq(c.paths_lost, 2);
     expect_nothing_left("removal", 0);
 }
+
+/* The end of an identifier is a message, and rxe of Linux 6.1 joins nothing any more after one that
+ * had no way out: so none is due once a connection is up, whoever ends and whenever. */
+Test(verbs_cm, an_interface_goes_down_and_comes_up)
+{
+    vf_reset(27);
+    for (int round = 0; round < 3; ++round) {
+        int idle;
+
+        cr_assert(duo_open("fake0,cm=1", "127.0.0.1:0,cm=1", why), "%s", why);
+        idle = vf.cm_ids;
+        cr_assert(duo_join(), "round %d: %s", round, duo_a.down_text);
+        cr_expect_eq(vf.cm_ids, idle, "round %d: %d identifiers more", round, vf.cm_ids - idle);
+        load(0, 50);
+        vf.cut[0] = vf.no_way[0] = true;
+        if (round == 0) { /* else the ends close first */
+            (void)duo_put(&duo_a, 50, 0, 2000);
+            for (uint32_t i = 0; i < 20000 && (duo_a.downs == 0 || duo_b.downs == 0); ++i)
+                duo_step();
+            cr_expect_gt(duo_a.downs, 0, "it outlived its queue pairs");
+        }
+        expect_nothing_left("down", round);
+        vf.cut[0] = vf.no_way[0] = false;
+        cr_expect_eq(vf.cm_nowhere, 0, "round %d: %d messages without a way", round, vf.cm_nowhere);
+    }
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Regions, batches and notifications through node.h, over udp and over loop: bytes at the right
- * place, a note after its data, an error for each thing that can't be. */
+ * place, a note after its data, an error for each thing that can't be. KVW_BATCH_OVER="TRANSPORT
+ * OWNER POSTER" puts another transport and its addresses in the place of udp (tests/guest). */
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <malloc.h>
@@ -90,11 +91,14 @@ static void open_end(struct end *e, const char *transport, const char *local, bo
 static void pair(const char *transport, uint32_t port)
 {
     const bool udp = strcmp(transport, "udp") == 0;
-    char there[32], here[32];
+    char net[16] = "udp", owner[24] = "127.0.0.1", poster[24] = "127.0.0.1", there[32], here[32];
+    const char *over = getenv("KVW_BATCH_OVER");
     uint32_t up = 0;
 
-    snprintf(there, sizeof(there), udp ? "127.0.0.1:%u" : "batch%u", port);
-    snprintf(here, sizeof(here), udp ? "127.0.0.1:0" : "batch%u", port);
+    cr_assert(over == NULL || sscanf(over, "%15s %23s %23s", net, owner, poster) == 3, "%s", over);
+    snprintf(there, sizeof(there), udp ? "%s:%u" : "%.5s%u", udp ? owner : "batch", port);
+    snprintf(here, sizeof(here), udp ? "%s:%u" : "%.5s%u", udp ? poster : "batch", udp ? 0 : port);
+    transport = udp ? net : transport;
     open_end(&b, transport, there, true);
     b.region = add_region(&b, b.mem, BYTES, KVW_REGION_READ | KVW_REGION_WRITE);
     open_end(&a, transport, here, false);
@@ -403,6 +407,46 @@ Test(batch_node, a_removed_region_is_not_touched, .timeout = 60)
     cr_expect_eq(kvw_node_region_remove(a.n, a.region), KVW_OK);
     cr_expect_eq(kvw_node_batch_post(a.n, w, NULL, why, sizeof(why)), KVW_E_NOTFOUND);
     cr_expect(strstr(why, "here") != NULL, "%s", why);
+    end_pair();
+}
+
+/* A WRITE and a READ, released under way: what is put into memory afterwards goes nowhere, and
+ * stays. A last READ, into the other half, comes behind all of them. */
+Test(batch_node, a_released_batch_touches_nothing, .timeout = 60)
+{
+    static struct kvw_batch_piece pieces[PIECES];
+    unsigned char *half;
+    kvw_batch_id w, r, last = {0};
+    char why[257] = "";
+
+    pair("udp", 47438);
+    half = a.mem + BYTES / 2;
+    memset(a.mem, 1, BYTES);
+    memset(b.mem, 0, BYTES);
+    w = make(KVW_BATCH_WRITE);
+    r = make(KVW_BATCH_READ);
+    post(w, NULL);
+    while (a.dones == 0 && b.mem[there_of(0) - (uintptr_t)b.mem] == 0)
+        take(&a); /* the WRITE is under way, or has ended */
+    cr_assert_eq(kvw_node_batch_release(a.n, w), KVW_OK);
+    memset(a.mem, 0x77, BYTES);
+    post(r, NULL);
+    cr_assert_eq(kvw_node_batch_release(a.n, r), KVW_OK);
+    memset(a.mem, 0x77, BYTES);
+    a.dones = 0;
+    for (uint32_t i = 0; i < PIECES; ++i)
+        pieces[i] = (struct kvw_batch_piece){(uintptr_t)half + i * PIECE, there_of(i), PIECE};
+    cr_assert_eq(try_make(KVW_BATCH_READ, pieces, PIECES, &last, why), KVW_OK, "%s", why);
+    post(last, NULL);
+    while (a.dones == 0 || a.last_done.batch.value != last.value)
+        cr_assert(until(&a, &a.dones, a.dones + 1));
+    cr_expect_eq(a.last_done.err, KVW_OK, "%s", a.last_done.text);
+    for (uint32_t i = 0; i < BYTES; ++i)
+        cr_assert_leq(b.mem[i], 1, "byte %u was read here after the release", i);
+    for (uint32_t i = 0; i < BYTES / 2; ++i)
+        cr_assert_eq(a.mem[i], 0x77, "byte %u was written after the release", i);
+    for (uint32_t i = 0; i < PIECES; ++i)
+        cr_assert_eq(memcmp(half + i * PIECE, (void *)(uintptr_t)there_of(i), PIECE), 0);
     end_pair();
 }
 
