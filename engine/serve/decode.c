@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../../kvwire/wire/le.h"
 #include "clock.h"
 #include "../text/tok.h"
 #include "job.h"
@@ -31,20 +30,39 @@ static bool is_end(const struct kve_worker *w, const struct kve_request *r, uint
 
 /* Say the token; true: it was the last one. */
 static bool say_token(struct kve_worker *w, const struct kve_request *r, struct answer *a,
-                      uint32_t token)
+                      const struct kve_first *t)
 {
     cJSON *obj = kve_worker_event(w, "token");
 
     a->tokens++;
-    cJSON_AddNumberToObject(obj, "token", token);
+    cJSON_AddNumberToObject(obj, "token", t->token);
+    if (t->count > 0) {
+        cJSON *list = cJSON_AddArrayToObject(obj, "logprobs");
+
+        for (uint32_t i = 0; i < t->count; ++i) {
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(t->logprobs[i].id));
+            cJSON_AddItemToArray(list, cJSON_CreateNumber((double)t->logprobs[i].logprob));
+        }
+    }
     kve_worker_say(w, obj);
-    a->reason = is_end(w, r, token) ? "stop" : "length";
-    return is_end(w, r, token) || a->tokens == r->max_tokens;
+    a->reason = is_end(w, r, t->token) ? "stop" : "length";
+    return is_end(w, r, t->token) || a->tokens == r->max_tokens;
 }
 
-/* token is the first of the answer; seq holds the prompt's KV. */
+/* The token after these logits, with its logprobs if the request wants them. */
+static void draw(const struct kve_worker *w, const struct kve_request *r, struct kve_sampler *s,
+                 const float *logits, uint32_t position, struct kve_first *t)
+{
+    t->token = kve_sample(s, logits, position);
+    t->count = r->logprobs;
+    kve_sampler_took(s, t->token);
+    if (r->logprobs > 0)
+        kve_logprobs(logits, w->mc->vocab, t->token, r->logprobs - 1, t->logprobs);
+}
+
+/* *t is the first token of the answer; seq holds the prompt's KV. */
 static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
-                        uint32_t token, struct answer *a)
+                        struct kve_first *t, struct answer *a)
 {
     const struct kve_hooks hooks = {.arg = w, .cancel = on_cancel};
     struct kve_sampler *sampler;
@@ -53,10 +71,12 @@ static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struc
     if (err != KVW_OK)
         return err;
     a->first_ns = kve_now_ns();
-    while (!say_token(w, r, a, token)) {
-        if ((err = kve_decode(w->run, &w->kv, seq, token, &hooks, w->logits)) != KVW_OK)
+    kve_sampler_prompt(sampler, r->tokens, r->count);
+    kve_sampler_took(sampler, t->token);
+    while (!say_token(w, r, a, t)) {
+        if ((err = kve_decode(w->run, &w->kv, seq, t->token, &hooks, w->logits)) != KVW_OK)
             break;
-        token = kve_sample(sampler, w->logits, seq->tokens);
+        draw(w, r, sampler, w->logits, seq->tokens, t);
     }
     a->end_ns = kve_now_ns();
     kve_sampler_close(sampler);
@@ -103,7 +123,7 @@ struct job {
     struct kve_xfer x;
     struct answer a;
     struct kve_sampler *sampler;
-    uint32_t token; /* said last */
+    struct kve_first last; /* the token said last */
     uint64_t until_ns;
     bool canceled, aborted;
     char why[KVE_WHY_BYTES];
@@ -234,20 +254,22 @@ static void received(struct kve_worker *w, struct job *j)
 {
     const struct kve_xfer *x = &j->x;
 
-    j->token = x->note_bytes == 4 ? kvw_load_le32(x->note) : UINT32_MAX;
     if (x->err != KVW_OK) {
         snprintf(j->why, sizeof(j->why), "%s", x->text);
         end_job(w, j, x->err);
-    } else if (j->token >= w->mc->vocab) {
-        snprintf(j->why, sizeof(j->why), "the prefill's first token %u (%u bytes of note) is none",
-                 j->token, x->note_bytes);
+    } else if (kve_first_get(&j->last, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) !=
+               KVW_OK) {
+        snprintf(j->why, sizeof(j->why), "the prefill's note of %u bytes has no first token",
+                 x->note_bytes);
         end_job(w, j, KVW_E_PROTOCOL);
     } else {
         j->seq.tokens = j->r.count;
+        kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
+        kve_sampler_took(j->sampler, j->last.token);
         j->state = JOB_WRITING;
         j->a.first_ns = kve_now_ns();
         speak_of(w, j);
-        const bool last = say_token(w, &j->r, &j->a, j->token);
+        const bool last = say_token(w, &j->r, &j->a, &j->last);
         speak_of_none(w);
         j->a.end_ns = kve_now_ns();
         if (last)
@@ -295,14 +317,14 @@ static void write_token(struct kve_worker *w, struct job *j)
         end_job(w, j, KVW_E_CANCELED);
         return;
     }
-    err = kve_decode(w->run, &w->kv, &j->seq, j->token, &hooks, w->logits);
+    err = kve_decode(w->run, &w->kv, &j->seq, j->last.token, &hooks, w->logits);
     if (err != KVW_OK) {
         end_job(w, j, err);
         return;
     }
-    j->token = kve_sample(j->sampler, w->logits, j->seq.tokens);
+    draw(w, &j->r, j->sampler, w->logits, j->seq.tokens, &j->last);
     speak_of(w, j);
-    const bool last = say_token(w, &j->r, &j->a, j->token);
+    const bool last = say_token(w, &j->r, &j->a, &j->last);
     speak_of_none(w);
     j->a.end_ns = kve_now_ns();
     if (last)
@@ -360,7 +382,7 @@ void kve_serve_local(struct kve_worker *w, const struct kve_request *r)
         err = kve_prefill_run(w, r, &seq, NULL, &p);
         if (err == KVW_OK) {
             kve_prefill_say(w, r, &p, NULL, KVW_OK, "");
-            err = generate(w, r, &seq, p.first_token, &a);
+            err = generate(w, r, &seq, &p.first, &a);
         }
         kve_worker_seq_close(w, &seq);
     }

@@ -17,6 +17,7 @@
 #include "../model/sample.h"
 #include "../text/tok.h"
 #include "control.h"
+#include "first.h"
 #include "link.h"
 #include "request.h"
 #include "worker.h"
@@ -100,7 +101,7 @@ void kve_decodes_end(struct kve_worker *w);
 struct kve_prefilled {
     uint64_t start_ns, end_ns;
     uint64_t computed_ns[KVW_LAYERS_MAX];
-    uint32_t first_token;
+    struct kve_first first;
 };
 kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
                         struct kve_xfer *x, struct kve_prefilled *p);
