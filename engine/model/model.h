@@ -89,4 +89,22 @@ KVW_NODISCARD kvw_err kve_score(struct kve_run *r, struct kve_kvcache *kv, struc
 KVW_NODISCARD kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                                  uint32_t token, const struct kve_hooks *hooks, float *logits);
 
+#define KVE_BATCH_MAX 64u
+
+struct kve_batch {
+    struct kve_seq *const *seqs; /* [count], each another one with blocks of its own */
+    const uint32_t *tokens;      /* [count] */
+    uint32_t count;              /* 1 .. KVE_BATCH_MAX */
+    float *logits;               /* [count][vocab] */
+};
+
+/*
+ * kve_decode of each sequence in one pass that reads the weights once: the same bits as one after
+ * the other, whoever is beside it. Of hooks only cancel is called. On an error no sequence has
+ * grown. KVW_E_INVALID also for a count out of its range.
+ */
+KVW_NODISCARD kvw_err kve_decode_batch(struct kve_run *r, struct kve_kvcache *kv,
+                                       const struct kve_batch *batch,
+                                       const struct kve_hooks *hooks);
+
 #endif

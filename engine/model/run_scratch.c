@@ -32,11 +32,12 @@ static void lay_out_scratch(struct kve_run *r, struct kve_scratch *s, size_t *us
     const struct kve_model_config *c = &r->m->config;
     const size_t heads = c->heads, dim = c->head_dim;
     const size_t rows = (size_t)r->query_tokens * (c->heads / c->kv_heads);
-    const size_t widest = most(most(c->hidden, c->ffn), c->heads * c->head_dim);
+    const size_t widest =
+        most(most(c->hidden, c->ffn), most(c->heads * c->head_dim, KVE_BATCH_MAX));
     const size_t tile = rows * KVE_KEY_TILE, segment = heads * KVE_KEY_SEGMENT;
 
     s->panel = take(r->arena, used, KVE_PANEL_ROWS * widest);
-    s->up = take(r->arena, used, (size_t)r->prefill_tokens * KVE_PANEL_ROWS);
+    s->up = take(r->arena, used, (size_t)r->token_rows * KVE_PANEL_ROWS);
     s->query = take(r->arena, used, rows * dim);
     s->out = take(r->arena, used, rows * dim);
     s->scores = take(r->arena, used, tile > segment ? tile : segment);
@@ -50,7 +51,7 @@ static void lay_out_scratch(struct kve_run *r, struct kve_scratch *s, size_t *us
 static size_t lay_out(struct kve_run *r, uint32_t threads)
 {
     const struct kve_model_config *c = &r->m->config;
-    const size_t n = r->prefill_tokens, heads = c->heads, dim = c->head_dim;
+    const size_t n = r->token_rows, heads = c->heads, dim = c->head_dim;
     const size_t parts = (r->seq_tokens_max / KVE_KEY_SEGMENT + 1) * heads;
     size_t used = 0;
 
@@ -94,6 +95,7 @@ kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t t
     r->seq_tokens_max = seq_tokens_max;
     r->prefill_tokens =
         least(prefill_tokens == 0 ? PREFILL_TOKENS : prefill_tokens, seq_tokens_max);
+    r->token_rows = most(r->prefill_tokens, KVE_BATCH_MAX);
     r->query_tokens = most(KVE_QUERY_ROWS / (c->heads / c->kv_heads), 1);
     r->scratch = calloc(threads, sizeof(*r->scratch));
     if (r->scratch == NULL)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * decode.c - offer blocks, let the KV land in them, then write the answer token by token; several
- * answers at once take turns, a token each.
+ * answers at once get a token each from one pass.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,8 +132,9 @@ struct job {
 struct kve_decodes {
     struct kve_worker *w;
     struct job jobs[KVE_SEQUENCES_MAX];
-    uint32_t turn; /* whose token was written last */
 };
+
+_Static_assert(KVE_SEQUENCES_MAX <= KVE_BATCH_MAX, "all answers fit into one pass");
 
 kvw_err kve_decodes_open(struct kve_worker *w)
 {
@@ -291,38 +292,53 @@ static void look_at_transfer(struct kve_worker *w, struct job *j)
     }
 }
 
-struct hook {
+/* The answers of one pass. */
+struct turn {
     struct kve_worker *w;
-    const struct job *j;
+    struct job *jobs[KVE_SEQUENCES_MAX];
+    struct kve_seq *seqs[KVE_SEQUENCES_MAX];
+    uint32_t tokens[KVE_SEQUENCES_MAX];
+    uint32_t count;
 };
 
 /* Between two layers: a new request's blocks are lent at once, and a cancel is heard. */
 static bool on_layer(void *arg)
 {
-    struct hook *h = arg;
+    const struct turn *t = arg;
+    bool wanted = false;
 
-    h->w->listen(h->w);
-    return h->j->canceled || h->w->canceled || *h->w->channel.stop != 0;
+    t->w->listen(t->w);
+    for (uint32_t i = 0; i < t->count; ++i)
+        wanted |= !t->jobs[i]->canceled;
+    return !wanted || t->w->canceled || *t->w->channel.stop != 0;
 }
 
-static void write_token(struct kve_worker *w, struct job *j)
+/* Those whose next token is wanted; those that have no time or no reader any more end. */
+static void gather(struct turn *t)
 {
-    struct hook h = {.w = w, .j = j};
-    const struct kve_hooks hooks = {.arg = &h, .cancel = on_layer};
-    kvw_err err = KVW_OK;
+    struct kve_decodes *d = t->w->decodes;
+    const uint64_t now = kve_now_ns();
 
-    if (j->canceled || kve_now_ns() >= j->until_ns) {
-        if (!j->canceled)
-            snprintf(j->why, sizeof(j->why), "the request's time ran out");
-        end_job(w, j, KVW_E_CANCELED);
-        return;
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
+        struct job *j = &d->jobs[i];
+
+        if (j->state != JOB_WRITING)
+            continue;
+        if (j->canceled || now >= j->until_ns) {
+            if (!j->canceled)
+                snprintf(j->why, sizeof(j->why), "the request's time ran out");
+            end_job(t->w, j, KVW_E_CANCELED);
+            continue;
+        }
+        t->jobs[t->count] = j;
+        t->seqs[t->count] = &j->seq;
+        t->tokens[t->count++] = j->last.token;
     }
-    err = kve_decode(w->run, &w->kv, &j->seq, j->last.token, &hooks, w->logits);
-    if (err != KVW_OK) {
-        end_job(w, j, err);
-        return;
-    }
-    draw(w, &j->r, j->sampler, w->logits, j->seq.tokens, &j->last);
+}
+
+static void say_next(struct kve_worker *w, struct job *j, const float *logits)
+{
+    draw(w, &j->r, j->sampler, logits, j->seq.tokens, &j->last);
     speak_of(w, j);
     const bool last = say_token(w, &j->r, &j->a, &j->last);
     speak_of_none(w);
@@ -331,23 +347,34 @@ static void write_token(struct kve_worker *w, struct job *j)
         end_job(w, j, KVW_OK);
 }
 
+static void write_tokens(struct turn *t)
+{
+    struct kve_worker *w = t->w;
+    const struct kve_hooks hooks = {.arg = t, .cancel = on_layer};
+    const struct kve_batch batch = {
+        .seqs = t->seqs, .tokens = t->tokens, .count = t->count, .logits = w->logits};
+    const kvw_err err = kve_decode_batch(w->run, &w->kv, &batch, &hooks);
+
+    for (uint32_t i = 0; i < t->count; ++i) {
+        if (err != KVW_OK)
+            end_job(w, t->jobs[i], err);
+        else
+            say_next(w, t->jobs[i], w->logits + (size_t)i * w->mc->vocab);
+    }
+}
+
 bool kve_decodes_turn(struct kve_worker *w)
 {
     struct kve_decodes *d = w->decodes;
+    struct turn t = {.w = w};
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
         if (d->jobs[i].state == JOB_RECEIVING)
             look_at_transfer(w, &d->jobs[i]);
-    for (uint32_t i = 1; i <= KVE_SEQUENCES_MAX; ++i) {
-        const uint32_t at = (d->turn + i) % KVE_SEQUENCES_MAX;
-
-        if (d->jobs[at].state != JOB_WRITING)
-            continue;
-        d->turn = at;
-        write_token(w, &d->jobs[at]);
-        return true;
-    }
-    return false;
+    gather(&t);
+    if (t.count > 0)
+        write_tokens(&t);
+    return t.count > 0;
 }
 
 void kve_decodes_end(struct kve_worker *w)

@@ -42,7 +42,7 @@ struct kve_worker {
     struct kve_decodes *decodes; /* decode.c's; NULL: this is no DECODE */
     /* worker.c's, for decode.c: takes what the router says; a channel that ends sets canceled */
     void (*listen)(struct kve_worker *w);
-    float *logits;       /* vocab */
+    float *logits;       /* [vocab], of a decode worker [KVE_SEQUENCES_MAX][vocab] */
     bool canceled;       /* the router took the current request back */
     uint64_t request_id; /* of the current one, 0: none */
 };
@@ -91,7 +91,8 @@ void kve_decodes_close(struct kve_worker *w);
  * the caller's. */
 bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r);
 void kve_decodes_cancel(struct kve_worker *w, uint64_t id);
-/* Look at the transfers, write a token of one answer. False: there is none to write now. */
+/* Look at the transfers, write the next token of every answer in one pass. False: there is none to
+ * write now. */
 bool kve_decodes_turn(struct kve_worker *w);
 /* The router is gone: all requests end, all blocks come back. Waits for the transfers. */
 void kve_decodes_end(struct kve_worker *w);

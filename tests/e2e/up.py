@@ -160,6 +160,43 @@ def streams(s, raw, talk):
             check(text == raw[0][:at] and why == "stop", "a stop string across tokens, stream %s" % stream, repr((stop[0], text)))
 
 
+def sampling(s, raw):
+    """Each field does what it says, on the answer of the real model."""
+    ids = s.post("/tokenize", {"prompt": raw[0][:20]})[1]["tokens"]
+
+    def said(**kw):
+        return s.post("/v1/completions", completion(PROMPTS[0], **kw))[1]["choices"][0]
+
+    forced = said(logit_bias={str(ids[-1]): 100}, logprobs=0)
+    check(len(set(forced["logprobs"]["tokens"])) == 1, "logit_bias 100: one token alone", repr(forced["text"]))
+    first = said(max_tokens=1, logprobs=2)["logprobs"]
+    banned = said(logit_bias={str(s.post("/tokenize", {"prompt": first["tokens"][0]})[1]["tokens"][0]): -100}, logprobs=2)
+    check(banned["logprobs"]["tokens"][0] != first["tokens"][0], "logit_bias -100: never that one", repr(banned["text"]))
+    check(said(temperature=3, top_k=1, seed=1)["text"] == raw[0] and said(temperature=3, min_p=1, seed=1)["text"] == raw[0],
+          "top_k 1 and min_p 1 are greedy at any temperature")
+    check(said(temperature=3, seed=1)["text"] != raw[0], "control: without them it isn't")
+    again = said(presence_penalty=2, frequency_penalty=2, max_tokens=60, logprobs=0, ignore_eos=True)["logprobs"]["tokens"]
+    plain = said(max_tokens=60, logprobs=0, ignore_eos=True)["logprobs"]["tokens"]
+    check(len(set(again)) > len(set(plain)), "penalties: fewer tokens twice", "%d of 60, %d without" % (len(set(again)), len(set(plain))))
+    check(said(repetition_penalty=1.5)["text"] != raw[0] and said(repetition_penalty=1)["text"] == raw[0],
+          "a repetition penalty of 1 changes nothing, one of 1.5 does")
+    whole = said(logprobs=3)
+    lp = whole["logprobs"]
+    check("".join(lp["tokens"]) == whole["text"] == raw[0] and len(lp["token_logprobs"]) == 12 and
+          all(len(t) >= 3 and max(t.values()) == p <= 0 for t, p in zip(lp["top_logprobs"], lp["token_logprobs"])) and
+          [whole["text"][o:o + 2] for o in lp["text_offset"]] == [(t + "".join(lp["tokens"][i + 1:]))[:2] for i, t in enumerate(lp["tokens"])],
+          "logprobs of a completion: greedy takes the largest", str(lp["token_logprobs"][:3]))
+    pieces, _ = events(s.ask("POST", "/v1/completions", completion(PROMPTS[0], logprobs=3, stream=True))[2])
+    parts = [p["choices"][0]["logprobs"] for p in pieces if p["choices"]]
+    check(all(sum((p[k] for p in parts), []) == lp[k] for k in lp), "streamed, the same ones")
+    got = s.post("/v1/chat/completions", chat(PROMPTS[0], logprobs=True, top_logprobs=2))[1]["choices"][0]
+    content = got["logprobs"]["content"]
+    check(b"".join(bytes(c["bytes"]) for c in content).decode() == got["message"]["content"] and
+          all(len(c["top_logprobs"]) == 2 and c["top_logprobs"][0]["logprob"] == c["logprob"] for c in content),
+          "logprobs of a chat", str(content[0]))
+    check(s.post("/v1/chat/completions", chat("x"))[1]["choices"][0]["logprobs"] is None, "none where none are asked for")
+
+
 def hostile(s):
     post = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY + "\r\n"
 
@@ -277,6 +314,7 @@ def main():
     check(json.loads(s.ask("GET", "/v1/models")[2])["data"][0]["id"] in os.path.basename(MODEL), "the model has its file's name")
     answers(s, raw, talk)
     streams(s, raw, talk)
+    sampling(s, raw)
     hostile(s)
     leaving(s)
     full()
