@@ -130,6 +130,19 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
     return true;
 }
 
+/* How many of the tokens that are left go into the next chunk: as many as fit, but a rest that
+ * would be too short for its products to be added up as in a longer chunk gets some of them. */
+static uint32_t chunk_of(const struct kve_run *r, uint32_t left)
+{
+    const uint32_t most = r->prefill_tokens, unit = r->query_tokens;
+
+    if (left <= most)
+        return left;
+    if (left - most < KVE_REST_MIN && most >= 2 * KVE_REST_MIN && most > unit)
+        return (most - 1) / unit * unit; /* whole tiles of queries, see kve_run_cut() */
+    return most;
+}
+
 /* tokens in chunks; logits of the last one, or of all of them, one after the other; NULL: none. */
 static kvw_err run_tokens(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                           const uint32_t *tokens, uint32_t count, const struct kve_hooks *hooks,
@@ -144,12 +157,11 @@ static kvw_err run_tokens(struct kve_run *r, struct kve_kvcache *kv, struct kve_
 
     atomic_store(&r->failed, false);
     for (uint32_t done = 0; err == KVW_OK && done < count;) {
-        const uint32_t left = count - done;
         struct kve_pass p = {.r = r,
                              .kv = &kv->pool,
                              .blocks = seq->blocks,
                              .tokens = tokens + done,
-                             .count = left < r->prefill_tokens ? left : r->prefill_tokens,
+                             .count = chunk_of(r, count - done),
                              .base = seq->tokens + done};
 
         uint32_t outputs = 0;

@@ -51,6 +51,14 @@ struct kve_run; /* opaque: scratch and worker threads of one forward pass */
 KVW_NODISCARD kvw_err kve_run_open(struct kve_run **r, const struct kve_model *m, uint32_t threads,
                                    uint32_t prefill_tokens, uint32_t seq_tokens_max);
 void kve_run_close(struct kve_run *r); /* takes NULL */
+/*
+ * Where a prompt may be cut so that its rest, prefilled behind K and V that are there already, has
+ * the bits of the whole in one call: before positions that are multiples of this number, with
+ * KVE_REST_MIN tokens or more behind the cut. (Products of fewer are added up in another order.
+ * oneDNN promises neither; with 2.6 it holds on AVX-512 and AVX2, and test_families looks.)
+ */
+#define KVE_REST_MIN 16u
+uint32_t kve_run_cut(const struct kve_run *r);
 
 /* Called from the thread that called kve_prefill / kve_decode, between steps. Any may be NULL. */
 struct kve_hooks {

@@ -138,12 +138,14 @@ static const struct kve_api_logprobs *logprobs_of(struct choice *ch, struct kve_
 
 static struct kve_api_usage usage_of(const struct kve_call *c)
 {
-    struct kve_api_usage u = {0, 0};
+    struct kve_api_usage u = {0};
 
     for (uint32_t i = 0; i < c->count; ++i) {
         u.completion += c->choices[i].job.rep.id_count;
-        if (i % c->api.n == 0)
-            u.prompt += c->choices[i].job.q.count;
+        if (i % c->api.n != 0)
+            continue;
+        u.prompt += c->choices[i].job.q.count;
+        u.cached += c->choices[i].job.rep.cached_tokens;
     }
     return u;
 }

@@ -94,7 +94,9 @@ static bool add_usage(cJSON *obj, const struct kve_api_usage *u)
 
     return add_number(usage, "prompt_tokens", u->prompt) &&
            add_number(usage, "completion_tokens", u->completion) &&
-           add_number(usage, "total_tokens", (double)u->prompt + u->completion);
+           add_number(usage, "total_tokens", (double)u->prompt + u->completion) &&
+           add_number(cJSON_AddObjectToObject(usage, "prompt_tokens_details"), "cached_tokens",
+                      u->cached);
 }
 
 /* An object that is the next item of list. */

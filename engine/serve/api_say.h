@@ -35,7 +35,7 @@ struct kve_api_head {
 };
 
 struct kve_api_usage {
-    uint32_t prompt, completion;
+    uint32_t prompt, completion, cached; /* cached: of the prompts' */
 };
 
 /* The whole answer. */

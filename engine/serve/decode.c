@@ -187,13 +187,14 @@ static kvw_err lend(struct kve_worker *w, struct job *j)
     kvw_err err = kve_worker_link_ready(w, j->why);
 
     if (err == KVW_OK)
-        err = kve_worker_seq_open(w, &j->seq, j->r.count + j->r.max_tokens, j->why);
+        err = kve_worker_seq_open(w, &j->seq, &j->r, j->r.max_tokens, j->why);
     if (err != KVW_OK)
         return err;
     const struct kve_blocks blocks = {
         .ids = j->seq.blocks,
         .count = (j->r.count + block_tokens - 1) / block_tokens,
         .tokens = j->r.count,
+        .there = j->seq.tokens,
     };
     const struct kvw_offer_terms terms = {
         .size = sizeof(terms),
@@ -265,6 +266,8 @@ static void received(struct kve_worker *w, struct job *j)
         end_job(w, j, KVW_E_PROTOCOL);
     } else {
         j->seq.tokens = j->r.count;
+        if (j->r.budget == KVW_BUDGET_EXACT) /* what a lossy codec left isn't what others expect */
+            kve_worker_seq_keep(w, &j->seq, &j->r);
         kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
         kve_sampler_took(j->sampler, j->last.token);
         j->state = JOB_WRITING;
@@ -403,7 +406,7 @@ void kve_serve_local(struct kve_worker *w, const struct kve_request *r)
     struct kve_seq seq = {0};
     struct answer a = {0};
     char why[KVE_WHY_BYTES] = "";
-    kvw_err err = kve_worker_seq_open(w, &seq, r->count + r->max_tokens, why);
+    kvw_err err = kve_worker_seq_open(w, &seq, r, r->max_tokens, why);
 
     if (err == KVW_OK) {
         err = kve_prefill_run(w, r, &seq, NULL, &p);

@@ -161,6 +161,7 @@ static void take_prefilled(struct kve_ticket *t, const cJSON *obj)
 
     rep->start_us = get_number(obj, "start_us");
     rep->prefill_end_us = get_number(obj, "end_us");
+    rep->cached_tokens = (uint32_t)get_number(obj, "cached");
     get_layers(obj, "computed_us", rep->computed_us, &rep->layers);
     rep->transferred = cJSON_HasObjectItem(obj, "sent_us");
     get_layers(obj, "sent_us", rep->sent_us, &rep->layers);

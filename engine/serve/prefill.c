@@ -56,8 +56,11 @@ kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struc
         return err;
     kve_sampler_prompt(sampler, r->tokens, r->count);
     p->start_ns = kve_now_ns();
-    err = kve_prefill(w->run, &w->kv, seq, r->tokens, r->count, &hooks, w->logits);
+    p->cached = seq->tokens;
+    err = kve_prefill(w->run, &w->kv, seq, r->tokens + p->cached, r->count - p->cached, &hooks,
+                      w->logits);
     if (err == KVW_OK) {
+        kve_worker_seq_keep(w, seq, r);
         p->first.token = kve_sample(sampler, w->logits, r->count);
         p->first.count = r->logprobs;
         if (r->logprobs > 0)
@@ -101,6 +104,7 @@ void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
     cJSON_AddNumberToObject(obj, "kv_free", w->kv.free_count);
     if (err == KVW_OK) {
         cJSON_AddNumberToObject(obj, "tokens", r->count);
+        cJSON_AddNumberToObject(obj, "cached", p->cached);
         cJSON_AddNumberToObject(obj, "start_us", (double)(p->start_ns / 1000));
         cJSON_AddNumberToObject(obj, "end_us", (double)(p->end_ns / 1000));
         add_times(obj, "computed_us", p->computed_ns, w->mc->layers);
@@ -141,7 +145,7 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
     kvw_err err = kve_worker_link_ready(w, why);
 
     if (err == KVW_OK)
-        err = kve_worker_seq_open(w, &seq, r->count, why);
+        err = kve_worker_seq_open(w, &seq, r, 0, why);
     if (err == KVW_OK) {
         const struct kve_blocks blocks = {
             .ids = seq.blocks, .count = seq.block_count, .tokens = r->count};

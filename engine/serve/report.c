@@ -173,6 +173,7 @@ cJSON *kve_report_json(const struct kve_report *r)
     cJSON_AddStringToObject(obj, "model", r->model);
     cJSON_AddStringToObject(obj, "net", r->net);
     cJSON_AddNumberToObject(obj, "prompt_tokens", r->prompt_tokens);
+    cJSON_AddNumberToObject(obj, "cached_tokens", r->cached_tokens);
     cJSON *ids = cJSON_AddArrayToObject(obj, "output_tokens");
     for (uint32_t i = 0; i < r->id_count; ++i)
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(r->ids[i]));

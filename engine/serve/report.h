@@ -27,8 +27,8 @@
 struct kve_report {
     const char *net;
     char model[64];
-    uint32_t prompt_tokens;
-    uint32_t *ids; /* the answer */
+    uint32_t prompt_tokens, cached_tokens; /* cached: prefill had their K and V already */
+    uint32_t *ids;                         /* the answer */
     uint32_t id_count, id_room;
     struct kve_logprob *logprobs; /* [id_count][logprobs_each], as kve_logprobs() has them */
     uint32_t logprobs_each;       /* 0: none were asked for */

@@ -35,6 +35,7 @@ enum which {
     REPETITION,
     BIAS,
     LOGPROBS,
+    REUSE,
     FIELDS,
 };
 
@@ -64,6 +65,7 @@ static const struct field {
     [REPETITION] = {"repetition_penalty", REAL, 1e-3, 1e3},
     [BIAS] = {"logit_bias", BIASES, 0, 0},
     [LOGPROBS] = {"logprobs", WHOLE, 0, 1 + KVE_LOGPROBS_MAX},
+    [REUSE] = {"reuse", FLAG, 0, 1},
 };
 
 /* ASCII of what a user wrote, cut where it gets long: messages go to terminals and into JSON. */
@@ -209,6 +211,9 @@ static void store(struct kve_request *r, enum which which, double v)
         break;
     case IGNORE_END:
         r->ignore_end = v != 0;
+        break;
+    case REUSE:
+        r->reuse = v != 0;
         break;
     case BUDGET:
         r->budget = (kvw_budget)v;
@@ -370,7 +375,7 @@ cJSON *kve_request_print(const struct kve_request *r)
         cJSON_AddNumberToObject(obj, "exact_last", r->exact_last) == NULL ||
         cJSON_AddBoolToObject(obj, "after_prefill", r->after_prefill) == NULL ||
         cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL ||
-        !print_sampling(obj, r)) {
+        cJSON_AddBoolToObject(obj, "reuse", r->reuse) == NULL || !print_sampling(obj, r)) {
         cJSON_Delete(obj);
         return NULL;
     }

@@ -23,6 +23,7 @@ struct kve_request {
     uint32_t max_tokens; /* of the answer, the first included; >= 1 */
     bool after_prefill;  /* push nothing before the whole prefill is done: the yardstick */
     bool ignore_end;     /* go on past end-of-generation tokens (benchmarks) */
+    bool reuse;          /* K and V of earlier prompts that begin alike; and keep this one's */
     uint64_t timeout_ns;
     kvw_budget budget;                /* what codecs may do to the KV on its way */
     uint32_t exact_first, exact_last; /* tokens that stay exact under a lossy one */

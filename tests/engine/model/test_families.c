@@ -245,7 +245,8 @@ Test(families, a_batch_has_the_bits_of_each_alone)
         cr_assert_eq(
             memcmp(alone.kv.pool.mem.base, at_once.kv.pool.mem.base, alone.kv.pool.mem.bytes), 0,
             "%s: what is in the cache", names[n]);
-        at_once.token[1] = (at_once.token[1] + 1) % vocab; /* control: another token has other logits, and only that one */
+        at_once.token[1] = (at_once.token[1] + 1) %
+                           vocab; /* control: another token has other logits, and only that one */
         together_step(&alone, &r, false, 3);
         together_step(&at_once, &r, true, 3);
         for (uint32_t i = 0; i < 3; ++i)

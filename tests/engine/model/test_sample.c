@@ -248,7 +248,7 @@ Test(sample, top_k_keeps_the_k_most_probable)
     expect_of(&c, (double[]){2 / 16., 1 / 16., 8 / 16., 1 / 16., 4 / 16.}, 23.5);
 }
 
-/* k among equal ones, behind a heavier one: bins are cut where the count says, not where they end. */
+/* k among equal ones behind a heavier one: the count cuts a bin in two. */
 Test(sample, top_k_cuts_equal_weights)
 {
     static const float logits[] = {-1, -1, -1, 0, -1, -1, -1, -1, -1};

@@ -268,12 +268,13 @@ static const struct kve_api_head head = {.chat = true, .id = "i", .model = "m", 
 Test(api, a_nul_in_an_answer_survives_as_an_escape)
 {
     const struct kve_api_choice c = {"a\0\"b\n\0", 6, "stop", NULL};
-    const struct kve_api_usage u = {3, 4};
+    const struct kve_api_usage u = {3, 4, 2};
     char *text = kve_api_say(&head, &c, 1, &u);
 
     cr_assert_not_null(text);
     cr_expect(strstr(text, "\"content\":\"a\\u0000\\\"b\\n\\u0000\"") != NULL, "%s", text);
     cr_expect(strstr(text, "\"total_tokens\":7") != NULL, "%s", text);
+    cr_expect(strstr(text, "\"prompt_tokens_details\":{\"cached_tokens\":2}") != NULL, "%s", text);
     cJSON *obj = cJSON_Parse(text);
     cr_expect_not_null(obj);
     cJSON_Delete(obj);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A first token and its logprobs come out of a note as they went in; a note of another length, or of
- * ids that are none, is no note. */
+/* A first token and its logprobs come out of a note as they went in; a note of another length, or
+ * of ids that are none, is no note. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
