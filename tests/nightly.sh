@@ -8,6 +8,8 @@
 #   lives     tests/sim/nightly.sh: 100,000 random lives of the packet layer; 10,000 of cores, 2,000 of batches
 #   pairs     every kind of ends of the DPDK transport over veth, under ASan and UBSan
 #   mesh      tests/mesh/nightly.sh: 8 x 8 nodes, killed and restarted, several seeds; 1,000 seeds of it simulated
+#   mixed     tests/e2e/mixed.py: 1,000 requests over HTTP at concurrency 32, one client in ten leaves
+#   prefix    tests/e2e/prefix.py: the second request with 1,500 tokens of the first: time to its first token, bytes moved
 #   chunks    tests/gpu/nightly.sh: 10^5 chunks through the kernels of gpu/
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -29,5 +31,7 @@ step lives tests/sim/nightly.sh
 KVN_SIM_SEEDS=10000 step cores build/tests/sim/test_core_world --tap
 KVN_SIM_SEEDS=2000 step batches build/tests/sim/test_batch_world --tap
 step mesh tests/mesh/nightly.sh
+step mixed python3 tests/e2e/mixed.py
+step prefix python3 tests/e2e/prefix.py
 step chunks tests/gpu/nightly.sh build
 exit $bad
