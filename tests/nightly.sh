@@ -9,6 +9,8 @@
 #             100,000 notifications, each looked at beside its data
 #   pairs     every kind of ends of the DPDK transport over veth, under ASan and UBSan
 #   mesh      tests/mesh/nightly.sh: 8 x 8 nodes, killed and restarted, several seeds; 1,000 seeds of it simulated
+#   mixed     tests/e2e/mixed.py: 1,000 requests over HTTP at concurrency 32, one client in ten leaves
+#   prefix    tests/e2e/prefix.py: the second request with 1,500 tokens of the first: time to its first token, bytes moved
 #   chunks    tests/gpu/nightly.sh: 10^5 chunks of each codec through the kernels of gpu/, both ways
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -30,5 +32,7 @@ step lives tests/sim/nightly.sh
 KVN_SIM_SEEDS=10000 step cores build/tests/sim/test_core_world_sim --tap --timeout 7200
 KVN_SIM_SEEDS=2000 KVN_SIM_NOTES=100000 step batches build/tests/sim/test_batch_world_sim --tap --timeout 7200
 step mesh tests/mesh/nightly.sh
+step mixed python3 tests/e2e/mixed.py
+step prefix python3 tests/e2e/prefix.py
 step chunks tests/gpu/nightly.sh build
 exit $bad

@@ -39,6 +39,16 @@ struct kve_attend {
     float *out;       /* out, [group][head_dim]: sum of exp(score - max) * v */
 };
 
+/* Rows of a matrix times several vectors. */
+struct kve_product {
+    const struct kve_matrix *w;
+    uint32_t first, rows; /* rows first .. first+rows-1 of w */
+    const float *x;       /* [n][w->cols] */
+    uint32_t n;
+    float *y; /* y[t * stride + i] is row first + i times vector t */
+    size_t stride;
+};
+
 struct kve_kernels {
     const char *name;
     /* kve_dequantise(), the same bits */
@@ -46,6 +56,9 @@ struct kve_kernels {
     /* y[0 .. rows-1] = rows first .. of w times x; a row's result doesn't depend on the others */
     void (*matvec)(const struct kve_matrix *w, uint32_t first, uint32_t rows, const float *x,
                    float *y);
+    /* The same for several vectors, the same bits for each; a weight is widened once for up to
+     * eight of them */
+    void (*matvecs)(const struct kve_product *p);
     /* y = x / sqrt(mean(x^2) + eps) * w; y may be x */
     void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
     /* gate = silu(gate) * up */

@@ -124,6 +124,55 @@ INLINE void matvec32(const struct kve_matrix *w, uint32_t first, uint32_t rows,
         rows32(p, w->row_bytes, 1, blocks, block_bytes, load, x, y + r);
 }
 
+/* A row times vectors first .. first+m-1, m <= 4; its additions come in the order of rows32(). */
+INLINE void row32(const struct kve_product *p, uint32_t row, uint32_t first, uint32_t m,
+                  uint32_t block_bytes, load32 load)
+{
+    const uint8_t *w = kve_matrix_row(p->w, p->first + row);
+    const float *x = p->x + (size_t)first * p->w->cols;
+    const uint32_t blocks = p->w->cols / 32;
+    __m256 sum[4][2];
+
+    body_look_ahead(w, p->w->row_bytes);
+    for (uint32_t t = 0; t < m; ++t)
+        sum[t][0] = sum[t][1] = _mm256_setzero_ps();
+    for (uint32_t b = 0; b < blocks; ++b, x += 32) {
+        const struct values32 v = load(w + (size_t)b * block_bytes);
+
+        for (uint32_t t = 0; t < m; ++t) {
+            const float *at = x + (size_t)t * p->w->cols;
+
+            for (int j = 0; j < 4; ++j)
+                sum[t][j & 1] = _mm256_fmadd_ps(v.v[j], _mm256_loadu_ps(at + 8 * j), sum[t][j & 1]);
+        }
+    }
+    for (uint32_t t = 0; t < m; ++t)
+        p->y[(first + t) * p->stride + row] = vf_sum((vf)_mm256_add_ps(sum[t][0], sum[t][1]));
+}
+
+/* All rows of vectors first .. first+m-1. */
+INLINE void some32(const struct kve_product *p, uint32_t first, uint32_t m, uint32_t block_bytes,
+                   load32 load)
+{
+    for (uint32_t r = 0; r < p->rows; ++r)
+        row32(p, r, first, m, block_bytes, load);
+}
+
+INLINE void matvecs32(const struct kve_product *p, uint32_t block_bytes, load32 load)
+{
+    uint32_t t = 0;
+
+    for (; t + 4 <= p->n; t += 4)
+        some32(p, t, 4, block_bytes, load);
+    if (t + 2 <= p->n) {
+        some32(p, t, 2, block_bytes, load);
+        t += 2;
+    }
+    if (t < p->n)
+        matvec32(p->w, p->first, p->rows, block_bytes, load, p->x + (size_t)t * p->w->cols,
+                 p->y + t * p->stride);
+}
+
 INLINE void blocks32(const uint8_t *b, size_t count, uint32_t block_bytes, load32 load, float *y)
 {
     for (size_t i = 0; i < count / 32; ++i) {

@@ -127,6 +127,75 @@ INLINE void matvec32(const struct kve_matrix *w, uint32_t first, uint32_t rows,
         rows32(p, w->row_bytes, 1, blocks, block_bytes, load, x, y + r);
 }
 
+/* Where a tile of a product begins: at this row of its rows, at this vector. */
+struct corner {
+    const struct kve_product *p;
+    uint32_t row, vector;
+};
+
+/* n rows times m vectors, n * m <= 8, so that all sums stay in registers. Each row's additions come
+ * in the order of rows32(). */
+INLINE void tile32(struct corner c, uint32_t n, uint32_t m, uint32_t block_bytes, load32 load)
+{
+    const struct kve_matrix *w = c.p->w;
+    const uint8_t *at = kve_matrix_row(w, c.p->first + c.row);
+    const float *x = c.p->x + (size_t)c.vector * w->cols;
+    float *y = c.p->y + c.vector * c.p->stride + c.row;
+    const uint32_t blocks = w->cols / 32;
+    __m512 low[8], high[8];
+
+    for (uint32_t i = 0; i < n * m; ++i)
+        low[i] = high[i] = _mm512_setzero_ps();
+    for (uint32_t b = 0; b < blocks; ++b, x += 32) {
+        for (uint32_t r = 0; r < n; ++r) {
+            const struct values32 v = load(at + r * w->row_bytes + (size_t)b * block_bytes);
+
+            for (uint32_t t = 0; t < m; ++t) {
+                const float *x0 = x + (size_t)t * w->cols;
+
+                low[r * m + t] = _mm512_fmadd_ps(v.low, _mm512_loadu_ps(x0), low[r * m + t]);
+                high[r * m + t] =
+                    _mm512_fmadd_ps(v.high, _mm512_loadu_ps(x0 + 16), high[r * m + t]);
+            }
+        }
+    }
+    for (uint32_t i = 0; i < n * m; ++i)
+        y[i % m * c.p->stride + i / m] = _mm512_reduce_add_ps(_mm512_add_ps(low[i], high[i]));
+}
+
+/* Vectors first .. first+m-1 of the product, n rows at a time. */
+INLINE void tiles32(const struct kve_product *p, uint32_t first, uint32_t n, uint32_t m,
+                    uint32_t block_bytes, load32 load)
+{
+    struct corner c = {p, 0, first};
+
+    for (; c.row + n <= p->rows; c.row += n) {
+        body_look_ahead(kve_matrix_row(p->w, p->first + c.row), n * p->w->row_bytes);
+        tile32(c, n, m, block_bytes, load);
+    }
+    for (; c.row < p->rows; ++c.row)
+        tile32(c, 1, m, block_bytes, load);
+}
+
+INLINE void matvecs32(const struct kve_product *p, uint32_t block_bytes, load32 load)
+{
+    uint32_t t = 0;
+
+    for (; t + 8 <= p->n; t += 8)
+        tiles32(p, t, 1, 8, block_bytes, load);
+    if (t + 4 <= p->n) {
+        tiles32(p, t, 2, 4, block_bytes, load);
+        t += 4;
+    }
+    if (t + 2 <= p->n) {
+        tiles32(p, t, 4, 2, block_bytes, load);
+        t += 2;
+    }
+    if (t < p->n)
+        matvec32(p->w, p->first, p->rows, block_bytes, load, p->x + (size_t)t * p->w->cols,
+                 p->y + t * p->stride);
+}
+
 INLINE void blocks32(const uint8_t *b, size_t count, uint32_t block_bytes, load32 load, float *y)
 {
     for (size_t i = 0; i < count / 32; ++i) {

@@ -69,6 +69,29 @@ static inline void body_matvec(const struct kve_matrix *w, uint32_t first, uint3
     }
 }
 
+/* body_matvec() of each vector: a piece of a row is dequantised once for all of them. */
+static inline void body_matvecs(const struct kve_product *p)
+{
+    const struct kve_matrix *w = p->w;
+    const uint64_t piece_bytes = w->row_bytes * BODY_PIECE / w->cols;
+    float piece[BODY_PIECE];
+
+    for (uint32_t r = 0; r < p->rows; ++r) {
+        const unsigned char *at = kve_matrix_row(w, p->first + r);
+
+        body_look_ahead(at, w->row_bytes);
+        for (uint32_t t = 0; t < p->n; ++t)
+            p->y[t * p->stride + r] = 0;
+        for (uint32_t c = 0; c < w->cols; c += BODY_PIECE, at += piece_bytes) {
+            const uint32_t n = w->cols - c < BODY_PIECE ? w->cols - c : BODY_PIECE;
+
+            quant_values(w->type, at, piece, n);
+            for (uint32_t t = 0; t < p->n; ++t)
+                p->y[t * p->stride + r] += body_dot(piece, p->x + (size_t)t * w->cols + c, n);
+        }
+    }
+}
+
 static inline void body_rmsnorm(float *y, const float *x, const float *w, uint32_t n, float eps)
 {
     const float scale = 1.0f / sqrtf(body_dot(x, x, n) / (float)n + eps);

@@ -9,6 +9,7 @@ const struct kve_kernels kve_kernels_scalar = {
     .name = "scalar",
     .dequantise = body_dequantise,
     .matvec = body_matvec,
+    .matvecs = body_matvecs,
     .rmsnorm = body_rmsnorm,
     .silu_mul = body_silu_mul,
     .gelu_mul = body_gelu_mul,

@@ -10,6 +10,18 @@
 #include "arch.h"
 #include "steps.h"
 
+/* A batch's queries, each against its own sequence. */
+static void attend_each(const struct kve_pass *p)
+{
+    const size_t row = (size_t)p->r->m->config.heads * p->r->m->config.head_dim;
+    struct kve_pass one = *p;
+
+    for (uint32_t t = 0; t < p->count; ++t) {
+        one.blocks = p->seqs[t]->blocks;
+        kve_attend_one(&one, p->r->q + t * row, p->seqs[t]->tokens);
+    }
+}
+
 /* One layer. outputs: how many of the chunk's last tokens need this layer's output: all of them,
  * except in the last layer. */
 static kvw_err run_layer(struct kve_pass *p, const struct kve_hooks *hooks, uint32_t outputs)
@@ -33,7 +45,9 @@ static kvw_err run_layer(struct kve_pass *p, const struct kve_hooks *hooks, uint
         if (err != KVW_OK)
             return err;
     }
-    if (outputs == 1)
+    if (p->seqs != NULL)
+        attend_each(p);
+    else if (outputs == 1)
         kve_attend_one(p, r->q + from * row, p->base + from);
     else
         kve_attend_chunk(p);
@@ -56,7 +70,7 @@ static void begin_chunk(const struct kve_pass *p)
             x[i] *= c->embd_scale;
         for (uint32_t i = 0; i < r->m->ropes; ++i)
             kve_rope_turn(r->turn[i] + (size_t)t * c->rope_dims, r->m->speeds[i], c->rope_dims / 2,
-                          p->base + t);
+                          kve_pass_position(p, t));
     }
 }
 
@@ -116,6 +130,19 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
     return true;
 }
 
+/* How many of the tokens that are left go into the next chunk: as many as fit, but a rest that
+ * would be too short for its products to be added up as in a longer chunk gets some of them. */
+static uint32_t chunk_of(const struct kve_run *r, uint32_t left)
+{
+    const uint32_t most = r->prefill_tokens, unit = r->query_tokens;
+
+    if (left <= most)
+        return left;
+    if (left - most < KVE_REST_MIN && most >= 2 * KVE_REST_MIN && most > unit)
+        return (most - 1) / unit * unit; /* whole tiles of queries, see kve_run_cut() */
+    return most;
+}
+
 /* tokens in chunks; logits of the last one, or of all of them, one after the other; NULL: none. */
 static kvw_err run_tokens(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                           const uint32_t *tokens, uint32_t count, const struct kve_hooks *hooks,
@@ -130,12 +157,11 @@ static kvw_err run_tokens(struct kve_run *r, struct kve_kvcache *kv, struct kve_
 
     atomic_store(&r->failed, false);
     for (uint32_t done = 0; err == KVW_OK && done < count;) {
-        const uint32_t left = count - done;
         struct kve_pass p = {.r = r,
                              .kv = &kv->pool,
                              .blocks = seq->blocks,
                              .tokens = tokens + done,
-                             .count = left < r->prefill_tokens ? left : r->prefill_tokens,
+                             .count = chunk_of(r, count - done),
                              .base = seq->tokens + done};
 
         uint32_t outputs = 0;
@@ -181,5 +207,30 @@ kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *se
 
     if (err == KVW_OK)
         ++seq->tokens;
+    return err;
+}
+
+kvw_err kve_decode_batch(struct kve_run *r, struct kve_kvcache *kv, const struct kve_batch *batch,
+                         const struct kve_hooks *hooks)
+{
+    const struct kve_hooks only = {.arg = hooks != NULL ? hooks->arg : NULL,
+                                   .cancel = hooks != NULL ? hooks->cancel : NULL};
+    struct kve_pass p = {.r = r,
+                         .kv = &kv->pool,
+                         .seqs = batch->seqs,
+                         .tokens = batch->tokens,
+                         .count = batch->count};
+
+    if (batch->count == 0 || batch->count > KVE_BATCH_MAX)
+        return KVW_E_INVALID;
+    for (uint32_t i = 0; i < batch->count; ++i) {
+        if (!arguments_fit(r, kv, batch->seqs[i], &batch->tokens[i], 1))
+            return KVW_E_INVALID;
+    }
+    r->apart = true;
+    const kvw_err err = run_chunk(&p, &only, batch->count, batch->logits);
+    r->apart = false;
+    for (uint32_t i = 0; err == KVW_OK && i < batch->count; ++i)
+        ++batch->seqs[i]->tokens;
     return err;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvcache.c - the paged KV cache: its memory, its free blocks, where a token lies. */
+/* kvcache.c - the paged KV cache: its memory, its free blocks, who has them, where a token lies. */
 #include "kvcache.h"
 
 #include <assert.h>
@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "../../kvwire/wire.h"
+#include "prefix.h"
 
 static bool in_range(uint32_t v, uint32_t max)
 {
@@ -34,6 +35,54 @@ static bool lay_out(struct kvw_pool *p)
            p->mem.bytes <= SIZE_MAX / 2;
 }
 
+/* Into the queue of free blocks, behind the one at `after`. */
+static void queue_after(struct kve_kvcache *kv, uint32_t id, uint32_t after)
+{
+    const uint32_t next = kv->block[after].next;
+
+    kv->block[id].prev = after;
+    kv->block[id].next = next;
+    kv->block[after].next = id;
+    kv->block[next].prev = id;
+}
+
+static void unqueue(struct kve_kvcache *kv, uint32_t id)
+{
+    const struct kve_block *b = &kv->block[id];
+
+    kv->block[b->prev].next = b->next;
+    kv->block[b->next].prev = b->prev;
+    --kv->free_count;
+}
+
+static void free_lists(struct kve_kvcache *kv)
+{
+    free(kv->taken);
+    free(kv->block);
+    free(kv->bucket);
+    free(kv->tokens);
+}
+
+/* All blocks free, the lowest id first. False: out of memory. */
+static bool open_lists(struct kve_kvcache *kv)
+{
+    const uint32_t blocks = kv->pool.blocks;
+
+    for (kv->buckets = 1; kv->buckets < blocks; kv->buckets *= 2)
+        ;
+    kv->taken = calloc(blocks, sizeof(*kv->taken));
+    kv->block = calloc((size_t)blocks + 1, sizeof(*kv->block));
+    kv->bucket = malloc(kv->buckets * sizeof(*kv->bucket));
+    kv->tokens = malloc((size_t)blocks * kv->pool.block_tokens * sizeof(*kv->tokens));
+    if (kv->taken == NULL || kv->block == NULL || kv->bucket == NULL || kv->tokens == NULL)
+        return false;
+    memset(kv->bucket, 0xff, kv->buckets * sizeof(*kv->bucket));
+    kv->block[blocks].prev = kv->block[blocks].next = blocks;
+    for (uint32_t i = 0; i < blocks; ++i)
+        queue_after(kv, i, kv->block[blocks].prev);
+    return true;
+}
+
 kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_heads,
                          uint32_t head_dim, uint32_t block_tokens, uint32_t blocks)
 {
@@ -53,27 +102,19 @@ kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_he
         return KVW_E_INVALID;
     if (!lay_out(&c.pool))
         return KVW_E_NOMEM;
-    c.free_ids = malloc((size_t)blocks * sizeof(*c.free_ids));
-    if (c.free_ids == NULL)
-        return KVW_E_NOMEM;
-    c.taken = calloc(blocks, 1);
-    if (c.taken == NULL)
-        goto free_ids;
+    if (!open_lists(&c))
+        goto free_lists;
     c.pool.mem.base =
         mmap(NULL, c.pool.mem.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (c.pool.mem.base == MAP_FAILED)
-        goto free_taken;
+        goto free_lists;
     c.pool.mem.kind = KVW_MEM_HOST;
     c.pool.mem.dmabuf_fd = -1;
-    for (uint32_t i = 0; i < blocks; ++i) /* the lowest id is handed out first */
-        c.free_ids[i] = blocks - 1 - i;
     *kv = c;
     return KVW_OK;
 
-free_taken:
-    free(c.taken);
-free_ids:
-    free(c.free_ids);
+free_lists:
+    free_lists(&c);
     return KVW_E_NOMEM;
 }
 
@@ -81,8 +122,7 @@ void kve_kvcache_close(struct kve_kvcache *kv)
 {
     if (kv->pool.mem.base != NULL)
         munmap(kv->pool.mem.base, kv->pool.mem.bytes);
-    free(kv->taken);
-    free(kv->free_ids);
+    free_lists(kv);
     *kv = (struct kve_kvcache){0};
 }
 
@@ -91,8 +131,10 @@ kvw_err kve_kvcache_alloc(struct kve_kvcache *kv, uint32_t count, uint32_t *ids)
     if (count > kv->free_count)
         return KVW_E_NOBLOCKS;
     for (uint32_t i = 0; i < count; ++i) {
-        ids[i] = kv->free_ids[--kv->free_count];
-        assert(!kv->taken[ids[i]]);
+        ids[i] = kv->block[kv->pool.blocks].next;
+        assert(kv->taken[ids[i]] == 0);
+        unqueue(kv, ids[i]);
+        kve_prefix_forget(kv, ids[i]);
         kv->taken[ids[i]] = 1;
     }
     return KVW_OK;
@@ -104,10 +146,49 @@ void kve_kvcache_free(struct kve_kvcache *kv, const uint32_t *ids, uint32_t coun
     for (uint32_t i = count; i > 0; --i) {
         const uint32_t id = ids[i - 1];
 
-        assert(id < kv->pool.blocks && kv->taken[id]);
-        if (id >= kv->pool.blocks || !kv->taken[id])
+        assert(id < kv->pool.blocks && kv->taken[id] > 0);
+        if (id >= kv->pool.blocks || kv->taken[id] == 0)
             continue; /* not ours to give back: a block freed twice must not be handed out twice */
-        kv->taken[id] = 0;
-        kv->free_ids[kv->free_count++] = id;
+        if (--kv->taken[id] > 0)
+            continue;
+        queue_after(kv, id,
+                    kv->block[id].serial != 0 ? kv->block[kv->pool.blocks].prev : kv->pool.blocks);
+        ++kv->free_count;
+    }
+}
+
+uint32_t kve_kvcache_share(struct kve_kvcache *kv, const uint32_t *tokens, uint32_t blocks,
+                           uint32_t *ids)
+{
+    uint64_t parent = 0;
+
+    for (uint32_t b = 0; b < blocks; ++b, tokens += kv->pool.block_tokens) {
+        const uint32_t id = kve_prefix_find(kv, parent, tokens);
+
+        if (id == KVE_PREFIX_NONE)
+            return b;
+        if (kv->taken[id]++ == 0)
+            unqueue(kv, id);
+        parent = kv->block[id].serial;
+        ids[b] = id;
+    }
+    return blocks;
+}
+
+void kve_kvcache_keep(struct kve_kvcache *kv, const uint32_t *tokens, uint32_t blocks,
+                      const uint32_t *ids)
+{
+    uint64_t parent = 0;
+
+    for (uint32_t b = 0; b < blocks; ++b, tokens += kv->pool.block_tokens) {
+        uint32_t id = kve_prefix_find(kv, parent, tokens);
+
+        if (id == KVE_PREFIX_NONE) {
+            id = ids[b];
+            if (kv->block[id].serial != 0)
+                return; /* it holds something else: the caller's mistake must not spread */
+            kve_prefix_add(kv, id, parent, tokens);
+        }
+        parent = kv->block[id].serial;
     }
 }

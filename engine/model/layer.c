@@ -46,8 +46,8 @@ static void store_kv(const struct kve_pass *p)
     add_bias(r->k, layer->bias_k, p->count, row);
     add_bias(r->v, layer->bias_v, p->count, row);
     for (uint32_t t = 0; t < p->count; ++t) {
-        const uint32_t at = p->base + t, slot = at % kv->block_tokens;
-        const uint32_t block = p->blocks[at / kv->block_tokens];
+        const uint32_t at = kve_pass_position(p, t), slot = at % kv->block_tokens;
+        const uint32_t block = kve_pass_blocks(p, t)[at / kv->block_tokens];
 
         turn_heads(p, r->k + t * row, c->kv_heads, layer->norm_k, t);
         kve_pool_store(kv, r->kernels, kve_pool_at(kv, p->layer, 0, block, slot), r->k + t * row);

@@ -51,6 +51,14 @@ struct kve_run; /* opaque: scratch and worker threads of one forward pass */
 KVW_NODISCARD kvw_err kve_run_open(struct kve_run **r, const struct kve_model *m, uint32_t threads,
                                    uint32_t prefill_tokens, uint32_t seq_tokens_max);
 void kve_run_close(struct kve_run *r); /* takes NULL */
+/*
+ * Where a prompt may be cut so that its rest, prefilled behind K and V that are there already, has
+ * the bits of the whole in one call: before positions that are multiples of this number, with
+ * KVE_REST_MIN tokens or more behind the cut. (Products of fewer are added up in another order.
+ * oneDNN promises neither; with 2.6 it holds on AVX-512 and AVX2, and test_families looks.)
+ */
+#define KVE_REST_MIN 16u
+uint32_t kve_run_cut(const struct kve_run *r);
 
 /* Called from the thread that called kve_prefill / kve_decode, between steps. Any may be NULL. */
 struct kve_hooks {
@@ -88,5 +96,23 @@ KVW_NODISCARD kvw_err kve_score(struct kve_run *r, struct kve_kvcache *kv, struc
 /* kve_prefill for one token, with the decode kernels. */
 KVW_NODISCARD kvw_err kve_decode(struct kve_run *r, struct kve_kvcache *kv, struct kve_seq *seq,
                                  uint32_t token, const struct kve_hooks *hooks, float *logits);
+
+#define KVE_BATCH_MAX 64u
+
+struct kve_batch {
+    struct kve_seq *const *seqs; /* [count], each another one with blocks of its own */
+    const uint32_t *tokens;      /* [count] */
+    uint32_t count;              /* 1 .. KVE_BATCH_MAX */
+    float *logits;               /* [count][vocab] */
+};
+
+/*
+ * kve_decode of each sequence in one pass that reads the weights once: the same bits as one after
+ * the other, whoever is beside it. Of hooks only cancel is called. On an error no sequence has
+ * grown. KVW_E_INVALID also for a count out of its range.
+ */
+KVW_NODISCARD kvw_err kve_decode_batch(struct kve_run *r, struct kve_kvcache *kv,
+                                       const struct kve_batch *batch,
+                                       const struct kve_hooks *hooks);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include "run_scratch.h"
 
-#define PREFILL_TOKENS     512u   /* the default; longer chunks gain nothing here */
+#define PREFILL_TOKENS     512u   /* the default, about; longer chunks gain nothing here */
 #define PREFILL_TOKENS_MAX 65536u /* scratch grows with it */
 
 static uint32_t most(uint32_t a, uint32_t b)
@@ -32,11 +32,12 @@ static void lay_out_scratch(struct kve_run *r, struct kve_scratch *s, size_t *us
     const struct kve_model_config *c = &r->m->config;
     const size_t heads = c->heads, dim = c->head_dim;
     const size_t rows = (size_t)r->query_tokens * (c->heads / c->kv_heads);
-    const size_t widest = most(most(c->hidden, c->ffn), c->heads * c->head_dim);
+    const size_t widest =
+        most(most(c->hidden, c->ffn), most(c->heads * c->head_dim, KVE_BATCH_MAX));
     const size_t tile = rows * KVE_KEY_TILE, segment = heads * KVE_KEY_SEGMENT;
 
     s->panel = take(r->arena, used, KVE_PANEL_ROWS * widest);
-    s->up = take(r->arena, used, (size_t)r->prefill_tokens * KVE_PANEL_ROWS);
+    s->up = take(r->arena, used, (size_t)r->token_rows * KVE_PANEL_ROWS);
     s->query = take(r->arena, used, rows * dim);
     s->out = take(r->arena, used, rows * dim);
     s->scores = take(r->arena, used, tile > segment ? tile : segment);
@@ -50,7 +51,7 @@ static void lay_out_scratch(struct kve_run *r, struct kve_scratch *s, size_t *us
 static size_t lay_out(struct kve_run *r, uint32_t threads)
 {
     const struct kve_model_config *c = &r->m->config;
-    const size_t n = r->prefill_tokens, heads = c->heads, dim = c->head_dim;
+    const size_t n = r->token_rows, heads = c->heads, dim = c->head_dim;
     const size_t parts = (r->seq_tokens_max / KVE_KEY_SEGMENT + 1) * heads;
     size_t used = 0;
 
@@ -75,6 +76,22 @@ static void worker_begin(void)
     (void)kve_matmul_thread_begin();
 }
 
+/* In whole sixteens where there are so many: then kve_run_cut() is in whole blocks, too. */
+static uint32_t query_tokens_of(uint32_t group)
+{
+    const uint32_t n = KVE_QUERY_ROWS / group;
+
+    return n >= 16 ? n / 16 * 16 : most(n, 1);
+}
+
+uint32_t kve_run_cut(const struct kve_run *r)
+{
+    /* chunks and tiles of queries begin at the same positions then, wherever the rest begins */
+    if (r->prefill_tokens % r->query_tokens == 0 || r->prefill_tokens == r->seq_tokens_max)
+        return r->query_tokens;
+    return r->prefill_tokens;
+}
+
 kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t threads,
                      uint32_t prefill_tokens, uint32_t seq_tokens_max)
 {
@@ -92,9 +109,11 @@ kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t t
     r->m = m;
     r->kernels = kve_kernels();
     r->seq_tokens_max = seq_tokens_max;
-    r->prefill_tokens =
-        least(prefill_tokens == 0 ? PREFILL_TOKENS : prefill_tokens, seq_tokens_max);
-    r->query_tokens = most(KVE_QUERY_ROWS / (c->heads / c->kv_heads), 1);
+    r->query_tokens = query_tokens_of(c->heads / c->kv_heads);
+    if (prefill_tokens == 0) /* whole tiles of queries: see kve_run_cut() */
+        prefill_tokens = PREFILL_TOKENS / r->query_tokens * r->query_tokens;
+    r->prefill_tokens = least(prefill_tokens, seq_tokens_max);
+    r->token_rows = most(r->prefill_tokens, KVE_BATCH_MAX);
     r->scratch = calloc(threads, sizeof(*r->scratch));
     if (r->scratch == NULL)
         goto free_run;

@@ -26,8 +26,8 @@
 
 /* One worker's own memory. */
 struct kve_scratch {
-    float *panel;       /* [KVE_PANEL_ROWS][widest input] */
-    float *up;          /* [prefill_tokens][KVE_PANEL_ROWS] */
+    float *panel;       /* [KVE_PANEL_ROWS][widest input, at least KVE_BATCH_MAX] */
+    float *up;          /* [token_rows][KVE_PANEL_ROWS] */
     float *query, *out; /* [query_rows][head_dim] */
     float *scores;      /* [query_rows][KVE_KEY_TILE]; decode: [heads][KVE_KEY_SEGMENT] */
     float *k, *v;       /* [KVE_KEY_TILE][head_dim] */
@@ -39,9 +39,10 @@ struct kve_run {
     const struct kve_kernels *kernels;
     struct kve_pool *pool;
     uint32_t prefill_tokens, seq_tokens_max;
+    uint32_t token_rows;   /* tokens of a pass: prefill_tokens, at least KVE_BATCH_MAX */
     uint32_t query_tokens; /* queries in a tile */
     float *arena;
-    /* [prefill_tokens][...], a token a row */
+    /* [token_rows][...], a token a row */
     float *x;               /* [hidden], the residual stream */
     float *norm;            /* [hidden] */
     float *q;               /* [heads * head_dim]; attention leaves its output here */
@@ -53,18 +54,31 @@ struct kve_run {
     float *part_max, *part_sum, *part_out;
     struct kve_scratch *scratch; /* [threads] */
     atomic_bool failed;          /* a step's item ran out of memory */
+    bool apart; /* a batch: products of each token as if it were alone, bit for bit */
 };
 
-/* One chunk of a prefill, or one token of decode, on its way through the layers. */
+/* One chunk of a prefill, one token of decode, or the next token of each of several sequences, on
+ * its way through the layers. */
 struct kve_pass {
     struct kve_run *r;
     const struct kvw_pool *kv;
-    const uint32_t *blocks;
+    struct kve_seq *const *seqs; /* [count], of a batch; NULL: the tokens are one sequence's */
+    const uint32_t *blocks;      /* of the one sequence */
     const uint32_t *tokens;
     uint32_t count; /* tokens in this chunk */
     uint32_t base;  /* position of the first */
     uint32_t layer;
 };
+
+static inline uint32_t kve_pass_position(const struct kve_pass *p, uint32_t token)
+{
+    return p->seqs != NULL ? p->seqs[token]->tokens : p->base + token;
+}
+
+static inline const uint32_t *kve_pass_blocks(const struct kve_pass *p, uint32_t token)
+{
+    return p->seqs != NULL ? p->seqs[token]->blocks : p->blocks;
+}
 
 /* Attention of all of the chunk's queries, from r->q into r->q. K and V of positions up to the
  * chunk's end are in the cache. */

@@ -45,6 +45,20 @@ static void project_panel(void *arg, uint32_t item, uint32_t worker)
         atomic_store(&j->r->failed, true);
 }
 
+static void multiply(const struct kve_run *r, const struct kve_product *p)
+{
+    if (p->n == 1)
+        r->kernels->matvec(p->w, p->first, p->rows, p->x, p->y);
+    else
+        r->kernels->matvecs(p);
+}
+
+/* Products by panels are for many tokens that may depend on each other's number. */
+static bool by_panels(const struct kve_run *r, uint32_t tokens)
+{
+    return tokens > 1 && !r->apart;
+}
+
 static void project_rows(void *arg, uint32_t item, uint32_t worker)
 {
     const struct kve_project *j = arg;
@@ -54,15 +68,17 @@ static void project_rows(void *arg, uint32_t item, uint32_t worker)
     float *y = j->part[part].y + first;
 
     if (!j->add) {
-        j->r->kernels->matvec(w, first, rows, j->x, y);
+        multiply(j->r, &(struct kve_product){w, first, rows, j->x, j->tokens, y, w->rows});
         return;
     }
 
-    float *sum = j->r->scratch[worker].panel; /* item_rows of them fit: see row_items() */
+    float *sum = j->r->scratch[worker].panel; /* item_rows of each token fit: see row_items() */
 
-    j->r->kernels->matvec(w, first, rows, j->x, sum);
-    for (uint32_t i = 0; i < rows; ++i)
-        y[i] += sum[i];
+    multiply(j->r, &(struct kve_product){w, first, rows, j->x, j->tokens, sum, rows});
+    for (uint32_t t = 0; t < j->tokens; ++t) {
+        for (uint32_t i = 0; i < rows; ++i)
+            y[(size_t)t * w->rows + i] += sum[t * rows + i];
+    }
 }
 
 /* Rows per item of a matrix-vector step. At most KVE_PANEL_ROWS * 4, which scratch can hold. */
@@ -77,10 +93,12 @@ void kve_project(struct kve_project *j)
 {
     uint32_t items = 0;
 
-    j->item_rows = j->tokens > 1 ? KVE_PANEL_ROWS : row_items(j->part[0].w);
+    const bool panels = by_panels(j->r, j->tokens);
+
+    j->item_rows = panels ? KVE_PANEL_ROWS : row_items(j->part[0].w);
     for (uint32_t i = 0; i < j->parts; ++i)
         items += items_of(j->part[i].w, j->item_rows);
-    kve_pool_run(j->r->pool, items, j->tokens > 1 ? project_panel : project_rows, j);
+    kve_pool_run(j->r->pool, items, panels ? project_panel : project_rows, j);
 }
 
 typedef void activation(float *gate, const float *up, size_t n);
@@ -122,20 +140,24 @@ static void gate_up_rows(void *arg, uint32_t item, uint32_t worker)
     struct kve_run *r = j->r;
     const uint32_t first = item * j->item_rows;
     const uint32_t rows = rows_of(&j->layer->ffn_gate, first, j->item_rows);
-    float *up = r->scratch[worker].panel;
+    float *gate = j->ffn + first, *up = r->scratch[worker].up;
+    const size_t ffn = j->layer->ffn_gate.rows;
 
-    r->kernels->matvec(&j->layer->ffn_gate, first, rows, j->x, j->ffn + first);
-    r->kernels->matvec(&j->layer->ffn_up, first, rows, j->x, up);
-    activation_of(r)(j->ffn + first, up, rows);
+    multiply(r,
+             &(struct kve_product){&j->layer->ffn_gate, first, rows, j->x, j->tokens, gate, ffn});
+    multiply(r, &(struct kve_product){&j->layer->ffn_up, first, rows, j->x, j->tokens, up, rows});
+    for (uint32_t t = 0; t < j->tokens; ++t)
+        activation_of(r)(gate + t * ffn, up + (size_t)t * rows, rows);
 }
 
 void kve_gate_up(struct kve_gate_up *j)
 {
     const struct kve_matrix *w = &j->layer->ffn_gate;
 
-    j->item_rows = j->tokens > 1 ? KVE_PANEL_ROWS : row_items(w);
-    kve_pool_run(j->r->pool, items_of(w, j->item_rows),
-                 j->tokens > 1 ? gate_up_panel : gate_up_rows, j);
+    const bool panels = by_panels(j->r, j->tokens);
+
+    j->item_rows = panels ? KVE_PANEL_ROWS : row_items(w);
+    kve_pool_run(j->r->pool, items_of(w, j->item_rows), panels ? gate_up_panel : gate_up_rows, j);
 }
 
 void kve_norm_rows(const struct kve_run *r, float *y, const float *x, const float *w,

@@ -26,7 +26,8 @@ struct choice {
     struct kve_stop stop;
     char *text; /* of an answer that isn't streamed */
     size_t used, room;
-    bool begun; /* its first piece was sent */
+    uint32_t told, offset; /* tokens whose logprobs were sent; their characters */
+    bool begun;            /* its first piece was sent */
     bool done;
 };
 
@@ -120,14 +121,31 @@ static const char *finish_of(const struct choice *ch)
     return ch->stop.hit || strcmp(ch->job.rep.finish_reason, "stop") == 0 ? "stop" : "length";
 }
 
+/* Those of the tokens that weren't told yet, in *l; NULL: none are wanted. */
+static const struct kve_api_logprobs *logprobs_of(struct choice *ch, struct kve_api_logprobs *l)
+{
+    const struct kve_report *rep = &ch->job.rep;
+
+    *l = (struct kve_api_logprobs){.tok = ch->call->http->cfg->prompts->tok,
+                                   .ids = rep->ids,
+                                   .logprobs = rep->logprobs,
+                                   .each = rep->logprobs_each,
+                                   .first = ch->told,
+                                   .count = rep->id_count - ch->told,
+                                   .offset = &ch->offset};
+    return ch->call->api.logprobs ? l : NULL;
+}
+
 static struct kve_api_usage usage_of(const struct kve_call *c)
 {
-    struct kve_api_usage u = {0, 0};
+    struct kve_api_usage u = {0};
 
     for (uint32_t i = 0; i < c->count; ++i) {
         u.completion += c->choices[i].job.rep.id_count;
-        if (i % c->api.n == 0)
-            u.prompt += c->choices[i].job.q.count;
+        if (i % c->api.n != 0)
+            continue;
+        u.prompt += c->choices[i].job.q.count;
+        u.cached += c->choices[i].job.rep.cached_tokens;
     }
     return u;
 }
@@ -154,13 +172,15 @@ static void end_stream(struct kve_call *c)
 static void end_whole(struct kve_call *c)
 {
     struct kve_api_choice said[KVE_API_CHOICES_MAX];
+    struct kve_api_logprobs logprobs[KVE_API_CHOICES_MAX];
     const struct kve_api_usage usage = usage_of(c);
 
     for (uint32_t i = 0; i < c->count; ++i)
         said[i] =
             (struct kve_api_choice){.text = c->choices[i].text != NULL ? c->choices[i].text : "",
                                     .bytes = c->choices[i].used,
-                                    .finish = finish_of(&c->choices[i])};
+                                    .finish = finish_of(&c->choices[i]),
+                                    .logprobs = logprobs_of(&c->choices[i], &logprobs[i])};
     char *json = kve_api_say(&c->head, said, c->count, &usage);
     kve_http_reply_json(c->http, give_back(c), 200, json);
 }
@@ -262,10 +282,12 @@ static kvw_err show(struct choice *ch, size_t n, const char *finish)
             memcpy(ch->text + ch->used, ch->stop.held, n);
         ch->used += n;
     } else if (c->req != NULL && (n > 0 || finish != NULL)) {
-        const struct kve_api_choice said = {ch->stop.held, n, finish};
+        struct kve_api_logprobs l;
+        const struct kve_api_choice said = {ch->stop.held, n, finish, logprobs_of(ch, &l)};
 
         begin_stream(c);
         ch->begun = true;
+        ch->told = ch->job.rep.id_count;
         send_event(c, kve_api_say_piece(&c->head, ch->index, &said, first, c->api.usage));
     }
     kve_stop_shown(&ch->stop, n);

@@ -96,6 +96,16 @@ static kvw_err number(const struct parse *p, const cJSON *v, double min, double 
     return KVW_OK;
 }
 
+static kvw_err real(const struct parse *p, const cJSON *v, double min, double max, float *to)
+{
+    double d = 0;
+    const kvw_err err = number(p, v, min, max, &d);
+
+    if (err == KVW_OK)
+        *to = (float)d;
+    return err;
+}
+
 static kvw_err whole(const struct parse *p, const cJSON *v, double min, double max, double *to)
 {
     if (!cJSON_IsNumber(v) || !(v->valuedouble >= min && v->valuedouble <= max) ||
@@ -145,21 +155,101 @@ static kvw_err take_max_tokens(struct parse *p, const cJSON *v)
 
 static kvw_err take_temperature(struct parse *p, const cJSON *v)
 {
-    double d = 0;
-    const kvw_err err = number(p, v, 0, 100, &d);
-
-    if (err == KVW_OK)
-        p->r->q.sample.temperature = (float)d;
-    return err;
+    return real(p, v, 0, 100, &p->r->q.sample.temperature);
 }
 
 static kvw_err take_top_p(struct parse *p, const cJSON *v)
 {
+    return real(p, v, 1e-6, 1, &p->r->q.sample.top_p);
+}
+
+/* vLLM's ways to say "all of them": 0 and -1. */
+static kvw_err take_top_k(struct parse *p, const cJSON *v)
+{
     double d = 0;
-    const kvw_err err = number(p, v, 1e-6, 1, &d);
+    const kvw_err err = whole(p, v, -1, UINT32_MAX, &d);
 
     if (err == KVW_OK)
-        p->r->q.sample.top_p = (float)d;
+        p->r->q.sample.top_k = d > 0 ? (uint32_t)d : 0;
+    return err;
+}
+
+static kvw_err take_min_p(struct parse *p, const cJSON *v)
+{
+    return real(p, v, 0, 1, &p->r->q.sample.min_p);
+}
+
+static kvw_err take_frequency(struct parse *p, const cJSON *v)
+{
+    return real(p, v, -2, 2, &p->r->q.sample.frequency);
+}
+
+static kvw_err take_presence(struct parse *p, const cJSON *v)
+{
+    return real(p, v, -2, 2, &p->r->q.sample.presence);
+}
+
+static kvw_err take_repetition(struct parse *p, const cJSON *v)
+{
+    return real(p, v, 1e-3, 1e3, &p->r->q.sample.repetition);
+}
+
+/* {"ID": number, ..} */
+static kvw_err take_logit_bias(struct parse *p, const cJSON *v)
+{
+    struct kve_sample_config *s = &p->r->q.sample;
+    const uint32_t count = (uint32_t)cJSON_GetArraySize(v);
+    const cJSON *item;
+
+    if (!cJSON_IsObject(v) || count > KVE_BIASES_MAX)
+        return kve_api_refuse(p->e, 400, p->name,
+                              "logit_bias: it is no object, or one of more than %u tokens",
+                              KVE_BIASES_MAX);
+    struct kve_bias *to = malloc((count + 1) * sizeof(*to));
+    s->bias = to;
+    if (to == NULL) {
+        kve_api_refuse(p->e, 500, "", "out of memory");
+        return KVW_E_NOMEM;
+    }
+    cJSON_ArrayForEach(item, v)
+    {
+        char *end;
+        const unsigned long id = strtoul(item->string, &end, 10);
+
+        if (item->string[0] < '0' || item->string[0] > '9' || *end != '\0' || id >= p->terms->vocab)
+            return kve_api_refuse(p->e, 400, p->name,
+                                  "logit_bias: \"%.20s\" is no id of this model's %u tokens",
+                                  item->string, p->terms->vocab);
+        if (!cJSON_IsNumber(item) || !(item->valuedouble >= -100 && item->valuedouble <= 100))
+            return kve_api_refuse(p->e, 400, p->name,
+                                  "logit_bias: of %lu it is no number from -100 to 100", id);
+        to[s->bias_count++] = (struct kve_bias){(uint32_t)id, (float)item->valuedouble};
+    }
+    return KVW_OK;
+}
+
+/* A chat's says whether, top_logprobs how many others; a completion's says how many. */
+static kvw_err take_logprobs(struct parse *p, const cJSON *v)
+{
+    double d = 0;
+    kvw_err err = KVW_OK;
+
+    if (p->r->kind == KVE_API_CHAT && !cJSON_IsBool(v))
+        return wrong(p, "true or false");
+    if (p->r->kind != KVE_API_CHAT && !cJSON_IsFalse(v))
+        err = whole(p, v, 0, KVE_LOGPROBS_MAX, &d);
+    p->r->logprobs = !cJSON_IsFalse(v);
+    if (p->r->kind != KVE_API_CHAT)
+        p->r->q.logprobs = (uint32_t)d;
+    return err;
+}
+
+static kvw_err take_top_logprobs(struct parse *p, const cJSON *v)
+{
+    double d = 0;
+    const kvw_err err = whole(p, v, 0, KVE_LOGPROBS_MAX, &d);
+
+    p->r->q.logprobs = (uint32_t)d;
     return err;
 }
 
@@ -388,21 +478,9 @@ static kvw_err take_messages(struct parse *p, const cJSON *v)
 
 /* ---- fields that may only say what is so anyway ---- */
 
-static kvw_err only_zero(struct parse *p, const cJSON *v)
-{
-    return cJSON_IsNumber(v) && v->valuedouble == 0 ? KVW_OK : unsupported(p);
-}
-
 static kvw_err only_one(struct parse *p, const cJSON *v)
 {
     return cJSON_IsNumber(v) && v->valuedouble == 1 ? KVW_OK : unsupported(p);
-}
-
-/* vLLM's way to say "off", too. */
-static kvw_err only_zero_or_less(struct parse *p, const cJSON *v)
-{
-    return cJSON_IsNumber(v) && (v->valuedouble == 0 || v->valuedouble == -1) ? KVW_OK
-                                                                              : unsupported(p);
 }
 
 static kvw_err only_false(struct parse *p, const cJSON *v)
@@ -457,14 +535,14 @@ static const struct field {
     {"user", ANSWERS, any_string},
     {"safety_identifier", ANSWERS, any_string},
     {"prompt_cache_key", ANSWERS, any_string},
-    {"frequency_penalty", ANSWERS, only_zero},
-    {"presence_penalty", ANSWERS, only_zero},
-    {"repetition_penalty", ANSWERS, only_one},
-    {"top_k", ANSWERS, only_zero_or_less},
-    {"min_p", ANSWERS, only_zero},
-    {"logit_bias", ANSWERS, only_empty},
-    {"logprobs", ANSWERS, only_false},
-    {"top_logprobs", CHAT, only_zero},
+    {"frequency_penalty", ANSWERS, take_frequency},
+    {"presence_penalty", ANSWERS, take_presence},
+    {"repetition_penalty", ANSWERS, take_repetition},
+    {"top_k", ANSWERS, take_top_k},
+    {"min_p", ANSWERS, take_min_p},
+    {"logit_bias", ANSWERS, take_logit_bias},
+    {"logprobs", ANSWERS, take_logprobs},
+    {"top_logprobs", CHAT, take_top_logprobs},
     {"best_of", COMPLETIONS, only_one},
     {"echo", COMPLETIONS, only_false},
     {"suffix", COMPLETIONS, only_empty},
@@ -531,6 +609,9 @@ static kvw_err agree(const struct parse *p)
     if (r->prompt_count * r->n > KVE_API_CHOICES_MAX)
         return kve_api_refuse(p->e, 400, "n", "n: more than %u answers at once",
                               KVE_API_CHOICES_MAX);
+    if (r->q.logprobs > 0 && !r->logprobs)
+        return kve_api_refuse(p->e, 400, "top_logprobs",
+                              "top_logprobs: only with \"logprobs\": true");
     if (r->usage && !r->stream)
         return kve_api_refuse(p->e, 400, "stream_options",
                               "stream_options: only with \"stream\": true");
@@ -556,6 +637,7 @@ kvw_err kve_api_parse(struct kve_api_request *r, enum kve_api_kind kind, const c
     kvw_err err = take_fields(&p);
     if (err == KVW_OK)
         err = agree(&p);
+    r->q.logprobs += r->logprobs; /* the token's own beside the others */
     return err;
 }
 
@@ -565,6 +647,7 @@ void kve_api_free(struct kve_api_request *r)
         free(r->contents[i]);
     free(r->contents);
     free(r->messages);
+    free((void *)r->q.sample.bias);
     cJSON_Delete(r->body);
     *r = (struct kve_api_request){0};
 }

@@ -5,7 +5,7 @@
  * there. Pure: no socket, no model.
  *
  * threads  plain data
- * memory   a struct kve_api_request owns its JSON and its lists; kve_api_free()
+ * memory   a struct kve_api_request owns its JSON, its lists and its biases; kve_api_free()
  * time     linear in the body
  */
 #ifndef KVE_API_H
@@ -43,9 +43,10 @@ struct kve_api_request {
     enum kve_api_kind kind;
     cJSON *body; /* owns the strings */
     bool stream, usage;
+    bool logprobs;        /* q.logprobs is at least 1 then */
     bool max_said;        /* max_tokens is the client's, not a default */
     uint32_t n;           /* answers to each prompt */
-    struct kve_request q; /* all but its tokens */
+    struct kve_request q; /* all but its tokens; its biases are shared by all answers */
     const char *stops[KVE_API_STOPS_MAX];
     uint32_t stop_count;
     /* completions and tokenize: each a string, or a list of ids in range */

@@ -94,7 +94,9 @@ static bool add_usage(cJSON *obj, const struct kve_api_usage *u)
 
     return add_number(usage, "prompt_tokens", u->prompt) &&
            add_number(usage, "completion_tokens", u->completion) &&
-           add_number(usage, "total_tokens", (double)u->prompt + u->completion);
+           add_number(usage, "total_tokens", (double)u->prompt + u->completion) &&
+           add_number(cJSON_AddObjectToObject(usage, "prompt_tokens_details"), "cached_tokens",
+                      u->cached);
 }
 
 /* An object that is the next item of list. */
@@ -121,7 +123,8 @@ char *kve_api_say(const struct kve_api_head *h, const struct kve_api_choice *cho
 
         ok = add_number(c, "index", i) && (!h->chat || add_string(to, "role", "assistant")) &&
              add_text(to, h->chat ? "content" : "text", choices[i].text, choices[i].bytes) &&
-             add_string(c, "finish_reason", choices[i].finish) && add_string(c, "logprobs", NULL);
+             add_string(c, "finish_reason", choices[i].finish) &&
+             kve_api_add_logprobs(c, h->chat, choices[i].logprobs);
     }
     ok = ok && add_usage(obj, usage);
     return print(obj, ok);
@@ -138,7 +141,8 @@ char *kve_api_say_piece(const struct kve_api_head *h, uint32_t index,
 
     if (ok && (!h->chat || first || c->bytes > 0))
         ok = add_text(to, h->chat ? "content" : "text", c->text, c->bytes);
-    ok = ok && add_string(one, "finish_reason", c->finish) && add_string(one, "logprobs", NULL) &&
+    ok = ok && add_string(one, "finish_reason", c->finish) &&
+         kve_api_add_logprobs(one, h->chat, c->logprobs) &&
          (!null_usage || add_string(obj, "usage", NULL));
     return print(obj, ok);
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * decode.c - offer blocks, let the KV land in them, then write the answer token by token; several
- * answers at once take turns, a token each.
+ * answers at once get a token each from one pass.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../../kvwire/wire/le.h"
 #include "clock.h"
 #include "../text/tok.h"
 #include "job.h"
@@ -31,20 +30,39 @@ static bool is_end(const struct kve_worker *w, const struct kve_request *r, uint
 
 /* Say the token; true: it was the last one. */
 static bool say_token(struct kve_worker *w, const struct kve_request *r, struct answer *a,
-                      uint32_t token)
+                      const struct kve_first *t)
 {
     cJSON *obj = kve_worker_event(w, "token");
 
     a->tokens++;
-    cJSON_AddNumberToObject(obj, "token", token);
+    cJSON_AddNumberToObject(obj, "token", t->token);
+    if (t->count > 0) {
+        cJSON *list = cJSON_AddArrayToObject(obj, "logprobs");
+
+        for (uint32_t i = 0; i < t->count; ++i) {
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(t->logprobs[i].id));
+            cJSON_AddItemToArray(list, cJSON_CreateNumber((double)t->logprobs[i].logprob));
+        }
+    }
     kve_worker_say(w, obj);
-    a->reason = is_end(w, r, token) ? "stop" : "length";
-    return is_end(w, r, token) || a->tokens == r->max_tokens;
+    a->reason = is_end(w, r, t->token) ? "stop" : "length";
+    return is_end(w, r, t->token) || a->tokens == r->max_tokens;
 }
 
-/* token is the first of the answer; seq holds the prompt's KV. */
+/* The token after these logits, with its logprobs if the request wants them. */
+static void draw(const struct kve_worker *w, const struct kve_request *r, struct kve_sampler *s,
+                 const float *logits, uint32_t position, struct kve_first *t)
+{
+    t->token = kve_sample(s, logits, position);
+    t->count = r->logprobs;
+    kve_sampler_took(s, t->token);
+    if (r->logprobs > 0)
+        kve_logprobs(logits, w->mc->vocab, t->token, r->logprobs - 1, t->logprobs);
+}
+
+/* *t is the first token of the answer; seq holds the prompt's KV. */
 static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
-                        uint32_t token, struct answer *a)
+                        struct kve_first *t, struct answer *a)
 {
     const struct kve_hooks hooks = {.arg = w, .cancel = on_cancel};
     struct kve_sampler *sampler;
@@ -53,10 +71,12 @@ static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struc
     if (err != KVW_OK)
         return err;
     a->first_ns = kve_now_ns();
-    while (!say_token(w, r, a, token)) {
-        if ((err = kve_decode(w->run, &w->kv, seq, token, &hooks, w->logits)) != KVW_OK)
+    kve_sampler_prompt(sampler, r->tokens, r->count);
+    kve_sampler_took(sampler, t->token);
+    while (!say_token(w, r, a, t)) {
+        if ((err = kve_decode(w->run, &w->kv, seq, t->token, &hooks, w->logits)) != KVW_OK)
             break;
-        token = kve_sample(sampler, w->logits, seq->tokens);
+        draw(w, r, sampler, w->logits, seq->tokens, t);
     }
     a->end_ns = kve_now_ns();
     kve_sampler_close(sampler);
@@ -103,7 +123,7 @@ struct job {
     struct kve_xfer x;
     struct answer a;
     struct kve_sampler *sampler;
-    uint32_t token; /* said last */
+    struct kve_first last; /* the token said last */
     uint64_t until_ns;
     bool canceled, aborted;
     char why[KVE_WHY_BYTES];
@@ -112,8 +132,9 @@ struct job {
 struct kve_decodes {
     struct kve_worker *w;
     struct job jobs[KVE_SEQUENCES_MAX];
-    uint32_t turn; /* whose token was written last */
 };
+
+_Static_assert(KVE_SEQUENCES_MAX <= KVE_BATCH_MAX, "all answers fit into one pass");
 
 kvw_err kve_decodes_open(struct kve_worker *w)
 {
@@ -166,13 +187,14 @@ static kvw_err lend(struct kve_worker *w, struct job *j)
     kvw_err err = kve_worker_link_ready(w, j->why);
 
     if (err == KVW_OK)
-        err = kve_worker_seq_open(w, &j->seq, j->r.count + j->r.max_tokens, j->why);
+        err = kve_worker_seq_open(w, &j->seq, &j->r, j->r.max_tokens, j->why);
     if (err != KVW_OK)
         return err;
     const struct kve_blocks blocks = {
         .ids = j->seq.blocks,
         .count = (j->r.count + block_tokens - 1) / block_tokens,
         .tokens = j->r.count,
+        .there = j->seq.tokens,
     };
     const struct kvw_offer_terms terms = {
         .size = sizeof(terms),
@@ -234,20 +256,24 @@ static void received(struct kve_worker *w, struct job *j)
 {
     const struct kve_xfer *x = &j->x;
 
-    j->token = x->note_bytes == 4 ? kvw_load_le32(x->note) : UINT32_MAX;
     if (x->err != KVW_OK) {
         snprintf(j->why, sizeof(j->why), "%s", x->text);
         end_job(w, j, x->err);
-    } else if (j->token >= w->mc->vocab) {
-        snprintf(j->why, sizeof(j->why), "the prefill's first token %u (%u bytes of note) is none",
-                 j->token, x->note_bytes);
+    } else if (kve_first_get(&j->last, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) !=
+               KVW_OK) {
+        snprintf(j->why, sizeof(j->why), "the prefill's note of %u bytes has no first token",
+                 x->note_bytes);
         end_job(w, j, KVW_E_PROTOCOL);
     } else {
         j->seq.tokens = j->r.count;
+        if (j->r.budget == KVW_BUDGET_EXACT) /* what a lossy codec left isn't what others expect */
+            kve_worker_seq_keep(w, &j->seq, &j->r);
+        kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
+        kve_sampler_took(j->sampler, j->last.token);
         j->state = JOB_WRITING;
         j->a.first_ns = kve_now_ns();
         speak_of(w, j);
-        const bool last = say_token(w, &j->r, &j->a, j->token);
+        const bool last = say_token(w, &j->r, &j->a, &j->last);
         speak_of_none(w);
         j->a.end_ns = kve_now_ns();
         if (last)
@@ -269,63 +295,89 @@ static void look_at_transfer(struct kve_worker *w, struct job *j)
     }
 }
 
-struct hook {
+/* The answers of one pass. */
+struct turn {
     struct kve_worker *w;
-    const struct job *j;
+    struct job *jobs[KVE_SEQUENCES_MAX];
+    struct kve_seq *seqs[KVE_SEQUENCES_MAX];
+    uint32_t tokens[KVE_SEQUENCES_MAX];
+    uint32_t count;
 };
 
 /* Between two layers: a new request's blocks are lent at once, and a cancel is heard. */
 static bool on_layer(void *arg)
 {
-    struct hook *h = arg;
+    const struct turn *t = arg;
+    bool wanted = false;
 
-    h->w->listen(h->w);
-    return h->j->canceled || h->w->canceled || *h->w->channel.stop != 0;
+    t->w->listen(t->w);
+    for (uint32_t i = 0; i < t->count; ++i)
+        wanted |= !t->jobs[i]->canceled;
+    return !wanted || t->w->canceled || *t->w->channel.stop != 0;
 }
 
-static void write_token(struct kve_worker *w, struct job *j)
+/* Those whose next token is wanted; those that have no time or no reader any more end. */
+static void gather(struct turn *t)
 {
-    struct hook h = {.w = w, .j = j};
-    const struct kve_hooks hooks = {.arg = &h, .cancel = on_layer};
-    kvw_err err = KVW_OK;
+    struct kve_decodes *d = t->w->decodes;
+    const uint64_t now = kve_now_ns();
 
-    if (j->canceled || kve_now_ns() >= j->until_ns) {
-        if (!j->canceled)
-            snprintf(j->why, sizeof(j->why), "the request's time ran out");
-        end_job(w, j, KVW_E_CANCELED);
-        return;
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
+        struct job *j = &d->jobs[i];
+
+        if (j->state != JOB_WRITING)
+            continue;
+        if (j->canceled || now >= j->until_ns) {
+            if (!j->canceled)
+                snprintf(j->why, sizeof(j->why), "the request's time ran out");
+            end_job(t->w, j, KVW_E_CANCELED);
+            continue;
+        }
+        t->jobs[t->count] = j;
+        t->seqs[t->count] = &j->seq;
+        t->tokens[t->count++] = j->last.token;
     }
-    err = kve_decode(w->run, &w->kv, &j->seq, j->token, &hooks, w->logits);
-    if (err != KVW_OK) {
-        end_job(w, j, err);
-        return;
-    }
-    j->token = kve_sample(j->sampler, w->logits, j->seq.tokens);
+}
+
+static void say_next(struct kve_worker *w, struct job *j, const float *logits)
+{
+    draw(w, &j->r, j->sampler, logits, j->seq.tokens, &j->last);
     speak_of(w, j);
-    const bool last = say_token(w, &j->r, &j->a, j->token);
+    const bool last = say_token(w, &j->r, &j->a, &j->last);
     speak_of_none(w);
     j->a.end_ns = kve_now_ns();
     if (last)
         end_job(w, j, KVW_OK);
 }
 
+static void write_tokens(struct turn *t)
+{
+    struct kve_worker *w = t->w;
+    const struct kve_hooks hooks = {.arg = t, .cancel = on_layer};
+    const struct kve_batch batch = {
+        .seqs = t->seqs, .tokens = t->tokens, .count = t->count, .logits = w->logits};
+    const kvw_err err = kve_decode_batch(w->run, &w->kv, &batch, &hooks);
+
+    for (uint32_t i = 0; i < t->count; ++i) {
+        if (err != KVW_OK)
+            end_job(w, t->jobs[i], err);
+        else
+            say_next(w, t->jobs[i], w->logits + (size_t)i * w->mc->vocab);
+    }
+}
+
 bool kve_decodes_turn(struct kve_worker *w)
 {
     struct kve_decodes *d = w->decodes;
+    struct turn t = {.w = w};
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
         if (d->jobs[i].state == JOB_RECEIVING)
             look_at_transfer(w, &d->jobs[i]);
-    for (uint32_t i = 1; i <= KVE_SEQUENCES_MAX; ++i) {
-        const uint32_t at = (d->turn + i) % KVE_SEQUENCES_MAX;
-
-        if (d->jobs[at].state != JOB_WRITING)
-            continue;
-        d->turn = at;
-        write_token(w, &d->jobs[at]);
-        return true;
-    }
-    return false;
+    gather(&t);
+    if (t.count > 0)
+        write_tokens(&t);
+    return t.count > 0;
 }
 
 void kve_decodes_end(struct kve_worker *w)
@@ -354,13 +406,13 @@ void kve_serve_local(struct kve_worker *w, const struct kve_request *r)
     struct kve_seq seq = {0};
     struct answer a = {0};
     char why[KVE_WHY_BYTES] = "";
-    kvw_err err = kve_worker_seq_open(w, &seq, r->count + r->max_tokens, why);
+    kvw_err err = kve_worker_seq_open(w, &seq, r, r->max_tokens, why);
 
     if (err == KVW_OK) {
         err = kve_prefill_run(w, r, &seq, NULL, &p);
         if (err == KVW_OK) {
             kve_prefill_say(w, r, &p, NULL, KVW_OK, "");
-            err = generate(w, r, &seq, p.first_token, &a);
+            err = generate(w, r, &seq, &p.first, &a);
         }
         kve_worker_seq_close(w, &seq);
     }

@@ -46,21 +46,6 @@ static void fail_all(struct kve_dispatch *d, const char *who, const char *text)
         fail(d, t, who, text);
 }
 
-static bool append_id(struct kve_report *rep, uint32_t id)
-{
-    if (rep->id_count == rep->id_room) {
-        const uint32_t room = rep->id_room != 0 ? 2 * rep->id_room : 256;
-        uint32_t *ids = realloc(rep->ids, room * sizeof(*ids));
-
-        if (ids == NULL)
-            return false;
-        rep->ids = ids;
-        rep->id_room = room;
-    }
-    rep->ids[rep->id_count++] = id;
-    return true;
-}
-
 /* n more bytes of the answer; tell_text() says what came since from: a token's at once. */
 static void add_text(struct kve_dispatch *d, struct kve_ticket *t, const char *at, size_t n)
 {
@@ -82,6 +67,20 @@ static void tell_text(struct kve_dispatch *d, struct kve_ticket *t, size_t from)
         fail(d, t, "router", kvw_strerror(err));
 }
 
+/* Of the last token: id, logprob, id, logprob .. */
+static void take_logprobs(struct kve_report *rep, const cJSON *list)
+{
+    struct kve_logprob *to = rep->logprobs + (size_t)(rep->id_count - 1) * rep->logprobs_each;
+    const cJSON *id = list != NULL ? list->child : NULL;
+
+    for (uint32_t i = 0; i < rep->logprobs_each && id != NULL && id->next != NULL; ++i) {
+        if (cJSON_IsNumber(id) && cJSON_IsNumber(id->next) && id->valuedouble >= 0 &&
+            id->valuedouble <= UINT32_MAX)
+            to[i] = (struct kve_logprob){(uint32_t)id->valuedouble, (float)id->next->valuedouble};
+        id = id->next->next;
+    }
+}
+
 static void take_token(struct kve_dispatch *d, struct kve_ticket *t, const cJSON *obj)
 {
     const size_t from = t->report->text_bytes;
@@ -92,8 +91,11 @@ static void take_token(struct kve_dispatch *d, struct kve_ticket *t, const cJSON
         fail(d, t, "decode", "a token event without a token");
         return;
     }
-    if (!append_id(t->report, (uint32_t)token))
+    if (kve_report_id(t->report, (uint32_t)token) != KVW_OK) {
         fail(d, t, "router", kvw_strerror(KVW_E_NOMEM));
+        return;
+    }
+    take_logprobs(t->report, cJSON_GetObjectItemCaseSensitive(obj, "logprobs"));
     if (kve_tok_is_control(d->cfg->tok, (uint32_t)token))
         return;
     const struct kve_str piece = kve_tok_piece(d->cfg->tok, (uint32_t)token);
@@ -159,6 +161,7 @@ static void take_prefilled(struct kve_ticket *t, const cJSON *obj)
 
     rep->start_us = get_number(obj, "start_us");
     rep->prefill_end_us = get_number(obj, "end_us");
+    rep->cached_tokens = (uint32_t)get_number(obj, "cached");
     get_layers(obj, "computed_us", rep->computed_us, &rep->layers);
     rep->transferred = cJSON_HasObjectItem(obj, "sent_us");
     get_layers(obj, "sent_us", rep->sent_us, &rep->layers);
@@ -420,6 +423,7 @@ void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve
     d->tickets = t;
     rep->net = spawn->prefill_at != NULL ? "the workers' link" : spawn->worker.net;
     rep->prompt_tokens = q->count;
+    rep->logprobs_each = q->logprobs;
     rep->exposed_after_ms = -1;
     rep->sent_at_us = kve_now_ns() / 1000;
     /* Decode first: its offer is then there when the first layer is. */

@@ -149,23 +149,65 @@ void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
         kve_link_decline(w->link, w->request_id, err, text);
 }
 
-kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, uint32_t tokens, char *why)
+/* Prompts share K and V in blocks that end where a prompt may be cut without a bit of it changing:
+ * so many at a time. */
+static uint32_t unit_blocks(const struct kve_worker *w)
 {
-    const uint32_t block_tokens = w->kv.pool.block_tokens;
+    const uint32_t block_tokens = w->kv.pool.block_tokens, cut = kve_run_cut(w->run);
+    uint32_t blocks = 1;
+
+    while (blocks * block_tokens % cut != 0)
+        ++blocks;
+    return blocks;
+}
+
+/* The prompt's blocks that another has computed, to ids; returns how many. Where the rest is to be
+ * computed, something must be left of it. */
+static uint32_t share(struct kve_worker *w, const struct kve_request *r, uint32_t *ids)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = unit_blocks(w);
+    const uint32_t least = w->cfg->role != KVE_WORKER_DECODE ? KVE_REST_MIN : 0;
+
+    if (!r->reuse || r->count < least)
+        return 0;
+    const uint32_t found =
+        kve_kvcache_share(&w->kv, r->tokens, (r->count - least) / block_tokens / unit * unit, ids);
+    const uint32_t kept = found / unit * unit;
+    kve_kvcache_free(&w->kv, ids + kept, found - kept);
+    return kept;
+}
+
+kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, const struct kve_request *r,
+                            uint32_t more, char *why)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens, tokens = r->count + more;
     const uint32_t count = (tokens + block_tokens - 1) / block_tokens;
     uint32_t *blocks = malloc(count * sizeof(*blocks));
 
     if (blocks == NULL)
         return KVW_E_NOMEM;
-    const kvw_err err = kve_kvcache_alloc(&w->kv, count, blocks);
+    const uint32_t shared = share(w, r, blocks);
+    const kvw_err err = kve_kvcache_alloc(&w->kv, count - shared, blocks + shared);
     if (err != KVW_OK) {
+        kve_kvcache_free(&w->kv, blocks, shared);
         snprintf(why, KVE_WHY_BYTES, "no free KV blocks: %u tokens need %u, %u of %u are free",
                  tokens, count, w->kv.free_count, w->kv.pool.blocks);
         free(blocks);
         return err;
     }
-    *seq = (struct kve_seq){.blocks = blocks, .block_count = count};
+    *seq =
+        (struct kve_seq){.blocks = blocks, .block_count = count, .tokens = shared * block_tokens};
     return KVW_OK;
+}
+
+void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
+                         const struct kve_request *r)
+{
+    const uint32_t unit = unit_blocks(w);
+
+    if (r->reuse)
+        kve_kvcache_keep(&w->kv, r->tokens, r->count / w->kv.pool.block_tokens / unit * unit,
+                         seq->blocks);
 }
 
 void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq)

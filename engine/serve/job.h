@@ -17,6 +17,7 @@
 #include "../model/sample.h"
 #include "../text/tok.h"
 #include "control.h"
+#include "first.h"
 #include "link.h"
 #include "request.h"
 #include "worker.h"
@@ -41,7 +42,7 @@ struct kve_worker {
     struct kve_decodes *decodes; /* decode.c's; NULL: this is no DECODE */
     /* worker.c's, for decode.c: takes what the router says; a channel that ends sets canceled */
     void (*listen)(struct kve_worker *w);
-    float *logits;       /* vocab */
+    float *logits;       /* [vocab], of a decode worker [KVE_SEQUENCES_MAX][vocab] */
     bool canceled;       /* the router took the current request back */
     uint64_t request_id; /* of the current one, 0: none */
 };
@@ -56,10 +57,14 @@ bool kve_worker_canceled(struct kve_worker *w);
 void kve_worker_tell_link(struct kve_worker *w);
 /* Wait until x is done; a cancel, a hang-up or until_ns aborts it. Returns once x->done. */
 void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t until_ns);
-/* Blocks for tokens tokens: a malloc'ed table in *seq. KVW_E_NOBLOCKS with a
- * sentence, KVW_E_NOMEM. */
+/* Blocks for r's prompt and more tokens behind it: a malloc'ed table in *seq, whose tokens say how
+ * many of the prompt's are there already, where r wants that. KVW_E_NOBLOCKS with a sentence,
+ * KVW_E_NOMEM. */
 KVW_NODISCARD kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq,
-                                          uint32_t tokens, char *why);
+                                          const struct kve_request *r, uint32_t more, char *why);
+/* The prompt's K and V are there, exact: later requests may have them, if r wants it. */
+void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
+                         const struct kve_request *r);
 void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq);
 /* The current request is refused before its transfer is open: the other worker, which has the same
  * request, hears it from the peer, too, and not only from the router. */
@@ -90,7 +95,8 @@ void kve_decodes_close(struct kve_worker *w);
  * the caller's. */
 bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r);
 void kve_decodes_cancel(struct kve_worker *w, uint64_t id);
-/* Look at the transfers, write a token of one answer. False: there is none to write now. */
+/* Look at the transfers, write the next token of every answer in one pass. False: there is none to
+ * write now. */
 bool kve_decodes_turn(struct kve_worker *w);
 /* The router is gone: all requests end, all blocks come back. Waits for the transfers. */
 void kve_decodes_end(struct kve_worker *w);
@@ -100,7 +106,8 @@ void kve_decodes_end(struct kve_worker *w);
 struct kve_prefilled {
     uint64_t start_ns, end_ns;
     uint64_t computed_ns[KVW_LAYERS_MAX];
-    uint32_t first_token;
+    struct kve_first first;
+    uint32_t cached; /* tokens of the prompt that weren't computed */
 };
 kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
                         struct kve_xfer *x, struct kve_prefilled *p);

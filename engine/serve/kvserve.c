@@ -68,6 +68,7 @@ enum {
     OPT_SEQUENCES,
     OPT_QUEUE,
     OPT_MAX_BODY,
+    OPT_NO_REUSE,
     OPT_CONNECTIONS,
     OPT_JSON,
     OPT_NO_COMPARE,
@@ -118,6 +119,7 @@ static const struct option options[] = {
     {"queue", required_argument, NULL, OPT_QUEUE},
     {"max-body", required_argument, NULL, OPT_MAX_BODY},
     {"connections", required_argument, NULL, OPT_CONNECTIONS},
+    {"no-reuse", no_argument, NULL, OPT_NO_REUSE},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
     {"compare", no_argument, NULL, OPT_COMPARE},
@@ -187,6 +189,7 @@ static const struct {
     {OPT_QUEUE, HTTP},
     {OPT_MAX_BODY, HTTP},
     {OPT_CONNECTIONS, HTTP},
+    {OPT_NO_REUSE, HTTP},
     {OPT_JSON, RUN},
     {OPT_NO_COMPARE, RUN},
     {OPT_COMPARE, RUN_PAIR | RUN_FOUND},
@@ -410,7 +413,7 @@ static bool take_option(struct cli *c, int opt, const char *text)
         bool *to;
     } flags[] = {
         {OPT_RAW, &r->raw},     {OPT_JSON, &r->json},           {OPT_IGNORE_END, &r->ignore_end},
-        {OPT_QUIET, &w->quiet}, {OPT_BUSY_POLL, &w->busy_poll},
+        {OPT_QUIET, &w->quiet}, {OPT_BUSY_POLL, &w->busy_poll}, {OPT_NO_REUSE, &c->up.no_reuse},
     };
 
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); ++i)

@@ -394,8 +394,10 @@ static kvw_err begun(struct kve_link *l, struct kve_xfer *x, kvw_err err)
 kvw_err kve_link_offer(struct kve_link *l, struct kve_xfer *x, const struct kve_blocks *blocks,
                        const struct kvw_offer_terms *terms)
 {
-    const struct kvw_group_blocks group = {
-        .block_count = blocks->count, .blocks = blocks->ids, .want_end = blocks->tokens};
+    const struct kvw_group_blocks group = {.block_count = blocks->count,
+                                           .blocks = blocks->ids,
+                                           .want_first = blocks->there,
+                                           .want_end = blocks->tokens};
     struct kvw_offer_args args = {
         .size = sizeof(args),
         .key = key_of(x->id),

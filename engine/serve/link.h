@@ -49,6 +49,7 @@ struct kve_blocks {
     const uint32_t *ids; /* of the pool; copied */
     uint32_t count;
     uint32_t tokens; /* of the whole sequence */
+    uint32_t there;  /* of an offer: so many whole blocks' tokens aren't lacking */
 };
 
 /* What the link knows of one transfer; written by the calls here. */

@@ -71,6 +71,7 @@ void kve_metrics_take(struct kve_metrics *m, const struct kve_report *r, enum kv
     m->answer_tokens += r->id_count;
     if (r->sent_at_us != 0) {
         m->prompt_tokens += r->prompt_tokens;
+        m->cached_tokens += r->cached_tokens;
         kve_histogram_add(&m->queue, span(queued_us, r->sent_at_us));
     }
     if (outcome != KVE_STOPPED && outcome != KVE_LENGTH)
@@ -144,6 +145,10 @@ static void counters(FILE *f, const struct kve_metrics *m, const char *model)
 
     one(f, "vllm:prompt_tokens_total", "counter", "Tokens of prompts that went to the workers.",
         (double)m->prompt_tokens, model);
+    one(f, "vllm:prefix_cache_queries_total", "counter", "Tokens of prompts that were looked up.",
+        (double)m->prompt_tokens, model);
+    one(f, "vllm:prefix_cache_hits_total", "counter", "Those of them that prefill had already.",
+        (double)m->cached_tokens, model);
     one(f, "vllm:generation_tokens_total", "counter", "Tokens of answers.",
         (double)m->answer_tokens, model);
     head(f, "vllm:request_success_total", "counter", "Requests by how they ended.");

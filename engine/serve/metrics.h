@@ -27,7 +27,7 @@ enum kve_outcome { KVE_STOPPED, KVE_LENGTH, KVE_CANCELED, KVE_FAILED, KVE_OUTCOM
 
 struct kve_metrics {
     struct kve_histogram first, between, whole, queue, prefill, decode, exposed, overlap;
-    uint64_t prompt_tokens, answer_tokens, outcomes[KVE_OUTCOMES];
+    uint64_t prompt_tokens, cached_tokens, answer_tokens, outcomes[KVE_OUTCOMES];
     uint64_t kv_bytes, wire_bytes, chunks;
     uint64_t refused_full; /* 429 */
     uint64_t replies[6];   /* by the status's first digit */

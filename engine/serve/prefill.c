@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../../kvwire/wire/le.h"
 #include "../../compress/compress.h"
 #include "clock.h"
 #include "job.h"
@@ -55,10 +54,18 @@ kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struc
 
     if (err != KVW_OK)
         return err;
+    kve_sampler_prompt(sampler, r->tokens, r->count);
     p->start_ns = kve_now_ns();
-    err = kve_prefill(w->run, &w->kv, seq, r->tokens, r->count, &hooks, w->logits);
+    p->cached = seq->tokens;
+    err = kve_prefill(w->run, &w->kv, seq, r->tokens + p->cached, r->count - p->cached, &hooks,
+                      w->logits);
     if (err == KVW_OK) {
-        p->first_token = kve_sample(sampler, w->logits, r->count);
+        kve_worker_seq_keep(w, seq, r);
+        p->first.token = kve_sample(sampler, w->logits, r->count);
+        p->first.count = r->logprobs;
+        if (r->logprobs > 0)
+            kve_logprobs(w->logits, w->mc->vocab, p->first.token, r->logprobs - 1,
+                         p->first.logprobs);
         p->end_ns = kve_now_ns();
     }
     kve_sampler_close(sampler);
@@ -97,6 +104,7 @@ void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
     cJSON_AddNumberToObject(obj, "kv_free", w->kv.free_count);
     if (err == KVW_OK) {
         cJSON_AddNumberToObject(obj, "tokens", r->count);
+        cJSON_AddNumberToObject(obj, "cached", p->cached);
         cJSON_AddNumberToObject(obj, "start_us", (double)(p->start_ns / 1000));
         cJSON_AddNumberToObject(obj, "end_us", (double)(p->end_ns / 1000));
         add_times(obj, "computed_us", p->computed_ns, w->mc->layers);
@@ -137,7 +145,7 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
     kvw_err err = kve_worker_link_ready(w, why);
 
     if (err == KVW_OK)
-        err = kve_worker_seq_open(w, &seq, r->count, why);
+        err = kve_worker_seq_open(w, &seq, r, 0, why);
     if (err == KVW_OK) {
         const struct kve_blocks blocks = {
             .ids = seq.blocks, .count = seq.block_count, .tokens = r->count};
@@ -157,12 +165,11 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
 
     err = kve_prefill_run(w, r, &seq, &x, &p);
     if (err == KVW_OK) {
-        uint8_t note[4];
+        uint8_t note[KVE_FIRST_BYTES_MAX];
 
         for (uint32_t l = 0; r->after_prefill && l < w->mc->layers; ++l)
             kve_link_push(w->link, &x, l, r->count);
-        kvw_store_le32(note, p.first_token);
-        kve_link_commit(w->link, &x, note, sizeof(note));
+        kve_link_commit(w->link, &x, note, (uint32_t)kve_first_put(note, &p.first));
     } else {
         kve_link_abort(w->link, &x, "the prefill did not finish");
     }

@@ -9,9 +9,38 @@ void kve_report_free(struct kve_report *r)
 {
     free(r->ids);
     free(r->text);
+    free(r->logprobs);
+    r->logprobs = NULL;
     r->ids = NULL;
     r->text = NULL;
     r->text_bytes = r->text_room = 0;
+}
+
+kvw_err kve_report_id(struct kve_report *r, uint32_t id)
+{
+    const uint32_t each = r->logprobs_each;
+
+    if (r->id_count == r->id_room) {
+        const uint32_t room = r->id_room != 0 ? 2 * r->id_room : 256;
+        uint32_t *ids = realloc(r->ids, room * sizeof(*ids));
+
+        if (ids == NULL)
+            return KVW_E_NOMEM;
+        r->ids = ids;
+        if (each > 0) {
+            void *logprobs = realloc(r->logprobs, (size_t)room * each * sizeof(*r->logprobs));
+
+            if (logprobs == NULL)
+                return KVW_E_NOMEM;
+            r->logprobs = logprobs;
+        }
+        r->id_room = room;
+    }
+    for (uint32_t i = 0; i < each; ++i)
+        r->logprobs[(size_t)r->id_count * each + i] =
+            (struct kve_logprob){KVE_LOGPROB_NO_ID, KVE_LOGPROB_LEAST};
+    r->ids[r->id_count++] = id;
+    return KVW_OK;
 }
 
 kvw_err kve_report_text(struct kve_report *r, const char *at, size_t n)
@@ -98,6 +127,26 @@ static void add_text(cJSON *obj, const struct kve_report *r)
     kve_report_free(&raw);
 }
 
+/* A list a token: [id, logprob], its own first. */
+static void add_logprobs(cJSON *obj, const struct kve_report *r)
+{
+    cJSON *list = cJSON_AddArrayToObject(obj, "logprobs");
+
+    for (uint32_t i = 0; i < r->id_count; ++i) {
+        cJSON *of = cJSON_CreateArray();
+
+        for (uint32_t k = 0; k < r->logprobs_each; ++k) {
+            const struct kve_logprob *p = &r->logprobs[(size_t)i * r->logprobs_each + k];
+            cJSON *pair = p->id != KVE_LOGPROB_NO_ID ? cJSON_CreateArray() : NULL;
+
+            cJSON_AddItemToArray(pair, cJSON_CreateNumber(p->id));
+            cJSON_AddItemToArray(pair, cJSON_CreateNumber((double)p->logprob));
+            cJSON_AddItemToArray(of, pair);
+        }
+        cJSON_AddItemToArray(list, of);
+    }
+}
+
 static void add_layers(cJSON *obj, const struct kve_report *r)
 {
     cJSON *list = cJSON_AddArrayToObject(obj, "layers");
@@ -124,9 +173,12 @@ cJSON *kve_report_json(const struct kve_report *r)
     cJSON_AddStringToObject(obj, "model", r->model);
     cJSON_AddStringToObject(obj, "net", r->net);
     cJSON_AddNumberToObject(obj, "prompt_tokens", r->prompt_tokens);
+    cJSON_AddNumberToObject(obj, "cached_tokens", r->cached_tokens);
     cJSON *ids = cJSON_AddArrayToObject(obj, "output_tokens");
     for (uint32_t i = 0; i < r->id_count; ++i)
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(r->ids[i]));
+    if (r->logprobs_each > 0)
+        add_logprobs(obj, r);
     add_text(obj, r);
     cJSON_AddStringToObject(obj, "finish_reason", r->finish_reason);
     cJSON_AddNumberToObject(obj, "prefill_tok_s", kve_report_prefill_tok_s(r));

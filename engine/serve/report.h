@@ -22,13 +22,16 @@
 
 #include "../../kvwire/err.h"
 #include "../../kvwire/wire.h"
+#include "../model/logprob.h"
 
 struct kve_report {
     const char *net;
     char model[64];
-    uint32_t prompt_tokens;
-    uint32_t *ids; /* the answer */
+    uint32_t prompt_tokens, cached_tokens; /* cached: prefill had their K and V already */
+    uint32_t *ids;                         /* the answer */
     uint32_t id_count, id_room;
+    struct kve_logprob *logprobs; /* [id_count][logprobs_each], as kve_logprobs() has them */
+    uint32_t logprobs_each;       /* 0: none were asked for */
     char *text; /* text_bytes of it, UTF-8, and a NUL; NUL characters may be inside. NULL: none */
     size_t text_bytes, text_room;
     uint64_t line; /* of the batch file, 0: none */
@@ -46,6 +49,9 @@ struct kve_report {
 };
 
 void kve_report_free(struct kve_report *r);
+/* A token more of the answer; its logprobs, if there are any, are those of no id until they are
+ * filled in. KVW_E_NOMEM. */
+kvw_err kve_report_id(struct kve_report *r, uint32_t id);
 /* Add to the answer's text; KVW_E_NOMEM. */
 kvw_err kve_report_text(struct kve_report *r, const char *at, size_t n);
 

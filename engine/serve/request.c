@@ -13,7 +13,7 @@
 #define ID_MAX         (1ull << 52) /* what a JSON number carries exactly */
 #define TIMEOUT_MS_MAX (24ull * 3600 * 1000)
 
-enum kind { WHOLE, REAL, FLAG, TOKENS };
+enum kind { WHOLE, REAL, FLAG, TOKENS, BIASES };
 
 enum which {
     ID,
@@ -28,6 +28,14 @@ enum which {
     BUDGET,
     EXACT_FIRST,
     EXACT_LAST,
+    TOP_K,
+    MIN_P,
+    FREQUENCY,
+    PRESENCE,
+    REPETITION,
+    BIAS,
+    LOGPROBS,
+    REUSE,
     FIELDS,
 };
 
@@ -50,6 +58,14 @@ static const struct field {
     [BUDGET] = {"budget", WHOLE, 0, KVW_BUDGET_E4},
     [EXACT_FIRST] = {"exact_first", WHOLE, 0, UINT8_MAX},
     [EXACT_LAST] = {"exact_last", WHOLE, 0, UINT16_MAX},
+    [TOP_K] = {"top_k", WHOLE, 0, UINT32_MAX},
+    [MIN_P] = {"min_p", REAL, 0, 1},
+    [FREQUENCY] = {"frequency_penalty", REAL, -2, 2},
+    [PRESENCE] = {"presence_penalty", REAL, -2, 2},
+    [REPETITION] = {"repetition_penalty", REAL, 1e-3, 1e3},
+    [BIAS] = {"logit_bias", BIASES, 0, 0},
+    [LOGPROBS] = {"logprobs", WHOLE, 0, 1 + KVE_LOGPROBS_MAX},
+    [REUSE] = {"reuse", FLAG, 0, 1},
 };
 
 /* ASCII of what a user wrote, cut where it gets long: messages go to terminals and into JSON. */
@@ -94,7 +110,7 @@ static kvw_err take_tokens(struct kve_request *r, const cJSON *list, uint32_t vo
     uint32_t *tokens = malloc(count * sizeof(*tokens));
     if (tokens == NULL)
         return KVW_E_NOMEM;
-    kve_request_free(r);
+    free(r->tokens);
     r->tokens = tokens;
     r->count = count;
     cJSON_ArrayForEach(item, list)
@@ -109,6 +125,64 @@ static kvw_err take_tokens(struct kve_request *r, const cJSON *list, uint32_t vo
         r->tokens[n++] = (uint32_t)v;
     }
     return KVW_OK;
+}
+
+static bool is_id(const cJSON *item, uint32_t vocab)
+{
+    const double v = cJSON_IsNumber(item) ? item->valuedouble : -1;
+
+    return v >= 0 && v < vocab && v == (double)(uint32_t)v;
+}
+
+/* [id, bias, id, bias ..] */
+static kvw_err take_biases(struct kve_request *r, const cJSON *list, uint32_t vocab, char *why)
+{
+    const uint32_t count = (uint32_t)cJSON_GetArraySize(list) / 2;
+    struct kve_bias *biases = malloc((count + 1) * sizeof(*biases));
+    uint32_t n = 0;
+
+    if (biases == NULL)
+        return KVW_E_NOMEM;
+    free((void *)r->sample.bias);
+    r->sample.bias = biases;
+    r->sample.bias_count = 0;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) % 2 != 0 || count > KVE_BIASES_MAX) {
+        snprintf(why, KVE_WHY_BYTES, "logit_bias: no list of at most %u ids, a number behind each",
+                 KVE_BIASES_MAX);
+        return KVW_E_INVALID;
+    }
+    for (const cJSON *item = list->child; item != NULL; item = item->next->next) {
+        const cJSON *add = item->next;
+
+        if (!is_id(item, vocab) || !cJSON_IsNumber(add) ||
+            !(add->valuedouble >= -100 && add->valuedouble <= 100)) {
+            snprintf(why, KVE_WHY_BYTES,
+                     "logit_bias: pair %u is no id of this model's %u tokens and a number from "
+                     "-100 to 100",
+                     n, vocab);
+            return KVW_E_INVALID;
+        }
+        biases[n++] = (struct kve_bias){(uint32_t)item->valuedouble, (float)add->valuedouble};
+    }
+    r->sample.bias_count = n;
+    return KVW_OK;
+}
+
+/* The numbers that change a distribution beside temperature and top_p. */
+static void store_sampling(struct kve_request *r, enum which which, double v)
+{
+    if (which == TOP_K)
+        r->sample.top_k = (uint32_t)v;
+    else if (which == MIN_P)
+        r->sample.min_p = (float)v;
+    else if (which == FREQUENCY)
+        r->sample.frequency = (float)v;
+    else if (which == PRESENCE)
+        r->sample.presence = (float)v;
+    else if (which == REPETITION)
+        r->sample.repetition = (float)v;
+    else if (which == LOGPROBS)
+        r->logprobs = (uint32_t)v;
 }
 
 static void store(struct kve_request *r, enum which which, double v)
@@ -138,6 +212,9 @@ static void store(struct kve_request *r, enum which which, double v)
     case IGNORE_END:
         r->ignore_end = v != 0;
         break;
+    case REUSE:
+        r->reuse = v != 0;
+        break;
     case BUDGET:
         r->budget = (kvw_budget)v;
         break;
@@ -147,8 +224,8 @@ static void store(struct kve_request *r, enum which which, double v)
     case EXACT_LAST:
         r->exact_last = (uint32_t)v;
         break;
-    case TOKEN_IDS:
-    case FIELDS:
+    default:
+        store_sampling(r, which, v);
         break;
     }
 }
@@ -161,6 +238,8 @@ static kvw_err take(struct kve_request *r, enum which which, const cJSON *item, 
 
     if (f->kind == TOKENS)
         return take_tokens(r, item, vocab, why);
+    if (f->kind == BIASES)
+        return take_biases(r, item, vocab, why);
     if (f->kind == FLAG ? !cJSON_IsBool(item) : !cJSON_IsNumber(item))
         return wrong(f, item, why);
     if (f->kind != FLAG) {
@@ -248,6 +327,35 @@ kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t voca
     return KVW_OK;
 }
 
+/* What is off is left out. */
+static bool print_sampling(cJSON *obj, const struct kve_request *r)
+{
+    const struct kve_sample_config *s = &r->sample;
+    const struct {
+        enum which which;
+        double v;
+    } rows[] = {{TOP_K, s->top_k},
+                {MIN_P, (double)s->min_p},
+                {FREQUENCY, (double)s->frequency},
+                {PRESENCE, (double)s->presence},
+                {REPETITION, (double)s->repetition},
+                {LOGPROBS, r->logprobs}};
+    bool ok = true;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
+        if (rows[i].v != 0)
+            ok &= cJSON_AddNumberToObject(obj, fields[rows[i].which].name, rows[i].v) != NULL;
+    }
+    if (s->bias_count == 0)
+        return ok;
+    cJSON *list = cJSON_AddArrayToObject(obj, fields[BIAS].name);
+    for (uint32_t i = 0; list != NULL && i < s->bias_count; ++i) {
+        cJSON_AddItemToArray(list, cJSON_CreateNumber(s->bias[i].id));
+        cJSON_AddItemToArray(list, cJSON_CreateNumber((double)s->bias[i].add));
+    }
+    return ok && cJSON_GetArraySize(list) == 2 * (int)s->bias_count;
+}
+
 cJSON *kve_request_print(const struct kve_request *r)
 {
     cJSON *obj = cJSON_CreateObject();
@@ -266,7 +374,8 @@ cJSON *kve_request_print(const struct kve_request *r)
         cJSON_AddNumberToObject(obj, "exact_first", r->exact_first) == NULL ||
         cJSON_AddNumberToObject(obj, "exact_last", r->exact_last) == NULL ||
         cJSON_AddBoolToObject(obj, "after_prefill", r->after_prefill) == NULL ||
-        cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL) {
+        cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL ||
+        cJSON_AddBoolToObject(obj, "reuse", r->reuse) == NULL || !print_sampling(obj, r)) {
         cJSON_Delete(obj);
         return NULL;
     }
@@ -276,6 +385,9 @@ cJSON *kve_request_print(const struct kve_request *r)
 void kve_request_free(struct kve_request *r)
 {
     free(r->tokens);
+    free((void *)r->sample.bias);
     r->tokens = NULL;
     r->count = 0;
+    r->sample.bias = NULL;
+    r->sample.bias_count = 0;
 }

@@ -2,7 +2,8 @@
 /*
  * request.h - one generation request as it comes over a control channel, checked field by field.
  *
- * threads  plain data    memory  tokens is malloc'ed, kve_request_free gives it back    time  none
+ * threads  plain data    memory  tokens and the biases are malloc'ed, kve_request_free gives them
+ * back    time  none
  */
 #ifndef KVE_REQUEST_H
 #define KVE_REQUEST_H
@@ -10,7 +11,10 @@
 #include <cjson/cJSON.h>
 
 #include "../../kvwire/codec.h"
+#include "../model/logprob.h"
 #include "../model/sample.h"
+
+#define KVE_BIASES_MAX 1024u /* of a request */
 
 struct kve_request {
     uint64_t id;
@@ -19,10 +23,12 @@ struct kve_request {
     uint32_t max_tokens; /* of the answer, the first included; >= 1 */
     bool after_prefill;  /* push nothing before the whole prefill is done: the yardstick */
     bool ignore_end;     /* go on past end-of-generation tokens (benchmarks) */
+    bool reuse;          /* K and V of earlier prompts that begin alike; and keep this one's */
     uint64_t timeout_ns;
     kvw_budget budget;                /* what codecs may do to the KV on its way */
     uint32_t exact_first, exact_last; /* tokens that stay exact under a lossy one */
     struct kve_sample_config sample;
+    uint32_t logprobs; /* 0: none; 1 + n: those of each token, and of the n most probable */
 };
 
 /*

@@ -283,6 +283,7 @@ static bool open_http(struct up *u)
                   .vocab = kve_tok_vocab(u->prompts.tok),
                   .chat_tokens = cfg->chat_tokens,
                   .base = {.timeout_ns = cfg->timeout_ns,
+                           .reuse = !cfg->no_reuse,
                            .budget = cfg->budget,
                            .exact_first = cfg->exact_first,
                            .exact_last = cfg->exact_last}},

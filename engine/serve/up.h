@@ -22,6 +22,7 @@ struct kve_up_config {
     uint32_t connections;
     uint32_t chat_tokens; /* of a chat's answer that names no limit */
     uint64_t timeout_ns;  /* of one request, the queue included */
+    bool no_reuse;        /* no prompt shares another's K and V */
     kvw_budget budget;
     uint32_t exact_first, exact_last;
 };

@@ -237,7 +237,8 @@ static kvw_err open_all(struct kve_worker *w, char *why)
                            (kv_tokens + block_tokens - 1) / block_tokens);
     if (err == KVW_OK)
         err = kve_run_open(&w->run, w->model, cfg->threads, cfg->prefill_tokens, w->mc->context);
-    if (err == KVW_OK && (w->logits = malloc(w->mc->vocab * sizeof(*w->logits))) == NULL)
+    const size_t rows = cfg->role == KVE_WORKER_DECODE ? KVE_SEQUENCES_MAX : 1;
+    if (err == KVW_OK && (w->logits = malloc(rows * w->mc->vocab * sizeof(*w->logits))) == NULL)
         err = KVW_E_NOMEM;
     if (err == KVW_OK && cfg->role == KVE_WORKER_DECODE)
         err = kve_decodes_open(w);

@@ -2,9 +2,10 @@
 /*
  * engine_bench - prefill and decode tokens per second of one model file, in this process alone.
  *
- *   engine_bench MODEL THREADS PROMPT_TOKENS DECODE_TOKENS
+ *   engine_bench MODEL THREADS PROMPT_TOKENS DECODE_TOKENS [SEQUENCES]
  *
- * prints one line of JSON. perf/rows/llama_speed.py runs it in turns with llama.cpp.
+ * SEQUENCES (1) go on together, each after the same prompt: decode_tok_s is of all of them. Prints
+ * one line of JSON. perf/rows/llama_speed.py runs it in turns with llama.cpp.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,28 +35,48 @@ static int fail(const char *what, kvw_err err)
 struct bench {
     struct kve_run *run;
     struct kve_kvcache kv;
-    struct kve_seq seq;
+    struct kve_seq seqs[KVE_BATCH_MAX];
+    uint32_t sequences;
     uint32_t *tokens;
     uint32_t prompt, decode, vocab;
     float *logits;
     double prefill_s, decode_s;
 };
 
+/* A token more of each sequence. */
+static kvw_err step(struct bench *b, uint32_t number)
+{
+    const uint32_t token = (1000 + number) % b->vocab;
+    struct kve_seq *seqs[KVE_BATCH_MAX];
+    uint32_t tokens[KVE_BATCH_MAX];
+
+    if (b->sequences == 1)
+        return kve_decode(b->run, &b->kv, &b->seqs[0], token, NULL, b->logits);
+    for (uint32_t i = 0; i < b->sequences; ++i) {
+        seqs[i] = &b->seqs[i];
+        tokens[i] = (token + i) % b->vocab;
+    }
+    return kve_decode_batch(
+        b->run, &b->kv,
+        &(struct kve_batch){
+            .seqs = seqs, .tokens = tokens, .count = b->sequences, .logits = b->logits},
+        NULL);
+}
+
 static kvw_err measure(struct bench *b)
 {
-    const struct kve_seq empty = b->seq;
     double start;
-    kvw_err err = kve_prefill(b->run, &b->kv, &b->seq, b->tokens, 1, NULL, b->logits);
+    kvw_err err = kve_prefill(b->run, &b->kv, &b->seqs[0], b->tokens, 1, NULL, b->logits);
 
-    b->seq = empty; /* that was to touch the weights once */
+    b->seqs[0].tokens = 0; /* that was to touch the weights once */
     start = seconds();
-    if (err == KVW_OK)
-        err = kve_prefill(b->run, &b->kv, &b->seq, b->tokens, b->prompt, NULL, b->logits);
-    b->prefill_s = seconds() - start;
+    for (uint32_t i = 0; err == KVW_OK && i < b->sequences; ++i)
+        err = kve_prefill(b->run, &b->kv, &b->seqs[i], b->tokens, b->prompt, NULL, b->logits);
+    b->prefill_s = (seconds() - start) / b->sequences;
     start = seconds();
     for (uint32_t i = 0; err == KVW_OK && i < b->decode; ++i)
-        err = kve_decode(b->run, &b->kv, &b->seq, (1000 + i) % b->vocab, NULL, b->logits);
-    b->decode_s = seconds() - start;
+        err = step(b, i);
+    b->decode_s = (seconds() - start) / b->sequences;
     return err;
 }
 
@@ -68,24 +89,29 @@ static kvw_err open_all(struct bench *b, const struct kve_model *m, uint32_t thr
     b->vocab = c->vocab;
     if ((err = kve_run_open(&b->run, m, threads, CHUNK_TOKENS, all)) != KVW_OK ||
         (err = kve_kvcache_open(&b->kv, c->layers, c->kv_heads, c->head_dim, BLOCK_TOKENS,
-                                blocks)) != KVW_OK)
+                                blocks * b->sequences)) != KVW_OK)
         return err;
-    b->seq.blocks = calloc(blocks, sizeof(*b->seq.blocks));
-    b->seq.block_count = blocks;
     b->tokens = calloc(b->prompt, sizeof(*b->tokens));
-    b->logits = calloc(c->vocab, sizeof(*b->logits));
-    if (b->seq.blocks == NULL || b->tokens == NULL || b->logits == NULL)
+    b->logits = calloc((size_t)c->vocab * b->sequences, sizeof(*b->logits));
+    if (b->tokens == NULL || b->logits == NULL)
         return KVW_E_NOMEM;
     for (uint32_t i = 0; i < b->prompt; ++i)
         b->tokens[i] = (uint32_t)((i * 2654435761u >> 8) % c->vocab);
-    return kve_kvcache_alloc(&b->kv, blocks, b->seq.blocks);
+    for (uint32_t i = 0; err == KVW_OK && i < b->sequences; ++i) {
+        struct kve_seq *s = &b->seqs[i];
+
+        *s = (struct kve_seq){.blocks = calloc(blocks, sizeof(*s->blocks)), .block_count = blocks};
+        err = s->blocks != NULL ? kve_kvcache_alloc(&b->kv, blocks, s->blocks) : KVW_E_NOMEM;
+    }
+    return err;
 }
 
 static void close_all(struct bench *b)
 {
     free(b->logits);
     free(b->tokens);
-    free(b->seq.blocks);
+    for (uint32_t i = 0; i < b->sequences; ++i)
+        free(b->seqs[i].blocks);
     if (b->kv.taken != NULL)
         kve_kvcache_close(&b->kv);
     kve_run_close(b->run);
@@ -99,8 +125,12 @@ int main(int argc, char **argv)
     struct rusage usage;
     char why[KVE_WHY_BYTES];
 
-    if (argc != 5) {
-        fprintf(stderr, "usage: engine_bench MODEL THREADS PROMPT_TOKENS DECODE_TOKENS\n");
+    b.sequences = argc == 6 ? (uint32_t)strtoul(argv[5], NULL, 10) : 1;
+    if (argc < 5 || argc > 6 || b.sequences == 0 || b.sequences > KVE_BATCH_MAX) {
+        fprintf(stderr,
+                "usage: engine_bench MODEL THREADS PROMPT_TOKENS DECODE_TOKENS "
+                "[SEQUENCES <= %u]\n",
+                KVE_BATCH_MAX);
         return 2;
     }
     if (kve_gguf_open(&g, argv[1], why) != KVW_OK || kve_model_open(&m, g, why) != KVW_OK) {

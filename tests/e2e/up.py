@@ -3,122 +3,16 @@
 """kvserve up over HTTP: answers equal those of one process, whole and streamed, alone and together; what is no request is 4xx
 with a reason; a client that leaves takes its request back and no block stays away; a full queue says 429; TERM drains."""
 import concurrent.futures
-import http.client
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
-import tempfile
 import time
 
-from kvs import KVSERVE, MODEL, check, die_with_parent, finish, run
+from kvs import MODEL, check, finish
+from served import KEY, TEXT, Server, alone, chat, completion, events, reference
 
-KEY = "a-key-for-the-test"
 PROMPTS = ["Once upon a time", "The capital of France", "Two and two make", "Why is the sky blue?"]
-NET = os.environ.get("HTTP_NET", "loop")
-
-
-class Server:
-    """kvserve up with a key, on a free port."""
-
-    def __init__(self, *extra):
-        self.key = tempfile.NamedTemporaryFile("w", suffix=".key")
-        self.key.write(KEY + "\n")
-        self.key.flush()
-        self.err = tempfile.TemporaryFile()
-        args = [KVSERVE, "up", "--model", MODEL, "--net", NET, "--listen", "127.0.0.1:0", "--kv-tokens", "4096",
-                "--api-key-file", self.key.name] + list(extra)
-        self.proc = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.err, text=True, preexec_fn=die_with_parent)
-        line = self.proc.stdout.readline().strip()
-        found = re.fullmatch(r"http://([0-9.]+):(\d+)", line)
-        if not found:
-            self.err.seek(0)
-            raise RuntimeError("no URL: %r, %s" % (line, self.err.read().decode()))
-        self.addr = found.group(1), int(found.group(2))
-
-    def ask(self, method, path, body=None, key=KEY, headers=()):
-        """(status, headers, body) of one request."""
-        c = http.client.HTTPConnection(*self.addr, timeout=120)
-        h = dict(headers)
-        if key:
-            h["Authorization"] = "Bearer " + key
-        c.request(method, path, json.dumps(body) if isinstance(body, dict) else body, h)
-        r = c.getresponse()
-        out = r.status, dict(r.getheaders()), r.read()
-        c.close()
-        return out
-
-    def post(self, path, body):
-        status, _, out = self.ask("POST", path, body)
-        return status, json.loads(out)
-
-    def stream(self, path, body):
-        """A socket on which a stream comes."""
-        s = socket.create_connection(self.addr, timeout=120)
-        text = json.dumps(dict(body, stream=True))
-        s.sendall(("POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-                   % (path, KEY, len(text), text)).encode())
-        return s
-
-    def raw(self, data):
-        """The first line of the reply to these bytes."""
-        s = socket.create_connection(self.addr, timeout=120)
-        got = b""
-        try:
-            s.sendall(data)
-            while b"\r\n" not in got:
-                more = s.recv(65536)
-                if not more:
-                    break
-                got += more
-        except OSError:
-            pass
-        s.close()
-        return got.split(b"\r\n")[0].decode("latin-1")
-
-    def metrics(self):
-        text = self.ask("GET", "/metrics")[2].decode()
-        return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))}
-
-    def idle(self, timeout=60):
-        """All blocks are free and nothing runs or waits, soon; what is not so."""
-        end = time.monotonic() + timeout
-        while True:
-            m = self.metrics()
-            busy = {k: v for k, v in m.items() if k.startswith("vllm:num_requests_") and v != 0}
-            for role in ("prefill", "decode"):
-                free, whole = (m['kvserve_kv_blocks{role="%s",state="%s"}' % (role, s)] for s in ("free", "all"))
-                if free != whole or whole == 0:
-                    busy[role] = (free, whole)
-            if not busy or time.monotonic() > end:
-                return busy
-            time.sleep(0.05)
-
-
-def events(data):
-    """The objects of a stream's body and whether it came to its end."""
-    lines = [line[6:] for line in data.decode().split("\n") if line.startswith("data: ")]
-    return [json.loads(line) for line in lines if line != "[DONE]"], lines[-1:] == ["[DONE]"]
-
-
-def reference(prompts, raw):
-    """Answers of one process, greedy, 12 tokens."""
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-        for p in prompts:
-            f.write(json.dumps({"prompt": p, "max_tokens": 12}) + "\n")
-        f.flush()
-        out = run(["run", "--model", MODEL, "--net", "none", "--json", "--batch", f.name] + (["--raw"] if raw else []))
-    return [json.loads(line)["text"] for line in out.stdout.splitlines()]
-
-
-def completion(prompt, **kw):
-    return dict({"prompt": prompt, "max_tokens": 12, "temperature": 0}, **kw)
-
-
-def chat(text, **kw):
-    return dict({"messages": [{"role": "user", "content": text}], "max_tokens": 12, "temperature": 0}, **kw)
 
 
 def answers(s, raw, talk):
@@ -158,6 +52,62 @@ def streams(s, raw, talk):
                 c = json.loads(out)["choices"][0]
                 text, why = c["text"], c["finish_reason"]
             check(text == raw[0][:at] and why == "stop", "a stop string across tokens, stream %s" % stream, repr((stop[0], text)))
+
+
+def sampling(s, raw):
+    """Each field does what it says, on the answer of the real model."""
+    ids = s.post("/tokenize", {"prompt": raw[0][:20]})[1]["tokens"]
+
+    def said(**kw):
+        return s.post("/v1/completions", completion(PROMPTS[0], **kw))[1]["choices"][0]
+
+    forced = said(logit_bias={str(ids[-1]): 100}, logprobs=0)
+    check(len(set(forced["logprobs"]["tokens"])) == 1, "logit_bias 100: one token alone", repr(forced["text"]))
+    first = said(max_tokens=1, logprobs=2)["logprobs"]
+    banned = said(logit_bias={str(s.post("/tokenize", {"prompt": first["tokens"][0]})[1]["tokens"][0]): -100}, logprobs=2)
+    check(banned["logprobs"]["tokens"][0] != first["tokens"][0], "logit_bias -100: never that one", repr(banned["text"]))
+    check(said(temperature=3, top_k=1, seed=1)["text"] == raw[0] and said(temperature=3, min_p=1, seed=1)["text"] == raw[0],
+          "top_k 1 and min_p 1 are greedy at any temperature")
+    check(said(temperature=3, seed=1)["text"] != raw[0], "control: without them it isn't")
+    again = said(presence_penalty=2, frequency_penalty=2, max_tokens=60, logprobs=0, ignore_eos=True)["logprobs"]["tokens"]
+    plain = said(max_tokens=60, logprobs=0, ignore_eos=True)["logprobs"]["tokens"]
+    check(len(set(again)) > len(set(plain)), "penalties: fewer tokens twice", "%d of 60, %d without" % (len(set(again)), len(set(plain))))
+    check(said(repetition_penalty=1.5)["text"] != raw[0] and said(repetition_penalty=1)["text"] == raw[0],
+          "a repetition penalty of 1 changes nothing, one of 1.5 does")
+    whole = said(logprobs=3)
+    lp = whole["logprobs"]
+    check("".join(lp["tokens"]) == whole["text"] == raw[0] and len(lp["token_logprobs"]) == 12 and
+          all(len(t) >= 3 and max(t.values()) == p <= 0 for t, p in zip(lp["top_logprobs"], lp["token_logprobs"])) and
+          [whole["text"][o:o + 2] for o in lp["text_offset"]] == [(t + "".join(lp["tokens"][i + 1:]))[:2] for i, t in enumerate(lp["tokens"])],
+          "logprobs of a completion: greedy takes the largest", str(lp["token_logprobs"][:3]))
+    pieces, _ = events(s.ask("POST", "/v1/completions", completion(PROMPTS[0], logprobs=3, stream=True))[2])
+    parts = [p["choices"][0]["logprobs"] for p in pieces if p["choices"]]
+    check(all(sum((p[k] for p in parts), []) == lp[k] for k in lp), "streamed, the same ones")
+    got = s.post("/v1/chat/completions", chat(PROMPTS[0], logprobs=True, top_logprobs=2))[1]["choices"][0]
+    content = got["logprobs"]["content"]
+    check(b"".join(bytes(c["bytes"]) for c in content).decode() == got["message"]["content"] and
+          all(len(c["top_logprobs"]) == 2 and c["top_logprobs"][0]["logprob"] == c["logprob"] for c in content),
+          "logprobs of a chat", str(content[0]))
+    check(s.post("/v1/chat/completions", chat("x"))[1]["choices"][0]["logprobs"] is None, "none where none are asked for")
+
+
+def prefixes(s):
+    """A second prompt with the same long beginning: neither computed nor sent again, and the same answer."""
+    words = s.post("/tokenize", {"prompt": TEXT + TEXT})[1]["tokens"][:760]
+    asked = [words + s.post("/tokenize", {"prompt": q})[1]["tokens"] for q in (" In short: it is", " To sum up, they")]
+    want = alone([{"tokens": ids, "max_tokens": 12} for ids in asked])
+    moved, cached, said = [s.metrics()['kvserve_kv_bytes_total{form="raw"}']], [], []
+    for ids in asked:
+        got = s.post("/v1/completions", completion(ids))[1]
+        said.append(got["choices"][0]["text"])
+        cached.append(got["usage"]["prompt_tokens_details"]["cached_tokens"])
+        moved.append(s.metrics()['kvserve_kv_bytes_total{form="raw"}'])
+    first, second = moved[1] - moved[0], moved[2] - moved[1]
+    check(said == want and said[0] != said[1], "a shared beginning: the answers of one process", repr(said))
+    check(cached[0] == 0 and cached[1] == 704 and 0 < second <= 0.15 * first, "760 shared tokens: 704 aren't computed, few are sent",
+          "%s, %.3f of the bytes" % (cached, second / first))
+    s.post("/v1/completions", completion(asked[0], max_tokens=1))
+    check(s.idle() == {}, "what is kept counts as free")
 
 
 def hostile(s):
@@ -282,6 +232,8 @@ def main():
     check(json.loads(s.ask("GET", "/v1/models")[2])["data"][0]["id"] in os.path.basename(MODEL), "the model has its file's name")
     answers(s, raw, talk)
     streams(s, raw, talk)
+    sampling(s, raw)
+    prefixes(s)
     hostile(s)
     leaving(s)
     full()

@@ -17,6 +17,14 @@ static void within_limits(const struct kve_api_request *r, const struct kve_api_
         !(r->q.sample.temperature >= 0) || !(r->q.sample.top_p > 0 && r->q.sample.top_p <= 1) ||
         r->stop_count > KVE_API_STOPS_MAX || r->q.tokens != NULL)
         abort();
+    if (r->q.logprobs > 1 + KVE_LOGPROBS_MAX || r->logprobs != (r->q.logprobs > 0) ||
+        r->q.sample.bias_count > KVE_BIASES_MAX || !(r->q.sample.min_p >= 0) ||
+        !(r->q.sample.repetition >= 0) || !(r->q.sample.frequency >= -2) ||
+        !(r->q.sample.presence <= 2))
+        abort();
+    for (uint32_t i = 0; i < r->q.sample.bias_count; ++i)
+        if (r->q.sample.bias[i].id >= terms->vocab || !(r->q.sample.bias[i].add <= 100))
+            abort();
     for (uint32_t i = 0; i < r->stop_count; ++i)
         if (r->stops[i][0] == '\0')
             abort();

@@ -63,6 +63,59 @@ Test(kernels, matvec)
     }
 }
 
+/* Every number of vectors that is cut differently has the bits of one alone; y's rows lie apart. */
+static void check_matvecs(const struct kve_kernels *k, kve_type type, uint32_t cols,
+                          uint32_t *state)
+{
+    enum { ROWS = 7, FIRST = 2, VECTORS = 17, STRIDE = 11 };
+    const struct kve_type_info *t = kve_type_info(type);
+    const uint64_t row_bytes = (uint64_t)cols / t->block_values * t->block_bytes;
+    uint8_t *at = malloc((ROWS + FIRST) * row_bytes + 1);
+    const struct kve_matrix w = {at + 1, row_bytes, ROWS + FIRST, cols, type};
+    float *x = malloc((size_t)VECTORS * cols * sizeof(*x)), alone[ROWS];
+
+    bv_fill(type, at + 1, (size_t)(ROWS + FIRST) * cols, state);
+    for (uint32_t i = 0; i < VECTORS * cols; ++i)
+        x[i] = random_float(state);
+    for (uint32_t n = 1; n <= VECTORS; ++n) {
+        float y[VECTORS * STRIDE + 1];
+
+        for (uint32_t i = 0; i <= n * STRIDE; ++i)
+            y[i] = 77;
+        k->matvecs(&(struct kve_product){&w, FIRST, ROWS, x, n, y, STRIDE});
+        for (uint32_t v = 0; v < n; ++v) {
+            k->matvec(&w, FIRST, ROWS, x + (size_t)v * cols, alone);
+            cr_assert_eq(memcmp(alone, y + v * STRIDE, sizeof(alone)), 0, "%s %s: %u of %u",
+                         k->name, t->name, v, n);
+            for (uint32_t i = ROWS; i < STRIDE; ++i)
+                cr_assert_eq(y[v * STRIDE + i], 77, "%s %s: past its rows", k->name, t->name);
+        }
+        cr_assert_eq(y[n * STRIDE], 77, "%s %s: past its vectors", k->name, t->name);
+        if (n > 1) /* control: another vector's product is another one */
+            cr_assert_neq(memcmp(alone, y, sizeof(alone)), 0, "%s %s: all the same", k->name,
+                          t->name);
+    }
+    free(x);
+    free(at);
+}
+
+Test(kernels, matvecs_have_the_bits_of_each_alone)
+{
+    static const uint32_t blocks[] = {1, 3, 18};
+    uint32_t state = 8;
+
+    for (size_t l = 0; l < LEVELS; ++l) {
+        const struct kve_kernels *k = kve_kernels_named(levels[l]);
+
+        for (size_t t = 0; k != NULL && t < BV_TYPES; ++t) {
+            const uint32_t values = kve_type_info(bv_types[t])->block_values;
+
+            for (size_t b = 0; b < sizeof(blocks) / sizeof(blocks[0]); ++b)
+                check_matvecs(k, bv_types[t], blocks[b] * (values == 1 ? 37 : values), &state);
+        }
+    }
+}
+
 Test(kernels, rmsnorm_and_silu)
 {
     float x[101], w[101], y[101], gate[101];

@@ -153,6 +153,148 @@ Test(families, continue_as_llama_cpp_does)
     }
 }
 
+/* ---- several sequences at once ---- */
+
+enum {
+    TOGETHER = 5,
+};
+
+/* How long each sequence's prompt is: at and beside the ends of blocks, segments and windows. */
+static const uint32_t lengths[TOGETHER] = {PROMPT, 1, BLOCK, BLOCK + 1, 30};
+
+struct together {
+    struct kve_kvcache kv;
+    struct kve_seq seqs[TOGETHER];
+    uint32_t blocks[TOGETHER][BLOCKS], token[TOGETHER];
+    float *logits; /* [TOGETHER][vocab] */
+};
+
+static void together_open(struct together *t, const struct rig *r)
+{
+    const struct kve_model_config *c = kve_model_config(r->m);
+
+    memset(t, 0, sizeof(*t));
+    cr_assert_eq(
+        kve_kvcache_open(&t->kv, c->layers, c->kv_heads, c->head_dim, BLOCK, TOGETHER * BLOCKS),
+        KVW_OK);
+    t->logits = calloc((size_t)TOGETHER * c->vocab, sizeof(*t->logits));
+    for (uint32_t i = 0; i < TOGETHER; ++i) {
+        cr_assert_eq(kve_kvcache_alloc(&t->kv, BLOCKS, t->blocks[i]), KVW_OK);
+        t->seqs[i] = (struct kve_seq){.blocks = t->blocks[i], .block_count = BLOCKS};
+        cr_assert_eq(kve_prefill(r->run, &t->kv, &t->seqs[i], r->prompt + i, lengths[i], NULL,
+                                 t->logits + (size_t)i * c->vocab),
+                     KVW_OK);
+        t->token[i] = r->prompt[i] + 1;
+    }
+}
+
+static void together_close(struct together *t)
+{
+    free(t->logits);
+    kve_kvcache_close(&t->kv);
+}
+
+/* Every sequence a token further, each alone or the first `count` at once. */
+static void together_step(struct together *t, const struct rig *r, bool at_once, uint32_t count)
+{
+    const uint32_t vocab = kve_model_config(r->m)->vocab;
+    struct kve_seq *seqs[TOGETHER];
+
+    for (uint32_t i = 0; i < count; ++i) {
+        seqs[i] = &t->seqs[i];
+        if (!at_once)
+            cr_assert_eq(kve_decode(r->run, &t->kv, seqs[i], t->token[i], NULL,
+                                    t->logits + (size_t)i * vocab),
+                         KVW_OK);
+    }
+    if (at_once)
+        cr_assert_eq(kve_decode_batch(r->run, &t->kv,
+                                      &(struct kve_batch){seqs, t->token, count, t->logits}, NULL),
+                     KVW_OK);
+    for (uint32_t i = 0; i < count; ++i)
+        t->token[i] = (t->token[i] * 7 + i + 1) % vocab;
+}
+
+/* Logits and cache have the bits of each alone, whoever is beside it and however many there are. */
+Test(families, a_batch_has_the_bits_of_each_alone)
+{
+    for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); ++n) {
+        struct together alone, at_once;
+        struct rig r;
+
+        rig_open(&r, names[n], 7);
+        const uint32_t vocab = kve_model_config(r.m)->vocab;
+        together_open(&alone, &r);
+        together_open(&at_once, &r);
+        for (uint32_t step = 0; step < 6; ++step) {
+            const uint32_t count = step < 4 ? TOGETHER : step - 3; /* 1, 2 at the end */
+
+            together_step(&alone, &r, false, count);
+            together_step(&at_once, &r, true, count);
+            for (uint32_t i = 0; i < count; ++i) {
+                const size_t row = (size_t)i * vocab;
+
+                cr_assert_eq(memcmp(alone.logits + row, at_once.logits + row, vocab * 4), 0,
+                             "%s: step %u, sequence %u", names[n], step, i);
+                cr_assert_eq(alone.seqs[i].tokens, at_once.seqs[i].tokens);
+                if (i > 0) /* control */
+                    cr_assert_neq(memcmp(alone.logits + row, at_once.logits, vocab * 4), 0,
+                                  "%s: sequence %u is the first one", names[n], i);
+            }
+        }
+        cr_assert_eq(
+            memcmp(alone.kv.pool.mem.base, at_once.kv.pool.mem.base, alone.kv.pool.mem.bytes), 0,
+            "%s: what is in the cache", names[n]);
+        at_once.token[1] = (at_once.token[1] + 1) %
+                           vocab; /* control: another token has other logits, and only that one */
+        together_step(&alone, &r, false, 3);
+        together_step(&at_once, &r, true, 3);
+        for (uint32_t i = 0; i < 3; ++i)
+            cr_assert_eq(memcmp(alone.logits + (size_t)i * vocab,
+                                at_once.logits + (size_t)i * vocab, vocab * 4) != 0,
+                         i == 1, "%s: sequence %u", names[n], i);
+        together_close(&alone);
+        together_close(&at_once);
+        rig_close(&r);
+    }
+}
+
+static bool after_two_layers(void *arg)
+{
+    uint32_t *asked = arg;
+
+    return ++*asked == 3;
+}
+
+Test(families, a_batch_that_cannot_be_run_leaves_all_as_it_was)
+{
+    struct together t;
+    struct kve_seq *seqs[TOGETHER];
+    uint32_t asked = 0;
+    struct rig r;
+
+    rig_open(&r, names[0], 0);
+    together_open(&t, &r);
+    for (uint32_t i = 0; i < TOGETHER; ++i)
+        seqs[i] = &t.seqs[i];
+    struct kve_batch b = {seqs, t.token, TOGETHER, t.logits};
+    const struct kve_hooks hooks = {.arg = &asked, .cancel = after_two_layers};
+
+    cr_expect_eq(kve_decode_batch(r.run, &t.kv, &b, &hooks), KVW_E_CANCELED);
+    cr_expect_eq(asked, 3);
+    b.count = 0;
+    cr_expect_eq(kve_decode_batch(r.run, &t.kv, &b, NULL), KVW_E_INVALID);
+    b.count = KVE_BATCH_MAX + 1;
+    cr_expect_eq(kve_decode_batch(r.run, &t.kv, &b, NULL), KVW_E_INVALID);
+    b.count = TOGETHER;
+    t.token[TOGETHER - 1] = kve_model_config(r.m)->vocab;
+    cr_expect_eq(kve_decode_batch(r.run, &t.kv, &b, NULL), KVW_E_INVALID);
+    for (uint32_t i = 0; i < TOGETHER; ++i)
+        cr_expect_eq(t.seqs[i].tokens, lengths[i]);
+    together_close(&t);
+    rig_close(&r);
+}
+
 /* The control: another window, pattern and rotation, the same prompt. */
 Test(families, do_not_continue_as_another_does)
 {

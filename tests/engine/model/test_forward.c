@@ -314,6 +314,48 @@ static kvw_err traced(struct rig *r, struct trace *t, uint32_t count, float *log
     return kve_prefill(r->run, &r->kv, &r->seq, r->tokens + r->seq.tokens, count, &hooks, logits);
 }
 
+/* A prompt behind K and V that an earlier one left, with which it has its beginning in common, gets
+ * the bits of the whole in one call; where kve_run_cut() says so. */
+static void check_reuse(const struct tiny_shape *s, uint32_t chunk, uint32_t count)
+{
+    struct rig whole, cut;
+
+    rig_open(&whole, s, 2, chunk, false);
+    const uint32_t unit = kve_run_cut(whole.run);
+    feed(&whole, count, count, count);
+    for (uint32_t at = unit; at + KVE_REST_MIN <= count; at += unit) {
+        rig_open(&cut, s, 1, chunk, false);
+        const uint32_t other = at + 1 + at / 3; /* the earlier one is as long as that */
+        for (uint32_t i = at; i < other; ++i)
+            cut.tokens[i] = (cut.tokens[i] + 1) % s->vocab;
+        feed(&cut, other, other, other);
+        cut.seq.tokens = at;
+        for (uint32_t i = at; i < other; ++i)
+            cut.tokens[i] = tiny_token(s, i);
+        feed(&cut, count, count, count);
+        cr_assert_eq(memcmp(whole.logits, cut.logits, whole.vocab * sizeof(float)), 0,
+                     "%u tokens in chunks of %u, cut at %u", count, chunk, at);
+        cut.seq.tokens = at - 1; /* control: one position later is another text */
+        feed(&cut, count - 1, count, count - 1);
+        cr_assert_neq(memcmp(whole.logits, cut.logits, whole.vocab * sizeof(float)), 0,
+                      "%u tokens in chunks of %u, cut at %u: all the same", count, chunk, at);
+        rig_close(&cut);
+    }
+    rig_close(&whole);
+}
+
+Test(forward, a_prompt_behind_anothers_beginning_has_the_bits_of_the_whole)
+{
+    static const uint32_t chunks[] = {0, 96, 192, 50}, counts[] = {LONG, 400, 193, 208};
+
+    for (size_t c = 0; c < sizeof(chunks) / sizeof(chunks[0]); ++c) {
+        for (size_t n = 0; n < sizeof(counts) / sizeof(counts[0]); ++n) {
+            check_reuse(&tiny_64, chunks[c], counts[n]);
+            check_reuse(&tiny_odd, chunks[c], counts[n]);
+        }
+    }
+}
+
 Test(forward, hooks_come_in_order)
 {
     struct trace t = {.fail_layer = UINT32_MAX};

@@ -135,6 +135,129 @@ Test(kvcache, a_block_given_back_twice)
 #endif
 }
 
+/* ---- what prompts share ---- */
+
+static uint32_t taken(const struct kve_kvcache *kv)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < BLOCKS; ++i)
+        n += kv->taken[i] > 0;
+    return n;
+}
+
+Test(kvcache, kept_blocks_are_found_by_all_the_tokens_before_them)
+{
+    struct kve_kvcache kv = cache();
+    const uint32_t text[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9}; /* three blocks */
+    const uint32_t other[] = {1, 2, 3, 5, 5, 6, 7, 8, 9, 9, 9, 9};
+    uint32_t ids[3], got[3];
+
+    cr_assert_eq(kve_kvcache_alloc(&kv, 3, ids), KVW_OK);
+    cr_expect_eq(kve_kvcache_share(&kv, text, 3, got), 0, "nothing is kept yet");
+    kve_kvcache_keep(&kv, text, 3, ids);
+    cr_assert_eq(kve_kvcache_share(&kv, text, 3, got), 3);
+    cr_expect_arr_eq(got, ids, sizeof(ids));
+    cr_expect_eq(kv.taken[ids[0]], 2);
+    cr_expect_eq(kve_kvcache_share(&kv, text, 2, got), 2, "as many as are asked for");
+    cr_expect_eq(kve_kvcache_share(&kv, other, 3, got), 0, "another token in the first block");
+    cr_expect_eq(kve_kvcache_share(&kv, text + TOKENS, 2, got), 0, "not where it begins");
+    kve_kvcache_close(&kv);
+}
+
+/* Nobody has them any more: they are free, and still found, until all others are used up; the
+ * oldest goes first, and of one prompt its end. */
+Test(kvcache, what_is_kept_lasts_until_its_memory_is_needed)
+{
+    struct kve_kvcache kv = cache();
+    const uint32_t a[] = {1, 1, 1, 1, 2, 2, 2, 2}, b[] = {3, 3, 3, 3, 4, 4, 4, 4};
+    uint32_t ids[2], more[BLOCKS], got[2];
+
+    cr_assert_eq(kve_kvcache_alloc(&kv, 2, ids), KVW_OK);
+    kve_kvcache_keep(&kv, a, 2, ids);
+    kve_kvcache_free(&kv, ids, 2);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 2, ids), KVW_OK);
+    kve_kvcache_keep(&kv, b, 2, ids);
+    kve_kvcache_free(&kv, ids, 2);
+    cr_expect_eq(kv.free_count, BLOCKS);
+    cr_assert_eq(kve_kvcache_alloc(&kv, BLOCKS - 4, more), KVW_OK);
+    cr_expect_eq(kve_kvcache_share(&kv, a, 2, got), 2);
+    kve_kvcache_free(&kv, got, 2); /* now b is the one that was used longest ago */
+    cr_assert_eq(kve_kvcache_alloc(&kv, 1, more + BLOCKS - 4), KVW_OK);
+    cr_assert_eq(kve_kvcache_share(&kv, b, 2, got), 1, "its end is gone");
+    kve_kvcache_free(&kv, got, 1);
+    cr_assert_eq(kve_kvcache_share(&kv, a, 2, got), 2);
+    kve_kvcache_free(&kv, got, 2);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 1, more + BLOCKS - 3), KVW_OK);
+    cr_expect_eq(kve_kvcache_share(&kv, b, 2, got), 0);
+    cr_assert_eq(kve_kvcache_share(&kv, a, 2, got), 2, "one that somebody has stays");
+    cr_expect_eq(kve_kvcache_alloc(&kv, 1, more), KVW_E_NOBLOCKS);
+    cr_expect_eq(kv.free_count, 0);
+    kve_kvcache_close(&kv);
+}
+
+Test(kvcache, of_two_equal_ones_the_first_stays)
+{
+    struct kve_kvcache kv = cache();
+    const uint32_t text[] = {1, 1, 1, 1, 2, 2, 2, 2};
+    uint32_t one[2], two[2], got[2];
+
+    cr_assert_eq(kve_kvcache_alloc(&kv, 2, one), KVW_OK);
+    cr_assert_eq(kve_kvcache_alloc(&kv, 2, two), KVW_OK);
+    kve_kvcache_keep(&kv, text, 1, one);
+    kve_kvcache_keep(&kv, text, 2, two); /* its second goes behind one's first */
+    cr_assert_eq(kve_kvcache_share(&kv, text, 2, got), 2);
+    cr_expect(got[0] == one[0] && got[1] == two[1], "%u %u", got[0], got[1]);
+    kve_kvcache_free(&kv, two, 1);
+    cr_expect_eq(kv.taken[two[0]], 0, "and the other one is as any");
+    kve_kvcache_close(&kv);
+}
+
+/* Random lives beside a list of what was computed: a shared block always holds its very text. */
+Test(kvcache, shared_blocks_hold_their_text_whatever_happens)
+{
+    enum { LIVES = 3, LONGEST = 3 };
+    struct kve_kvcache kv = cache();
+    uint32_t text[BLOCKS][LONGEST * TOKENS] = {0}, held[LIVES][LONGEST], count[LIVES] = {0};
+    uint32_t length[BLOCKS] = {0}, state = 9, hits = 0;
+
+    for (int round = 0; round < 20000; ++round) {
+        state = state * 1664525u + 1013904223u;
+        const uint32_t who = (state >> 24) % LIVES, blocks = 1 + (state >> 16) % LONGEST;
+        uint32_t prompt[LONGEST * TOKENS];
+
+        if (count[who] > 0) {
+            kve_kvcache_free(&kv, held[who], count[who]);
+            count[who] = 0;
+            continue;
+        }
+        for (uint32_t i = 0; i < blocks * TOKENS; ++i)
+            prompt[i] = i % TOKENS == 0 ? state >> (10 + i / TOKENS) & 1 : 0;
+        const uint32_t shared = kve_kvcache_share(&kv, prompt, blocks, held[who]);
+        for (uint32_t b = 0; b < shared; ++b) {
+            cr_assert_eq(length[held[who][b]], b + 1);
+            cr_assert_arr_eq(text[held[who][b]], prompt, (b + 1) * TOKENS * sizeof(*prompt));
+        }
+        hits += shared;
+        if (kve_kvcache_alloc(&kv, blocks - shared, held[who] + shared) != KVW_OK) {
+            kve_kvcache_free(&kv, held[who], shared);
+            continue;
+        }
+        for (uint32_t b = shared; b < blocks; ++b) {
+            length[held[who][b]] = b + 1;
+            memcpy(text[held[who][b]], prompt, (b + 1) * TOKENS * sizeof(*prompt));
+        }
+        kve_kvcache_keep(&kv, prompt, blocks, held[who]);
+        count[who] = blocks;
+        cr_assert_eq(kv.free_count, BLOCKS - taken(&kv));
+    }
+    cr_expect_gt(hits, 1000, "%u", hits);
+    for (uint32_t i = 0; i < LIVES; ++i)
+        kve_kvcache_free(&kv, held[i], count[i]);
+    cr_expect_eq(kv.free_count, BLOCKS);
+    kve_kvcache_close(&kv);
+}
+
 Test(kvcache, arguments)
 {
     static const uint32_t bad[][5] = {

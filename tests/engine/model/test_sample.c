@@ -5,26 +5,50 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "../../../engine/model/logprob.h"
 #include "../../../engine/model/sample.h"
 
 enum {
     DRAWS = 200000,
 };
 
-static struct kve_sampler *sampler(float temperature, float top_p, uint64_t seed, uint32_t vocab)
+static struct kve_sampler *sampler_of(const struct kve_sample_config *config, uint32_t vocab)
 {
-    const struct kve_sample_config config = {temperature, top_p, seed};
     struct kve_sampler *s = NULL;
 
-    cr_assert_eq(kve_sampler_open(&s, &config, vocab), KVW_OK);
+    cr_assert_eq(kve_sampler_open(&s, config, vocab), KVW_OK);
     return s;
+}
+
+static struct kve_sampler *sampler(float temperature, float top_p, uint64_t seed, uint32_t vocab)
+{
+    return sampler_of(
+        &(struct kve_sample_config){.temperature = temperature, .top_p = top_p, .seed = seed},
+        vocab);
 }
 
 Test(sample, arguments_out_of_range)
 {
-    const struct kve_sample_config bad[] = {{-1, 1, 0},   {NAN, 1, 0}, {INFINITY, 1, 0}, {1, 0, 0},
-                                            {1, 1.5f, 0}, {1, -1, 0},  {1, NAN, 0}};
-    const struct kve_sample_config good = {1, 1, 0};
+    static const struct kve_bias no_token = {8, 1}, infinite = {7, INFINITY};
+    const struct kve_sample_config bad[] = {
+        {.temperature = -1, .top_p = 1},
+        {.temperature = NAN, .top_p = 1},
+        {.temperature = INFINITY, .top_p = 1},
+        {.temperature = 1, .top_p = 0},
+        {.temperature = 1, .top_p = 1.5f},
+        {.temperature = 1, .top_p = -1},
+        {.temperature = 1, .top_p = NAN},
+        {.temperature = 1, .top_p = 1, .min_p = -0.1f},
+        {.temperature = 1, .top_p = 1, .min_p = 1.1f},
+        {.temperature = 1, .top_p = 1, .min_p = NAN},
+        {.temperature = 1, .top_p = 1, .frequency = INFINITY},
+        {.temperature = 1, .top_p = 1, .presence = NAN},
+        {.temperature = 1, .top_p = 1, .repetition = -1},
+        {.temperature = 1, .top_p = 1, .repetition = INFINITY},
+        {.temperature = 1, .top_p = 1, .bias = &no_token, .bias_count = 1},
+        {.temperature = 1, .top_p = 1, .bias = &infinite, .bias_count = 1},
+    };
+    const struct kve_sample_config good = {.temperature = 1, .top_p = 1};
     struct kve_sampler *s = NULL;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i)
@@ -48,10 +72,9 @@ Test(sample, greedy_takes_the_largest_and_the_first_of_equals)
 
 /* Pearson's sum against a limit that chance passes once in 10,000 times; the seed is fixed, so this
  * passes always or never. */
-static void expect_probabilities(float temperature, float top_p, const float *logits,
-                                 const double *p, uint32_t vocab, double limit)
+static void expect_draws(struct kve_sampler *s, const float *logits, const double *p,
+                         uint32_t vocab, double limit)
 {
-    struct kve_sampler *s = sampler(temperature, top_p, 42, vocab);
     uint32_t *count = calloc(vocab, sizeof(*count));
     double sum = 0;
 
@@ -70,6 +93,12 @@ static void expect_probabilities(float temperature, float top_p, const float *lo
     cr_expect_lt(sum, limit, "chi square %g", sum);
     free(count);
     kve_sampler_close(s);
+}
+
+static void expect_probabilities(float temperature, float top_p, const float *logits,
+                                 const double *p, uint32_t vocab, double limit)
+{
+    expect_draws(sampler(temperature, top_p, 42, vocab), logits, p, vocab, limit);
 }
 
 /* Weights 8 4 2 1 1 of 16, shuffled; the largest logit isn't the first. */
@@ -195,4 +224,188 @@ Test(sample, neighbouring_seeds_share_no_numbers)
         kve_sampler_close(b);
     }
     cr_expect_lt(equal, 10, "%u of 2048 draws of one in 4096", equal);
+}
+
+/* ---- top-k and min-p; weights of logits5 are 2 1 8 1 4 of 16 ---- */
+
+static void expect_of(const struct kve_sample_config *config, const double *p, double limit)
+{
+    expect_draws(sampler_of(config, 5), logits5, p, 5, limit);
+}
+
+Test(sample, top_k_keeps_the_k_most_probable)
+{
+    struct kve_sample_config c = {.temperature = 1, .top_p = 1, .seed = 42, .top_k = 1};
+
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+    c.top_k = 2;
+    expect_of(&c, (double[]){0, 0, 8 / 12., 0, 4 / 12.}, 15.2);
+    c.top_k = 4; /* of two equal ones the lower id */
+    expect_of(&c, (double[]){2 / 15., 1 / 15., 8 / 15., 0, 4 / 15.}, 21.2);
+    c.top_k = 5;
+    expect_of(&c, (double[]){2 / 16., 1 / 16., 8 / 16., 1 / 16., 4 / 16.}, 23.5);
+    c.top_k = 4000000000u;
+    expect_of(&c, (double[]){2 / 16., 1 / 16., 8 / 16., 1 / 16., 4 / 16.}, 23.5);
+}
+
+/* k among equal ones behind a heavier one: the count cuts a bin in two. */
+Test(sample, top_k_cuts_equal_weights)
+{
+    static const float logits[] = {-1, -1, -1, 0, -1, -1, -1, -1, -1};
+    const double e = exp(-1), in = 1 + 3 * e;
+    const struct kve_sample_config c = {.temperature = 1, .top_p = 1, .seed = 42, .top_k = 4};
+
+    expect_draws(sampler_of(&c, 9), logits,
+                 (double[]){e / in, e / in, e / in, 1 / in, 0, 0, 0, 0, 0}, 9, 21.2);
+}
+
+/* A token stays if it has at least min_p of the largest probability: 4/8 is in at a half. */
+Test(sample, min_p_is_in_proportion_to_the_largest)
+{
+    struct kve_sample_config c = {.temperature = 1, .top_p = 1, .seed = 42, .min_p = 0.49f};
+
+    expect_of(&c, (double[]){0, 0, 8 / 12., 0, 4 / 12.}, 15.2);
+    c.min_p = 0.51f;
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+    c.min_p = 0.2f;
+    expect_of(&c, (double[]){2 / 14., 0, 8 / 14., 0, 4 / 14.}, 18.5);
+    c.min_p = 1;
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+}
+
+/* After temperature: at a half the weights are 4 1 64 1 16, and 16/64 isn't 0.3 any more. */
+Test(sample, min_p_counts_after_temperature)
+{
+    const struct kve_sample_config c = {.temperature = 0.5f, .top_p = 1, .seed = 42, .min_p = 0.3f};
+
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+}
+
+/* top-p is of what top-k and min-p left: 8/12 is 0.67, of all of them it would be a half. */
+Test(sample, top_p_is_of_what_the_others_left)
+{
+    struct kve_sample_config c = {.temperature = 1, .top_p = 0.6f, .seed = 42, .top_k = 2};
+
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+    c.top_k = 0;
+    c.min_p = 0.4f;
+    expect_of(&c, (double[]){0, 0, 1, 0, 0}, 1);
+    c.min_p = 0; /* control */
+    expect_of(&c, (double[]){0, 0, 8 / 12., 0, 4 / 12.}, 15.2);
+}
+
+/* ---- bias and penalties ---- */
+
+Test(sample, bias_is_added_to_the_logit)
+{
+    static const struct kve_bias bias[] = {{1, 2.079441542f}, {2, -100}};
+    const struct kve_sample_config c = {
+        .temperature = 1, .top_p = 1, .seed = 42, .bias = bias, .bias_count = 2};
+    const struct kve_sample_config greedy = {.top_p = 1, .bias = bias, .bias_count = 2};
+    struct kve_sampler *s = sampler_of(&greedy, 5);
+
+    expect_of(&c, (double[]){2 / 15., 8 / 15., 0, 1 / 15., 4 / 15.}, 21.2);
+    cr_expect_eq(kve_sample(s, logits5, 0), 1, "greedy heeds it, too");
+    kve_sampler_close(s);
+}
+
+/* OpenAI's: logit - frequency * count - presence * (count > 0), of the answer's tokens alone. */
+Test(sample, frequency_and_presence_are_of_the_answer)
+{
+    const float ln2 = 0.693147181f;
+    struct kve_sample_config c = {.temperature = 1, .top_p = 1, .seed = 42, .frequency = ln2};
+    const uint32_t prompt[] = {4, 4, 2};
+    struct kve_sampler *s = sampler_of(&c, 5);
+
+    kve_sampler_prompt(s, prompt, 3);
+    kve_sampler_took(s, 2);
+    kve_sampler_took(s, 2);
+    kve_sampler_took(s, 0);
+    expect_draws(s, logits5, (double[]){1 / 9., 1 / 9., 2 / 9., 1 / 9., 4 / 9.}, 5, 23.5);
+    c.frequency = 0;
+    c.presence = ln2;
+    s = sampler_of(&c, 5);
+    kve_sampler_prompt(s, prompt, 3);
+    kve_sampler_took(s, 2);
+    kve_sampler_took(s, 2);
+    kve_sampler_took(s, 0);
+    expect_draws(s, logits5, (double[]){1 / 11., 1 / 11., 4 / 11., 1 / 11., 4 / 11.}, 5, 23.5);
+}
+
+/* The prompt's count, too; a positive logit is divided, another one multiplied. */
+Test(sample, repetition_is_of_prompt_and_answer)
+{
+    static const float logits[] = {2, 1, -1, -2, 0.5f};
+    const struct kve_sample_config c = {.top_p = 1, .repetition = 4};
+    const uint32_t prompt[] = {0, 3, 99};
+    struct kve_sampler *s = sampler_of(&c, 5);
+
+    cr_expect_eq(kve_sample(s, logits, 0), 0);
+    kve_sampler_prompt(s, prompt, 3); /* 2 / 4 = 0.5, -2 * 4 = -8; 99 is none */
+    cr_expect_eq(kve_sample(s, logits, 0), 1);
+    kve_sampler_took(s, 1); /* 0.25: now 0.5 twice, the first wins */
+    cr_expect_eq(kve_sample(s, logits, 0), 0);
+    kve_sampler_took(s, 0); /* seen twice counts once */
+    cr_expect_eq(kve_sample(s, logits, 0), 0);
+    kve_sampler_close(s);
+    const float below[] = {-1, -3, -9};
+    s = sampler_of(&c, 3);
+    kve_sampler_took(s, 0);
+    cr_expect_eq(kve_sample(s, below, 0), 1, "-1 * 4 is less than -3");
+    kve_sampler_close(s);
+}
+
+Test(sample, penalties_leave_the_logits_alone)
+{
+    float logits[] = {2, 1, 0};
+    const struct kve_sample_config c = {.top_p = 1, .frequency = 2, .presence = 2};
+    struct kve_sampler *s = sampler_of(&c, 3);
+
+    kve_sampler_took(s, 0);
+    cr_expect_eq(kve_sample(s, logits, 0), 1);
+    cr_expect_eq(kve_sample(s, logits, 1), 1, "and don't add up from call to call");
+    cr_expect(logits[0] == 2 && logits[1] == 1 && logits[2] == 0);
+    kve_sampler_close(s);
+}
+
+/* ---- logprobs ---- */
+
+Test(logprobs, are_logarithms_of_the_softmax)
+{
+    struct kve_logprob p[4];
+
+    kve_logprobs(logits5, 5, 0, 3, p);
+    cr_expect_eq(p[0].id, 0);
+    cr_expect_float_eq(p[0].logprob, logf(2 / 16.f), 1e-6);
+    cr_expect(p[1].id == 2 && p[2].id == 4 && p[3].id == 0, "%u %u %u", p[1].id, p[2].id, p[3].id);
+    cr_expect_float_eq(p[1].logprob, logf(8 / 16.f), 1e-6);
+    cr_expect_float_eq(p[2].logprob, logf(4 / 16.f), 1e-6);
+    cr_expect_float_eq(p[3].logprob, logf(2 / 16.f), 1e-6);
+}
+
+Test(logprobs, of_equals_the_lower_id_is_first_and_missing_ones_have_no_id)
+{
+    struct kve_logprob p[6];
+
+    kve_logprobs((float[]){5, 7, 5, 7}, 4, 3, 5, p);
+    cr_expect(p[1].id == 1 && p[2].id == 3 && p[3].id == 0 && p[4].id == 2);
+    cr_expect_eq(p[5].id, KVE_LOGPROB_NO_ID);
+    cr_expect_eq(p[0].logprob, p[2].logprob);
+}
+
+Test(logprobs, stay_numbers_whatever_the_logits_are)
+{
+    struct kve_logprob p[3];
+
+    kve_logprobs((float[]){-INFINITY, NAN, 0}, 3, 1, 2, p);
+    cr_expect_eq(p[0].logprob, KVE_LOGPROB_LEAST);
+    cr_expect(p[1].id == 2 && p[1].logprob == 0 && p[2].logprob == KVE_LOGPROB_LEAST);
+    kve_logprobs((float[]){INFINITY, 0, 0}, 3, 0, 2, p);
+    for (int i = 0; i < 3; ++i)
+        cr_expect(isfinite(p[i].logprob), "%d", i);
+    kve_logprobs((float[]){NAN, NAN}, 2, 0, 2, p);
+    for (int i = 0; i < 3; ++i)
+        cr_expect_eq(p[i].logprob, KVE_LOGPROB_LEAST, "%d", i);
+    kve_logprobs((float[]){1e30f, -1e30f}, 2, 1, 1, p);
+    cr_expect_eq(p[0].logprob, KVE_LOGPROB_LEAST);
 }

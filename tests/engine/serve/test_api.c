@@ -62,6 +62,51 @@ Test(api, what_is_said_arrives)
     cr_expect(r.stream && r.usage && r.q.ignore_end);
 }
 
+Test(api, what_is_said_of_sampling_arrives)
+{
+    cr_assert_eq(parse(KVE_API_CHAT,
+                       "{" M ",\"top_k\":40,\"min_p\":0.25,\"frequency_penalty\":-1.5,"
+                       "\"presence_penalty\":2,\"repetition_penalty\":1.5,\"logprobs\":true,"
+                       "\"top_logprobs\":20,\"logit_bias\":{\"99\":-100,\"0\":0.5}}"),
+                 KVW_OK, "%s", e.message);
+    cr_expect_eq(r.q.sample.top_k, 40);
+    cr_expect_eq(r.q.sample.min_p, 0.25f);
+    cr_expect_eq(r.q.sample.frequency, -1.5f);
+    cr_expect_eq(r.q.sample.presence, 2);
+    cr_expect_eq(r.q.sample.repetition, 1.5f);
+    cr_expect(r.logprobs && r.q.logprobs == 21, "%u", r.q.logprobs);
+    cr_assert_eq(r.q.sample.bias_count, 2);
+    cr_expect(r.q.sample.bias[0].id == 99 && r.q.sample.bias[0].add == -100);
+    cr_expect(r.q.sample.bias[1].id == 0 && r.q.sample.bias[1].add == 0.5f);
+}
+
+/* A chat says whether and how many others; a completion says how many. */
+Test(api, logprobs_have_two_forms)
+{
+    static const struct {
+        enum kve_api_kind kind;
+        const char *fields;
+        bool wanted;
+        uint32_t each;
+    } rows[] = {
+        {KVE_API_CHAT, M, false, 0},
+        {KVE_API_CHAT, M ",\"logprobs\":true", true, 1},
+        {KVE_API_CHAT, M ",\"top_logprobs\":2,\"logprobs\":true", true, 3},
+        {KVE_API_COMPLETIONS, "\"prompt\":\"x\",\"logprobs\":0", true, 1},
+        {KVE_API_COMPLETIONS, "\"prompt\":\"x\",\"logprobs\":5", true, 6},
+        {KVE_API_COMPLETIONS, "\"prompt\":\"x\",\"logprobs\":false", false, 0},
+        {KVE_API_COMPLETIONS, "\"prompt\":\"x\",\"logprobs\":null", false, 0},
+    };
+    char text[160];
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
+        snprintf(text, sizeof(text), "{%s}", rows[i].fields);
+        cr_expect_eq(parse(rows[i].kind, text), KVW_OK, "%s: %s", text, e.message);
+        cr_expect(r.logprobs == rows[i].wanted && r.q.logprobs == rows[i].each, "%s", text);
+        kve_api_free(&r);
+    }
+}
+
 Test(api, prompts_are_texts_or_ids_one_or_many)
 {
     static const struct {
@@ -129,11 +174,24 @@ static const struct {
     {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"stop\":\"\"}", "stop: it is a text", "stop"},
     {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"stop\":[1]}", "stop: it is a text", "stop"},
     {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"stream\":1}", "stream: it is no true", "stream"},
-    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"logprobs\":2}", "logprobs: this server", "logprobs"},
+    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"logprobs\":21}", "from 0 to 20", "logprobs"},
+    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"logprobs\":true}", "from 0 to 20", "logprobs"},
+    {KVE_API_CHAT, "{" M ",\"logprobs\":1}", "no true or false", "logprobs"},
+    {KVE_API_CHAT, "{" M ",\"top_logprobs\":1}", "only with \"logprobs\"", "top_logprobs"},
+    {KVE_API_CHAT, "{" M ",\"logprobs\":true,\"top_logprobs\":21}", "from 0 to 20", "top_logprobs"},
+    {KVE_API_CHAT, "{" M ",\"top_k\":-2}", "from -1 to", "top_k"},
+    {KVE_API_CHAT, "{" M ",\"min_p\":1.5}", "from 0 to 1", "min_p"},
+    {KVE_API_CHAT, "{" M ",\"frequency_penalty\":2.5}", "from -2 to 2", "frequency_penalty"},
+    {KVE_API_CHAT, "{" M ",\"repetition_penalty\":0}", "from 0.001", "repetition_penalty"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":[1]}", "it is no object", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"100\":1}}", "\"100\" is no id", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"1x\":1}}", "\"1x\" is no id", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"-1\":1}}", "\"-1\" is no id", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"\":1}}", "\"\" is no id", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"1\":101}}", "from -100 to 100", "logit_bias"},
+    {KVE_API_CHAT, "{" M ",\"logit_bias\":{\"1\":\"2\"}}", "from -100 to 100", "logit_bias"},
     {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"echo\":true}", "echo: this server", "echo"},
-    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"logit_bias\":{\"1\":2}}", "logit_bias: this",
-     "logit_bias"},
-    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"presence_penalty\":1}", "presence_penalty: this",
+    {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"presence_penalty\":\"1\"}", "no number",
      "presence_penalty"},
     {KVE_API_COMPLETIONS, "{\"prompt\":\"x\",\"stream_options\":{\"include_usage\":true}}",
      "only with \"stream\"", "stream_options"},
@@ -267,13 +325,14 @@ static const struct kve_api_head head = {.chat = true, .id = "i", .model = "m", 
 
 Test(api, a_nul_in_an_answer_survives_as_an_escape)
 {
-    const struct kve_api_choice c = {"a\0\"b\n\0", 6, "stop"};
-    const struct kve_api_usage u = {3, 4};
+    const struct kve_api_choice c = {"a\0\"b\n\0", 6, "stop", NULL};
+    const struct kve_api_usage u = {3, 4, 2};
     char *text = kve_api_say(&head, &c, 1, &u);
 
     cr_assert_not_null(text);
     cr_expect(strstr(text, "\"content\":\"a\\u0000\\\"b\\n\\u0000\"") != NULL, "%s", text);
     cr_expect(strstr(text, "\"total_tokens\":7") != NULL, "%s", text);
+    cr_expect(strstr(text, "\"prompt_tokens_details\":{\"cached_tokens\":2}") != NULL, "%s", text);
     cJSON *obj = cJSON_Parse(text);
     cr_expect_not_null(obj);
     cJSON_Delete(obj);
@@ -282,7 +341,7 @@ Test(api, a_nul_in_an_answer_survives_as_an_escape)
 
 Test(api, the_first_piece_has_the_role_and_the_last_has_an_empty_delta)
 {
-    const struct kve_api_choice some = {"hi", 2, NULL}, end = {"", 0, "length"};
+    const struct kve_api_choice some = {"hi", 2, NULL, NULL}, end = {"", 0, "length", NULL};
     char *first = kve_api_say_piece(&head, 0, &some, true, false);
     char *last = kve_api_say_piece(&head, 1, &end, false, true);
 

@@ -55,6 +55,13 @@ Test(request, every_field_arrives)
     cJSON_AddNumberToObject(obj, "budget", 2);
     cJSON_AddNumberToObject(obj, "exact_first", 255);
     cJSON_AddNumberToObject(obj, "exact_last", 65535);
+    cJSON_AddNumberToObject(obj, "top_k", 4000000000);
+    cJSON_AddNumberToObject(obj, "min_p", 0.125);
+    cJSON_AddNumberToObject(obj, "frequency_penalty", -0.5);
+    cJSON_AddNumberToObject(obj, "presence_penalty", 1.5);
+    cJSON_AddNumberToObject(obj, "repetition_penalty", 1.25);
+    cJSON_AddNumberToObject(obj, "logprobs", 21);
+    cJSON_AddItemToObject(obj, "logit_bias", cJSON_Parse("[99,-100,0,0.5]"));
     cr_assert_eq(parse(&r, obj, why), KVW_OK, "%s", why);
     cr_assert_eq(parse(&again, kve_request_print(&r), why), KVW_OK, "%s", why);
     for (int i = 0; i < 2; ++i) {
@@ -72,6 +79,15 @@ Test(request, every_field_arrives)
         cr_expect_eq(q->budget, KVW_BUDGET_E4);
         cr_expect_eq(q->exact_first, 255);
         cr_expect_eq(q->exact_last, 65535);
+        cr_expect_eq(q->sample.top_k, 4000000000u);
+        cr_expect_eq(q->sample.min_p, 0.125f);
+        cr_expect_eq(q->sample.frequency, -0.5f);
+        cr_expect_eq(q->sample.presence, 1.5f);
+        cr_expect_eq(q->sample.repetition, 1.25f);
+        cr_expect_eq(q->logprobs, 21);
+        cr_assert_eq(q->sample.bias_count, 2);
+        cr_expect(q->sample.bias[0].id == 99 && q->sample.bias[0].add == -100);
+        cr_expect(q->sample.bias[1].id == 0 && q->sample.bias[1].add == 0.5f);
     }
     kve_request_free(&r);
     kve_request_free(&again);
@@ -85,6 +101,9 @@ Test(request, what_is_optional_is_off)
     cr_assert_eq(parse(&r, object(good), why), KVW_OK, "%s", why);
     cr_expect(!r.after_prefill && !r.ignore_end);
     cr_expect(r.budget == KVW_BUDGET_EXACT && r.exact_first == 0 && r.exact_last == 0);
+    cr_expect(r.sample.top_k == 0 && r.sample.min_p == 0 && r.sample.frequency == 0);
+    cr_expect(r.sample.presence == 0 && r.sample.repetition == 0 && r.sample.bias_count == 0);
+    cr_expect_eq(r.logprobs, 0);
     kve_request_free(&r);
 }
 
@@ -112,6 +131,21 @@ static const struct {
     {"tokens", "[0]", "[-1]"},
     {"tokens", "[99]", "[100]"},
     {"tokens", "[1]", "[]"},
+    {"top_k", "4294967295", "4294967296"},
+    {"top_k", "0", "-1"},
+    {"min_p", "0", "-0.1"},
+    {"min_p", "1", "1.1"},
+    {"frequency_penalty", "-2", "-2.1"},
+    {"presence_penalty", "2", "2.1"},
+    {"repetition_penalty", "0.001", "0"},
+    {"repetition_penalty", "1000", "1001"},
+    {"logprobs", "21", "22"},
+    {"logit_bias", "[]", "{}"},
+    {"logit_bias", "[1,2]", "[1]"},
+    {"logit_bias", "[99,2]", "[100,2]"},
+    {"logit_bias", "[99,100]", "[99,100.5]"},
+    {"logit_bias", "[9,-100]", "[9.5,-100]"},
+    {"logit_bias", "[9,1]", "[9,\"1\"]"},
     /* kinds */
     {"max_tokens", "3", "\"3\""},
     {"max_tokens", "3", "3.5"},

@@ -134,6 +134,25 @@ static void generate(struct kve_channel *c, uint64_t id, uint32_t tokens, uint32
     cr_assert_eq(kve_channel_write(c, kve_request_print(&r)), KVW_OK);
 }
 
+/* tokens of which the first `common` are the same in every call. */
+static void generate_reusing(struct kve_channel *c, uint64_t id, uint32_t tokens, uint32_t common,
+                             bool reuse)
+{
+    uint32_t ids[TINY_CONTEXT];
+    const struct kve_request r = {.id = id,
+                                  .tokens = ids,
+                                  .count = tokens,
+                                  .max_tokens = 12,
+                                  .ignore_end = true,
+                                  .reuse = reuse,
+                                  .timeout_ns = 60000 * KVE_MS,
+                                  .sample = {.top_p = 1}};
+
+    for (uint32_t i = 0; i < tokens; ++i)
+        ids[i] = 4 + (i * 7 + (i >= common) * tokens) % 200;
+    cr_assert_eq(kve_channel_write(c, kve_request_print(&r)), KVW_OK);
+}
+
 static void op(struct kve_channel *c, const char *name, uint64_t id)
 {
     cJSON *obj = cJSON_CreateObject();
@@ -331,6 +350,68 @@ Test(worker, answers_written_at_once_are_those_written_alone)
     cr_expect_gt(changes, MANY, "they took turns");
     cr_expect_neq(memcmp(alone[1], alone[2], sizeof(alone[1])), 0, "a control: they differ");
     whole_pool_is_free();
+}
+
+struct shared {
+    uint32_t tokens[12];
+    uint64_t cached, raw; /* what prefill had, the bytes that landed */
+};
+
+/* A request on the pair; common: as generate_reusing(). */
+static struct shared share(uint64_t id, uint32_t tokens, uint32_t common, bool reuse)
+{
+    struct shared s = {.cached = UINT64_MAX, .raw = UINT64_MAX};
+    cJSON *obj;
+
+    for (uint32_t i = 0; i < 2; ++i)
+        generate_reusing(&channels[i], id, tokens, common, reuse);
+    for (uint32_t i = 0; i < 12; ++i) {
+        uint64_t token = 0;
+
+        obj = event(&channels[0], "token");
+        cr_assert(obj != NULL && kve_json_u64(obj, "token", 0, UINT32_MAX, &token));
+        s.tokens[i] = (uint32_t)token;
+        cJSON_Delete(obj);
+    }
+    obj = event(&channels[0], "finished");
+    cr_assert(kve_json_u64(obj, "kv_bytes", 0, UINT64_MAX, &s.raw));
+    cJSON_Delete(obj);
+    obj = event(&channels[1], "prefilled");
+    cr_assert_eq(err_of(obj), 0, "%s", kve_json_str(obj, "text"));
+    cr_assert(kve_json_u64(obj, "cached", 0, UINT32_MAX, &s.cached));
+    cJSON_Delete(obj);
+    return s;
+}
+
+/* What one prompt has in common with an earlier one is neither computed nor sent, and its answer is
+ * that of a pair that had nothing. Groups of 2: prompts are cut at multiples of 96. */
+Test(worker, the_beginning_of_an_earlier_prompt_is_neither_computed_nor_sent)
+{
+    enum { PROMPT = 300, COMMON = 295, BYTES = 3 * 2 * 2 * 16 * 2 }; /* of a token */
+
+    start_pair(640, 640);
+    const struct shared fresh = share(1, PROMPT, COMMON, false);
+    cr_expect(fresh.cached == 0 && fresh.raw == PROMPT * BYTES, "%lu %lu",
+              (unsigned long)fresh.cached, (unsigned long)fresh.raw);
+    const struct shared unkept = share(2, PROMPT, COMMON, true);
+    cr_expect_eq(unkept.cached, 0, "one that isn't reused isn't kept");
+    const struct shared again = share(3, PROMPT, COMMON, true);
+    cr_expect_eq(again.cached, 192, "%lu: the rest of 288 would be too short",
+                 (unsigned long)again.cached);
+    cr_expect_eq(again.raw, (PROMPT - 288) * BYTES, "decode has more, as it computes nothing");
+    cr_expect_arr_eq(again.tokens, fresh.tokens, sizeof(fresh.tokens));
+    const struct shared longer = share(4, PROMPT + 20, COMMON, true);
+    cr_expect(longer.cached == 288 && longer.raw == 32 * BYTES, "%lu %lu",
+              (unsigned long)longer.cached, (unsigned long)longer.raw);
+    const struct shared longer_fresh = share(5, PROMPT + 20, COMMON, false);
+    cr_expect_eq(longer_fresh.cached, 0);
+    cr_expect_arr_eq(longer.tokens, longer_fresh.tokens, sizeof(longer.tokens));
+    cr_expect_arr_neq(longer.tokens, fresh.tokens, sizeof(longer.tokens), "control: all the same");
+    const struct shared all = share(6, 288, COMMON, true); /* decode lacks nothing at all */
+    const struct shared all_fresh = share(7, 288, COMMON, false);
+    cr_expect(all.raw == 0 && all.cached == 192, "%lu %lu", (unsigned long)all.raw,
+              (unsigned long)all.cached);
+    cr_expect_arr_eq(all.tokens, all_fresh.tokens, sizeof(all.tokens));
 }
 
 Test(worker, one_of_many_is_canceled_and_the_others_go_on)
