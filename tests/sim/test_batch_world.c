@@ -506,6 +506,7 @@ Test(batch_world, no_note_before_its_data)
     }
     printf("# %llu notes after their data, %llu posts ended well, %llu failed\n",
            (unsigned long long)w.notes, (unsigned long long)w.ok, (unsigned long long)w.failed);
+    fflush(stdout); /* the test's process ends without it */
     t_nodes_calm(&w.net);
     end_world(&w);
 }
