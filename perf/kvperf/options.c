@@ -3,12 +3,13 @@
  * option, its value and what it may be. */
 #include "options.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "option_value.h"
 
 enum {
     OPT_MODEL = 256,
@@ -140,78 +141,12 @@ struct reading {
     double rate; /* < 0: the preset's */
 };
 
-static bool refuse(const struct reading *r, const char *text, const char *must)
-{
-    fprintf(stderr, "kvperf: --%s %s: %s\n", r->name, text, must);
-    return false;
-}
-
-/* --- values ----------------------------------------------------------------------------------- */
-
-static bool number(const struct reading *r, const char *text, double min, double max, double *to)
-{
-    char *end;
-
-    errno = 0;
-    const double v = strtod(text, &end);
-
-    if (errno != 0 || end == text || *end != '\0' || !(v >= min && v <= max)) {
-        fprintf(stderr, "kvperf: --%s %s: not a number from %.15g to %.15g\n", r->name, text, min,
-                max);
-        return false;
-    }
-    *to = v;
-    return true;
-}
-
-/* A whole number; k and m stand for 1,024 and its square. */
-static bool whole(const struct reading *r, const char *text, double min, double max, uint32_t *to)
-{
-    char *end;
-
-    errno = 0;
-    double v = strtod(text, &end);
-
-    if (end != text && (*end == 'k' || *end == 'K' || *end == 'm' || *end == 'M'))
-        v *= *end == 'k' || *end == 'K' ? 1024 : 1048576, ++end;
-    if (errno != 0 || end == text || *end != '\0' || !(v >= min && v <= max) || v != floor(v)) {
-        fprintf(stderr, "kvperf: --%s %s: not a whole number from %.15g to %.15g\n", r->name, text,
-                min, max);
-        return false;
-    }
-    *to = (uint32_t)v;
-    return true;
-}
-
-/* Which of the words text is, or -1, and it says so. */
-static int one_of(const struct reading *r, const char *text, const char *const *words)
-{
-    char must[80] = "it is";
-
-    for (int i = 0; words[i] != NULL; ++i) {
-        if (strcmp(text, words[i]) == 0)
-            return i;
-        snprintf(must + strlen(must), sizeof(must) - strlen(must), "%s %s", i > 0 ? " or" : "",
-                 words[i]);
-    }
-    (void)refuse(r, text, must);
-    return -1;
-}
-
 static const char *const budgets[] = {"exact", "e8", "e4", NULL}; /* by kvw_budget */
 static const char *const orders[] = {"contiguous", "random", NULL};
 static const char *const layouts[] = {"layer", "head", "block", NULL}; /* by kvp_layout */
 static const char *const nets[] = {"udp", "dpdk", "verbs", NULL};
 static const char *const yardsticks[] = {"memcpy", "iperf3", "memcpy,iperf3", NULL};
 static const char *const ops[] = {"write", "read", "both", NULL};
-
-/* strtok_r() would pass over it. */
-static bool has_gap(const char *text)
-{
-    const size_t n = strlen(text);
-
-    return text[0] == ',' || strstr(text, ",,") != NULL || (n > 0 && text[n - 1] == ',');
-}
 
 /* Whole numbers with commas between them; more than one only for a sweep, or pieces. */
 static bool list(const struct reading *r, const char *text, double max, uint32_t *to,
@@ -221,20 +156,20 @@ static bool list(const struct reading *r, const char *text, double max, uint32_t
     char words[160], *save = NULL;
 
     if (strlen(text) >= sizeof(words))
-        return refuse(r, text, "a shorter list");
-    if (has_gap(text))
-        return refuse(r, text, "a comma stands between two of them");
+        return kvp_refuse(r->name, text, "a shorter list");
+    if (kvp_has_gap(text))
+        return kvp_refuse(r->name, text, "a comma stands between two of them");
     snprintf(words, sizeof(words), "%s", text);
     *count = 0;
     for (const char *word = strtok_r(words, ",", &save); word != NULL;
          word = strtok_r(NULL, ",", &save)) {
         if (*count == (more ? KVP_LIST_MAX : 1))
-            return refuse(r, text,
-                          more ? "more than 12 of them" : "one number; a list is for sweep");
-        if (!whole(r, word, 1, max, &to[(*count)++]))
+            return kvp_refuse(r->name, text,
+                              more ? "more than 12 of them" : "one number; a list is for sweep");
+        if (!kvp_whole(r->name, word, 1, max, &to[(*count)++]))
             return false;
     }
-    return *count > 0 || refuse(r, text, "it names no number");
+    return *count > 0 || kvp_refuse(r->name, text, "it names no number");
 }
 
 static bool block_tokens(const struct reading *r, const char *text)
@@ -243,12 +178,13 @@ static bool block_tokens(const struct reading *r, const char *text)
     char first[16];
 
     if (comma != NULL && (size_t)(comma - text) >= sizeof(first))
-        return refuse(r, text, "N, or N,M for this side and the other");
+        return kvp_refuse(r->name, text, "N, or N,M for this side and the other");
     snprintf(first, sizeof(first), "%.*s", comma != NULL ? (int)(comma - text) : 15, text);
-    if (!whole(r, first, 1, KVW_BLOCK_TOKENS_MAX, &r->o->block_tokens))
+    if (!kvp_whole(r->name, first, 1, KVW_BLOCK_TOKENS_MAX, &r->o->block_tokens))
         return false;
     r->o->block_tokens_there = r->o->block_tokens;
-    return comma == NULL || whole(r, comma + 1, 1, KVW_BLOCK_TOKENS_MAX, &r->o->block_tokens_there);
+    return comma == NULL ||
+           kvp_whole(r->name, comma + 1, 1, KVW_BLOCK_TOKENS_MAX, &r->o->block_tokens_there);
 }
 
 static bool payload(const struct reading *r, const char *text)
@@ -261,62 +197,19 @@ static bool payload(const struct reading *r, const char *text)
         return true;
     }
     if (strcmp(text, "recorded") != 0 && strcmp(text, "random") != 0)
-        return refuse(r, text, "it is recorded, random or file:PATH");
+        return kvp_refuse(r->name, text, "it is recorded, random or file:PATH");
     o->payload = strcmp(text, "random") == 0 ? KVP_PAYLOAD_RANDOM : KVP_PAYLOAD_RECORDED;
     return true;
 }
 
 /* --- codecs ----------------------------------------------------------------------------------- */
 
-static const struct kvp_codec codecs[] = {
-    {"auto", 0, KVW_BUDGET_EXACT},
-    {"raw", KVW_CODEC_RAW, KVW_BUDGET_EXACT},
-    {"lz4", KVW_CODEC_LZ4, KVW_BUDGET_EXACT},
-    {"zstd", KVW_CODEC_ZSTD, KVW_BUDGET_EXACT},
-    {"l0", KVW_CODEC_L0, KVW_BUDGET_EXACT},
-    {"l8", KVW_CODEC_L8, KVW_BUDGET_EXACT},
-    {"e8", KVW_CODEC_E8, KVW_BUDGET_E8},
-    {"e4", KVW_CODEC_E4, KVW_BUDGET_E4},
-    {"lz4_x", KVW_CODEC_LZ4_X, KVW_BUDGET_EXACT},
-    {"zstd_x", KVW_CODEC_ZSTD_X, KVW_BUDGET_EXACT},
-};
-
-/* kvw_features() lists what was built: "...; codecs: l0 raw". */
-static bool is_built(const char *name)
-{
-    const char *at = strstr(kvw_features(), "codecs:");
-    const size_t n = strlen(name);
-
-    while (at != NULL && (at = strstr(at + 1, name)) != NULL)
-        if (at[-1] == ' ' && (at[n] == ' ' || at[n] == '\0' || at[n] == ';'))
-            return true;
-    return strcmp(name, "auto") == 0;
-}
-
-bool kvp_codec_by_name(struct kvp_codec *c, const char *name)
-{
-    for (size_t i = 0; i < sizeof(codecs) / sizeof(codecs[0]); ++i)
-        if (strcmp(codecs[i].name, name) == 0 && is_built(name)) {
-            *c = codecs[i];
-            return true;
-        }
-    return false;
-}
-
-const char *kvp_codec_name(uint32_t id)
-{
-    for (size_t i = 1; i < sizeof(codecs) / sizeof(codecs[0]); ++i)
-        if (codecs[i].id == id)
-            return codecs[i].name;
-    return "none";
-}
-
 static bool take_codecs(const struct reading *r)
 {
     struct kvp_options *o = r->o;
     char text[128], *save = NULL;
 
-    if (has_gap(r->codecs)) {
+    if (kvp_has_gap(r->codecs)) {
         fprintf(stderr, "kvperf: --codec %s: a comma stands between two of them\n", r->codecs);
         return false;
     }
@@ -354,21 +247,21 @@ static bool take_mode_number(struct reading *r, int opt, const char *text, bool 
     case OPT_PIECE:
         return list(r, text, 1 << 30, o->piece_list, &o->piece_count);
     case OPT_PIECES:
-        return whole(r, text, 1, KVW_PIECES_MAX, &o->pieces);
+        return kvp_whole(r->name, text, 1, KVW_PIECES_MAX, &o->pieces);
     case OPT_DEPTH:
-        return whole(r, text, 1, 64, &o->depth);
+        return kvp_whole(r->name, text, 1, 64, &o->depth);
     case OPT_POSTS:
-        return whole(r, text, 1, 1000000, &o->posts);
+        return kvp_whole(r->name, text, 1, 1000000, &o->posts);
     case OPT_SPEED:
-        return number(r, text, 1e-3, 1e6, &o->speed);
+        return kvp_number(r->name, text, 1e-3, 1e6, &o->speed);
     case OPT_SCALE:
-        return number(r, text, 1e-6, 1e3, &o->scale);
+        return kvp_number(r->name, text, 1e-6, 1e3, &o->scale);
     case OPT_DURATION:
-        return number(r, text, 0.001, 1e7, &o->duration_s);
+        return kvp_number(r->name, text, 0.001, 1e7, &o->duration_s);
     case OPT_MAX_LAG:
-        return number(r, text, 0, 1e9, &o->max_lag_ms);
+        return kvp_number(r->name, text, 0, 1e9, &o->max_lag_ms);
     case 'i':
-        return number(r, text, 0.01, 86400, &o->interval_s);
+        return kvp_number(r->name, text, 0.01, 86400, &o->interval_s);
     default:
         *known_here = false;
         return false;
@@ -391,38 +284,38 @@ static bool take_number(struct reading *r, int opt, const char *text)
     case 'P':
         return list(r, text, 64, o->parallel_list, &o->parallel_count);
     case OPT_MEMORY:
-        ok = number(r, text, 0.001, 100000, &d);
+        ok = kvp_number(r->name, text, 0.001, 100000, &d);
         o->memory_max = ok ? d * 1e9 : 0;
         return ok;
     case OPT_RATE:
-        return number(r, text, 0, 1e9, &r->rate);
+        return kvp_number(r->name, text, 0, 1e9, &r->rate);
     case OPT_CHUNK:
-        return whole(r, text, 0, KVW_XFER_TOKENS_MAX, &o->chunk_tokens);
+        return kvp_whole(r->name, text, 0, KVW_XFER_TOKENS_MAX, &o->chunk_tokens);
     case OPT_BLOCK:
         return block_tokens(r, text);
     case OPT_SEED:
-        ok = number(r, text, 0, 9007199254740992.0, &d) &&
-             (d == floor(d) || refuse(r, text, "not a whole number"));
+        ok = kvp_number(r->name, text, 0, 9007199254740992.0, &d) &&
+             (d == floor(d) || kvp_refuse(r->name, text, "not a whole number"));
         o->seed = ok ? (uint64_t)d : 0;
         return ok;
     case OPT_ENCODERS:
-        return whole(r, text, 0, 16, &o->encoders);
+        return kvp_whole(r->name, text, 0, 16, &o->encoders);
     case 'p':
-        ok = whole(r, text, 1, 65000, &n);
+        ok = kvp_whole(r->name, text, 1, 65000, &n);
         o->port = (uint16_t)n;
         return ok;
     case 'n':
-        return whole(r, text, 1, 100000, &o->reps);
+        return kvp_whole(r->name, text, 1, 100000, &o->reps);
     case 'O':
-        return whole(r, text, 0, 1000, &o->omit);
+        return kvp_whole(r->name, text, 0, 1000, &o->omit);
     case OPT_TIMEOUT:
-        ok = number(r, text, 0.1, 86400, &d);
+        ok = kvp_number(r->name, text, 0.1, 86400, &d);
         o->timeout_ns = ok ? (uint64_t)llround(d * 1e9) : 0;
         return ok;
     case OPT_MAX_EXPOSED:
-        return number(r, text, 0, 1e9, &o->max_exposed_ms);
+        return kvp_number(r->name, text, 0, 1e9, &o->max_exposed_ms);
     default:
-        return number(r, text, 0, 1000, &o->min_percent_of_floor);
+        return kvp_number(r->name, text, 0, 1000, &o->min_percent_of_floor);
     }
 }
 
@@ -433,29 +326,29 @@ static bool take_word(struct reading *r, int opt, const char *text)
 
     switch (opt) {
     case OPT_ORDER:
-        i = one_of(r, text, orders);
+        i = kvp_one_of(r->name, text, orders);
         o->shuffled = i == 1;
         break;
     case OPT_LAYOUT:
-        i = one_of(r, text, layouts);
+        i = kvp_one_of(r->name, text, layouts);
         o->layout = i < 0 ? 0 : (enum kvp_layout)i;
         break;
     case OPT_BUDGET:
-        i = one_of(r, text, budgets);
+        i = kvp_one_of(r->name, text, budgets);
         o->budget = i < 0 ? 0 : (uint32_t)i;
         break;
     case OPT_NET:
-        i = one_of(r, text, nets);
+        i = kvp_one_of(r->name, text, nets);
         o->net = i < 0 ? NULL : nets[i];
         break;
     case OPT_BESIDE:
-        i = one_of(r, text, yardsticks);
+        i = kvp_one_of(r->name, text, yardsticks);
         o->beside_count = i == 2 ? 2 : 1;
         o->beside[0] = yardsticks[i == 1];
         o->beside[1] = yardsticks[1];
         break;
     case OPT_OP:
-        i = one_of(r, text, ops);
+        i = kvp_one_of(r->name, text, ops);
         o->write = i != 1;
         o->read = i != 0;
         break;
@@ -493,7 +386,7 @@ static bool take(struct reading *r, int opt, const char *text)
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); ++i)
         if (texts[i].opt == opt) {
             *texts[i].to = text;
-            return text[0] != '\0' || refuse(r, "''", "it is empty");
+            return text[0] != '\0' || kvp_refuse(r->name, "''", "it is empty");
         }
     if (text == NULL)
         take_flag(o, opt);
