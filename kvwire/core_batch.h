@@ -87,7 +87,7 @@ KVW_API KVW_NODISCARD kvw_err kvw_core_batch_post(struct kvw_core *core, kvw_bat
                                                   const struct kvw_post_args *args, uint64_t now_ns,
                                                   char *why, size_t why_bytes);
 
-/* KVW_E_NOTFOUND */
+/* Where the batch's latest post stands, into *status. KVW_E_NOTFOUND: no such batch. */
 KVW_API KVW_NODISCARD kvw_err kvw_core_batch_status(const struct kvw_core *core, kvw_batch_id batch,
                                                     struct kvw_batch_status *status);
 

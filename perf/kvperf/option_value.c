@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* option_value.c - the value of an option as a number or a word; a refusal names all three: the option, its value
- * and what it may be. */
+/* option_value.c - the value of an option as a number or a word; a refusal names all three: the
+ * option, its value and what it may be. */
 #include "option_value.h"
 
 #include <errno.h>

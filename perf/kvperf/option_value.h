@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * option_value.h - the value of an option: read, or refused with a sentence on stderr that names the option, its value
- * and what it may be.
+ * option_value.h - the value of an option: read, or refused with a sentence on stderr that names
+ * the option, its value and what it may be.
  *
  * threads  one      memory  none      time  none
  */

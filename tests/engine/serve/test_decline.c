@@ -11,7 +11,7 @@
 static struct kve_link *decode, *prefill;
 static struct kvw_pool pool;
 static const uint32_t ids[2] = {0, 1};
-static const struct kve_blocks blocks = {ids, 2, 20};
+static const struct kve_blocks blocks = {.ids = ids, .count = 2, .tokens = 20};
 
 static void up(void)
 {
