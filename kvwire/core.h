@@ -161,7 +161,7 @@ KVW_API KVW_NODISCARD kvw_err kvw_core_peer_drop(struct kvw_core *core, kvw_peer
 KVW_API KVW_NODISCARD kvw_err kvw_core_peer_fits(const struct kvw_core *core, kvw_peer_id peer,
                                                  kvw_pool_id pool, char *why, size_t why_bytes);
 
-/* KVW_E_NOTFOUND */
+/* Who the peer is and how it stands, into *info. KVW_E_NOTFOUND: no such peer. */
 KVW_API KVW_NODISCARD kvw_err kvw_core_peer_info(const struct kvw_core *core, kvw_peer_id peer,
                                                  struct kvw_peer_info *info);
 
