@@ -248,9 +248,9 @@ KVW_API void kvw_node_stats(struct kvw_node *node, struct kvw_core_stats *stats)
  */
 KVW_API size_t kvw_node_metrics(struct kvw_node *node, char *text, size_t text_bytes);
 
-/* "0.2.0" */
+/* The version of the library that runs, as in "0.1.0"; static. */
 KVW_API const char *kvw_version(void);
-/* "transports: udp dpdk loop; codecs: l0 raw ..."; static. */
+/* What this library was built with: "transports: udp dpdk loop; codecs: l0 raw ..."; static. */
 KVW_API const char *kvw_features(void);
 
 /* --- what the library was built of
