@@ -3,6 +3,7 @@
 #include "http_impl.h"
 
 #include <arpa/inet.h>
+#include <event2/http_struct.h>
 #include <event2/keyvalq_struct.h>
 #include <event2/listener.h>
 #include <stdio.h>
@@ -156,6 +157,15 @@ static bool has_key(const struct kve_http *h, struct evhttp_request *req)
     return different == 0;
 }
 
+/* libevent takes "HTTP/0.7" and "HTTP/1.-3", too, and its answer would name that version. */
+static bool is_http1(struct evhttp_request *req)
+{
+    if (req->major == 1 && req->minor >= 0 && req->minor <= 9)
+        return true;
+    req->major = req->minor = 1;
+    return false;
+}
+
 static void on_request(struct evhttp_request *req, void *arg)
 {
     struct kve_http *h = arg;
@@ -169,7 +179,9 @@ static void on_request(struct evhttp_request *req, void *arg)
             found = &routes[i];
     if (method == EVHTTP_REQ_HEAD)
         method = EVHTTP_REQ_GET;
-    if (found == NULL) {
+    if (!is_http1(req)) {
+        refuse(h, req, 505, "the request's version: HTTP/1.1 is spoken here");
+    } else if (found == NULL) {
         refuse(h, req, 404, "there is nothing under this path; see kvserve --help");
     } else if (!found->open && !has_key(h, req)) {
         evhttp_add_header(evhttp_request_get_output_headers(req), "WWW-Authenticate", "Bearer");

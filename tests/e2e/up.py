@@ -127,6 +127,7 @@ def hostile(s):
         ("no HTTP", b"hello\r\n\r\n", "400"),
         ("a wrong length", (post + "Content-Length: -5\r\n\r\n").encode(), "400"),
         ("another method", b"DELETE /health HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
+        ("another version", b"GET /health HTTP/0.9\r\nHost: x\r\n\r\n", "505"),
         ("another path", b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
         ("no key", b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", "401"),
     ]

@@ -128,8 +128,11 @@ static void hear(int fd)
     }
     if (have == 0)
         return; /* nothing was asked */
-    if (have < 12 || strncmp(head, "HTTP/1.", 7) != 0 || head[8] != ' ' || head[9] < '1' ||
-        head[9] > '5')
+    /* What libevent refuses itself, it refuses in the version that was asked for. */
+    const char *status = strchr(head, ' ');
+
+    if (status == NULL || strncmp(head, "HTTP/", 5) != 0 || status[1] < '1' || status[1] > '5' ||
+        (status[1] < '4' && (strncmp(head, "HTTP/1.", 7) != 0 || status != head + 8)))
         abort();
 }
 
