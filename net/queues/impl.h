@@ -94,8 +94,8 @@ struct kvn_queue {
     uint32_t current[KVN_CONNS_STRIDE];  /* the connection in a slot; 0: none that may send */
     uint32_t seen_put[KVN_CONNS_STRIDE]; /* what the lanes held at the last look */
     uint32_t seen_msg[KVN_CONNS_STRIDE];
-    uint32_t high; /* slots at and above never had a connection */
-    uint64_t sleeps;
+    uint32_t high;         /* slots at and above never had a connection */
+    uint64_t sleeps, owed; /* owed: wakes that fd has yet to say */
     bool stop;
 
     /* Events: the thread writes at the tail, the application reads at the head. */
@@ -135,6 +135,7 @@ struct kvn_queues {
     int fd;                                       /* wakes the application */
     _Alignas(KVN_QUEUE_LINE) _Atomic bool asleep; /* the application, as a queue's */
     _Atomic bool hungry; /* send() or put() found no room, and no poll() found any since */
+    uint64_t owed;       /* the application's: wakes that fd has yet to say */
     uint32_t turn;
     uint32_t orphans, orphan_first;
     struct kvn_orphan *orphan; /* KVN_ORPHANS */
@@ -164,6 +165,10 @@ static inline uint32_t kvn_queues_slot(uint32_t id)
 void *kvn_queue_main(void *queue);
 /* From any thread: the queue's looks again. */
 void kvn_queue_wake(struct kvn_queue *q);
+/* Who slept on fd is up again, and takes what was written to it. Who cleared asleep may not have
+ * written yet: *owed counts those, and a later call takes it. Else fd stayed readable, and every
+ * sleep ended at once. */
+void kvn_queue_awake(_Atomic bool *asleep, int fd, uint64_t *owed);
 bool kvn_queue_gate_ask(void *arg, kvw_conn_id conn, uint64_t offset, uint32_t bytes, uint32_t imm);
 
 /* queues.c */

@@ -382,10 +382,8 @@ static void look(struct kvn_queues *g, uint64_t until_ns, int wake_fd)
 static void mq_disarm(struct kvw_transport *t)
 {
     struct kvn_queues *g = self(t);
-    uint64_t n;
 
-    if (!atomic_exchange(&g->asleep, false) && read(g->fd, &n, sizeof(n)) < 0)
-        n = 0; /* whoever woke us has yet to write: the next wait returns early, once */
+    kvn_queue_awake(&g->asleep, g->fd, &g->owed);
 }
 
 static int mq_fd(struct kvw_transport *t)

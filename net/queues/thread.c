@@ -28,12 +28,14 @@ static void signal_fd(int fd)
     (void)n; /* EAGAIN: it is readable already */
 }
 
-static void read_fd(int fd)
+void kvn_queue_awake(_Atomic bool *asleep, int fd, uint64_t *owed)
 {
     uint64_t n;
-    const ssize_t got = read(fd, &n, sizeof(n));
 
-    (void)got;
+    if (!atomic_exchange(asleep, false))
+        ++*owed;
+    if (*owed > 0 && read(fd, &n, sizeof(n)) == (ssize_t)sizeof(n))
+        *owed -= n < *owed ? n : *owed;
 }
 
 void kvn_queue_wake(struct kvn_queue *q)
@@ -282,8 +284,7 @@ static void sleep_until(struct kvn_queue *q, uint64_t until_ns)
         ++q->sleeps;
         q->endpoint->ops->wait(q->endpoint, until_ns, q->fd);
     }
-    if (!atomic_exchange(&q->asleep, false))
-        read_fd(q->fd);
+    kvn_queue_awake(&q->asleep, q->fd, &q->owed);
 }
 
 void *kvn_queue_main(void *arg)

@@ -7,12 +7,15 @@
 #include <criterion/criterion.h>
 #include <linux/filter.h>
 #include <stdio.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../../../net/queues/impl.h"
 #include "../../../net/queues/queues.h"
 #include "sockets.h"
 
@@ -389,6 +392,42 @@ Test(queues, the_application_may_be_away)
     UNTIL(w.landed == puts);
     cr_expect_eq(w.a_downs + w.b_downs, 0);
     part();
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 1;
+}
+
+/* A sleeper that is up again before who woke it has written: what is written late ends one more
+ * sleep, and not each one from then on. */
+Test(queues, a_wake_that_is_written_late_ends_one_sleep)
+{
+    const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    _Atomic bool asleep = true;
+    uint64_t owed = 0;
+
+    cr_assert_geq(fd, 0);
+    cr_assert(atomic_exchange(&asleep, false)); /* it is woken, */
+    kvn_queue_awake(&asleep, fd, &owed);        /* and up again */
+    cr_expect_eq(owed, 1);
+    asleep = true;
+    cr_assert_eq(eventfd_write(fd, 1), 0); /* the late word */
+    kvn_queue_awake(&asleep, fd, &owed);
+    cr_expect_not(is_readable(fd), "the next sleep ends at once, too");
+    cr_expect_eq(owed, 0);
+    asleep = true; /* two at once: the late one and one in time */
+    cr_assert(atomic_exchange(&asleep, false));
+    kvn_queue_awake(&asleep, fd, &owed);
+    asleep = true;
+    cr_assert(atomic_exchange(&asleep, false));
+    cr_assert_eq(eventfd_write(fd, 1), 0);
+    cr_assert_eq(eventfd_write(fd, 1), 0);
+    kvn_queue_awake(&asleep, fd, &owed);
+    cr_expect(!is_readable(fd) && owed == 0);
+    close(fd);
 }
 
 /* What can't be is refused in a sentence that names it; a stranger's port is in use as ever. */
