@@ -70,9 +70,12 @@ static void tell_text(struct kve_dispatch *d, struct kve_ticket *t, size_t from)
 /* Of the last token: id, logprob, id, logprob .. */
 static void take_logprobs(struct kve_report *rep, const cJSON *list)
 {
-    struct kve_logprob *to = rep->logprobs + (size_t)(rep->id_count - 1) * rep->logprobs_each;
     const cJSON *id = list != NULL ? list->child : NULL;
+    struct kve_logprob *to;
 
+    if (rep->logprobs_each == 0)
+        return; /* and there is no memory for them */
+    to = rep->logprobs + (size_t)(rep->id_count - 1) * rep->logprobs_each;
     for (uint32_t i = 0; i < rep->logprobs_each && id != NULL && id->next != NULL; ++i) {
         if (cJSON_IsNumber(id) && cJSON_IsNumber(id->next) && id->valuedouble >= 0 &&
             id->valuedouble <= UINT32_MAX)

@@ -147,8 +147,8 @@ static int call(int argc, char **argv)
 /* `kvserve run --model m --prompt p` and one row's option. */
 static void run_with(size_t row)
 {
-    char option[32], value[64],
-        *argv[] = {"kvserve", "run", "--prompt", "p", "--model", "m.gguf", option, value};
+    static char option[32], value[64]; /* what was read points there */
+    char *argv[] = {"kvserve", "run", "--prompt", "p", "--model", "m.gguf", option, value};
 
     snprintf(option, sizeof(option), "--%s", row < ROWS ? table[row].name : "threads");
     snprintf(value, sizeof(value), "%s",
