@@ -27,7 +27,7 @@ struct side_args {
 };
 
 #define SIDE_BYTES_DIFFER 50
-#define SIDE_LOST         51 /* the other was silent for a second: the machine has no time for it */
+#define SIDE_LOST         51 /* the other was silent for dead_ms: the machine has no time for it */
 
 /* 0, SIDE_BYTES_DIFFER (decode), SIDE_LOST, or the step that failed, with a sentence on stderr. */
 int side_prefill(const struct side_args *a);
