@@ -134,12 +134,12 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
  * would be too short for its products to be added up as in a longer chunk gets some of them. */
 static uint32_t chunk_of(const struct kve_run *r, uint32_t left)
 {
-    const uint32_t most = r->prefill_tokens, unit = r->query_tokens;
+    const uint32_t most = r->prefill_tokens, unit = r->cut_tokens;
 
     if (left <= most)
         return left;
     if (left - most < KVE_REST_MIN && most >= 2 * KVE_REST_MIN && most > unit)
-        return (most - 1) / unit * unit; /* whole tiles of queries, see kve_run_cut() */
+        return (most - 1) / unit * unit; /* see kve_run_cut() */
     return most;
 }
 

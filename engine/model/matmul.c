@@ -38,15 +38,21 @@ kvw_err kve_matmul_panel(const struct kve_kernels *k, const struct kve_panel *p)
     const uint32_t cols = p->w->cols;
 
     k->dequantise(p->w->type, kve_matrix_row(p->w, p->first), p->scratch, (size_t)p->rows * cols);
-    return kve_gemm(&(struct kve_gemm){.m = p->tokens,
-                                       .n = p->rows,
-                                       .k = cols,
-                                       .a = p->x,
-                                       .b = p->scratch,
-                                       .c = p->y,
-                                       .a_stride = cols,
-                                       .b_stride = cols,
-                                       .c_stride = p->y_stride,
-                                       .b_transposed = true,
-                                       .add = p->add});
+    struct kve_gemm g = {.n = p->rows,
+                         .k = cols,
+                         .b = p->scratch,
+                         .a_stride = cols,
+                         .b_stride = cols,
+                         .c_stride = p->y_stride,
+                         .b_transposed = true,
+                         .add = p->add};
+    kvw_err err = KVW_OK;
+
+    for (uint32_t t = 0; t < p->tokens && err == KVW_OK; t += p->at_once) {
+        g.m = p->tokens - t < p->at_once ? p->tokens - t : p->at_once;
+        g.a = p->x + (size_t)t * cols;
+        g.c = p->y + (size_t)t * p->y_stride;
+        err = kve_gemm(&g);
+    }
+    return err;
 }

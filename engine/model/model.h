@@ -54,10 +54,9 @@ void kve_run_close(struct kve_run *r); /* takes NULL */
 /*
  * Where a prompt may be cut so that its rest, prefilled behind K and V that are there already, has
  * the bits of the whole in one call: before positions that are multiples of this number, with
- * KVE_REST_MIN tokens or more behind the cut. (Products of fewer are added up in another order.
- * oneDNN promises neither; with 2.6 it holds on AVX-512 and AVX2, and test_families looks.)
+ * KVE_REST_MIN tokens or more behind the cut: one token alone is multiplied in another way.
  */
-#define KVE_REST_MIN 16u
+#define KVE_REST_MIN 2u
 uint32_t kve_run_cut(const struct kve_run *r);
 
 /* Called from the thread that called kve_prefill / kve_decode, between steps. Any may be NULL. */

@@ -5,6 +5,7 @@
 #include "run_scratch.h"
 
 #define PREFILL_TOKENS     512u   /* the default, about; longer chunks gain nothing here */
+#define CUT_TOKENS         64u    /* least in a product: 96 gain 2 % of speed, 16 lose 20 % */
 #define PREFILL_TOKENS_MAX 65536u /* scratch grows with it */
 
 static uint32_t most(uint32_t a, uint32_t b)
@@ -86,9 +87,10 @@ static uint32_t query_tokens_of(uint32_t group)
 
 uint32_t kve_run_cut(const struct kve_run *r)
 {
-    /* chunks and tiles of queries begin at the same positions then, wherever the rest begins */
-    if (r->prefill_tokens % r->query_tokens == 0 || r->prefill_tokens == r->seq_tokens_max)
-        return r->query_tokens;
+    /* chunks, products and tiles of queries begin at the same positions then, wherever the rest
+     * begins */
+    if (r->prefill_tokens % r->cut_tokens == 0 || r->prefill_tokens == r->seq_tokens_max)
+        return r->cut_tokens;
     return r->prefill_tokens;
 }
 
@@ -110,8 +112,9 @@ kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t t
     r->kernels = kve_kernels();
     r->seq_tokens_max = seq_tokens_max;
     r->query_tokens = query_tokens_of(c->heads / c->kv_heads);
-    if (prefill_tokens == 0) /* whole tiles of queries: see kve_run_cut() */
-        prefill_tokens = PREFILL_TOKENS / r->query_tokens * r->query_tokens;
+    r->cut_tokens = (CUT_TOKENS + r->query_tokens - 1) / r->query_tokens * r->query_tokens;
+    if (prefill_tokens == 0) /* see kve_run_cut() */
+        prefill_tokens = PREFILL_TOKENS / r->cut_tokens * r->cut_tokens;
     r->prefill_tokens = least(prefill_tokens, seq_tokens_max);
     r->token_rows = most(r->prefill_tokens, KVE_BATCH_MAX);
     r->scratch = calloc(threads, sizeof(*r->scratch));

@@ -41,6 +41,7 @@ struct kve_run {
     uint32_t prefill_tokens, seq_tokens_max;
     uint32_t token_rows;   /* tokens of a pass: prefill_tokens, at least KVE_BATCH_MAX */
     uint32_t query_tokens; /* queries in a tile */
+    uint32_t cut_tokens;   /* tokens in a product: whole tiles of queries, see kve_run_cut() */
     float *arena;
     /* [token_rows][...], a token a row */
     float *x;               /* [hidden], the residual stream */

@@ -38,6 +38,7 @@ static void project_panel(void *arg, uint32_t item, uint32_t worker)
                                              .rows = rows_of(w, first, j->item_rows),
                                              .x = j->x,
                                              .tokens = j->tokens,
+                                             .at_once = j->r->cut_tokens,
                                              .y = j->part[part].y + first,
                                              .y_stride = w->rows,
                                              .add = j->add,
@@ -118,6 +119,7 @@ static void gate_up_panel(void *arg, uint32_t item, uint32_t worker)
                           .rows = rows_of(&j->layer->ffn_gate, first, j->item_rows),
                           .x = j->x,
                           .tokens = j->tokens,
+                          .at_once = r->cut_tokens,
                           .y = j->ffn + first,
                           .y_stride = ffn,
                           .scratch = r->scratch[worker].panel};

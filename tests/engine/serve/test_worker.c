@@ -387,7 +387,7 @@ static struct shared share(uint64_t id, uint32_t tokens, uint32_t common, bool r
  * that of a pair that had nothing. Groups of 2: prompts are cut at multiples of 96. */
 Test(worker, the_beginning_of_an_earlier_prompt_is_neither_computed_nor_sent)
 {
-    enum { PROMPT = 300, COMMON = 295, BYTES = 3 * 2 * 2 * 16 * 2 }; /* of a token */
+    enum { PROMPT = 289, COMMON = 288, BYTES = 3 * 2 * 2 * 16 * 2 }; /* of a token */
 
     start_pair(640, 640);
     const struct shared fresh = share(1, PROMPT, COMMON, false);
@@ -396,12 +396,12 @@ Test(worker, the_beginning_of_an_earlier_prompt_is_neither_computed_nor_sent)
     const struct shared unkept = share(2, PROMPT, COMMON, true);
     cr_expect_eq(unkept.cached, 0, "one that isn't reused isn't kept");
     const struct shared again = share(3, PROMPT, COMMON, true);
-    cr_expect_eq(again.cached, 192, "%lu: the rest of 288 would be too short",
+    cr_expect_eq(again.cached, 192, "%lu: one token behind 288 would be too few",
                  (unsigned long)again.cached);
     cr_expect_eq(again.raw, (PROMPT - 288) * BYTES, "decode has more, as it computes nothing");
     cr_expect_arr_eq(again.tokens, fresh.tokens, sizeof(fresh.tokens));
     const struct shared longer = share(4, PROMPT + 20, COMMON, true);
-    cr_expect(longer.cached == 288 && longer.raw == 32 * BYTES, "%lu %lu",
+    cr_expect(longer.cached == 288 && longer.raw == 21 * BYTES, "%lu %lu",
               (unsigned long)longer.cached, (unsigned long)longer.raw);
     const struct shared longer_fresh = share(5, PROMPT + 20, COMMON, false);
     cr_expect_eq(longer_fresh.cached, 0);
