@@ -21,6 +21,7 @@
 #include "eal.h"
 #include "link_impl.h"
 #include "job.h"
+#include "vhost_turn.h"
 
 /* A driver that won't close in this time is helped; see job.h for what comes after. */
 #define CLOSE_NS 500000000ull
@@ -33,11 +34,8 @@
 /* Starts in a row that a peer may break off by vanishing in the middle. */
 #define TRIES 8
 #define CACHE 64u
-/* Close waits for nothing of a peer that went longer ago; how long it waits for DPDK's thread to
- * say that it looks for the next, and then for it to have done so. */
-#define GONE_NS      2000000000ull
-#define RECONNECT_NS 300000000ull
-#define SETTLE_NS    20000000ull
+/* How long close waits for the thread of vhost's sockets. */
+#define TURN_NS 300000000ull
 
 static const struct kvn_port_ops ops;
 
@@ -73,8 +71,6 @@ static int link_changed(uint16_t id, enum rte_eth_event_type type, void *arg, vo
     if (type == RTE_ETH_EVENT_INTR_LSC) {
         pthread_mutex_lock(&p->arming);
         pthread_mutex_unlock(&p->arming);
-        atomic_store(&p->changed_mark, kvn_dpdk_log_mark());
-        atomic_store(&p->changed_ns, kvn_dpdk_now_ns());
     }
     atomic_fetch_add(&p->changes, 1);
     (void)eventfd_write(p->link_fd, 1);
@@ -150,25 +146,15 @@ static void stop_when_quiet(void *arg)
 }
 
 /*
- * When vhost's peer goes, DPDK's thread for it puts the device among those to be connected anew. A
- * device that is closed at that moment may be freed and stay among them: the next listener on its
- * path is then connected to freed memory. So that thread gets its time: to the line that it says
- * before that, and some more.
+ * When vhost's peer goes, DPDK's thread for its sockets puts the device among those to be connected
+ * anew, and takes its connection away. Closing a device looks among those first and at connections
+ * after: if the thread does both in between, the device is freed and stays among them, and the next
+ * listener on its path is then connected to freed memory. So the thread finishes what it has begun.
  */
-static void await_reconnect(const struct kvn_dpdk_port *p)
+static void await_thread(const struct kvn_dpdk_port *p)
 {
-    const uint64_t mark = atomic_load(&p->changed_mark), now_ns = kvn_dpdk_now_ns();
-    char again[KVN_DPDK_PATH_BYTES + 24], found[KVN_DPDK_PATH_BYTES + 24];
-
-    if (atomic_load(&p->changes) == 0 || kvn_dpdk_link_up(p) ||
-        now_ns - atomic_load(&p->changed_ns) > GONE_NS)
-        return;
-    snprintf(again, sizeof(again), "(%s) reconnecting", p->path);
-    snprintf(found, sizeof(found), "(%s) new device", p->path);
-    while (kvn_dpdk_now_ns() - now_ns < RECONNECT_NS && !kvn_dpdk_log_has(mark, again) &&
-           !kvn_dpdk_log_has(mark, found))
-        sleep_ns(SETTLE_NS / 20);
-    sleep_ns(SETTLE_NS);
+    if (atomic_load(&p->changes) != 0)
+        (void)kvn_dpdk_vhost_turn(kvn_dpdk_now_ns() + TURN_NS);
 }
 
 static void stop(struct kvn_dpdk_port *p)
@@ -182,7 +168,7 @@ static void stop(struct kvn_dpdk_port *p)
         }
     }
     if (p->vhost)
-        await_reconnect(p);
+        await_thread(p);
     (void)rte_eth_dev_stop(p->id);
 }
 
@@ -226,6 +212,8 @@ static void bring_up_job(void *arg)
     p->started = false;
     b->step = "make";
     b->mark = kvn_dpdk_log_mark();
+    if (p->vhost)
+        kvn_dpdk_vhost_turn_open(); /* before: that thread finds it with our connection */
     if ((b->rc = rte_eal_hotplug_add("vdev", p->device, options)) < 0)
         return;
     if ((b->rc = rte_eth_dev_get_port_by_name(p->device, &p->id)) < 0)

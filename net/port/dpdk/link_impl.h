@@ -52,10 +52,8 @@ struct kvn_dpdk_port {
      */
     pthread_mutex_t arming;
     _Atomic uint32_t changes; /* of the link, so far */
-    /* Of the link's last change: when, and the log's mark (log.h). */
-    _Atomic uint64_t changed_ns, changed_mark;
-    uint32_t changes_seen; /* by stop_when_quiet(), in DPDK's interrupt thread */
-    sem_t stopped;         /* posted by it */
+    uint32_t changes_seen;    /* by stop_when_quiet(), in DPDK's interrupt thread */
+    sem_t stopped;            /* posted by it */
 
     uint64_t rx_rejected, tx_deferred, sleeps;
 };

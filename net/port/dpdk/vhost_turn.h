@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vhost_turn.h - until DPDK's thread for vhost's sockets has done what it was about to do.
+ *
+ * That thread serves all sockets of the process, one message after another. A socket of our own is
+ * among them: once a question there is answered, all that had come in before has been dealt with,
+ * such as the end of a peer.
+ *
+ * threads  any, one at a time
+ * memory   one vhost device without queues and two descriptors, until the process ends
+ * time     open: none. turn: below a millisecond; up to a second where no device was connected since
+ *          open, as that thread looks for new sockets so often; until_ns (CLOCK_MONOTONIC) at the
+ *          latest
+ */
+#ifndef KVN_DPDK_VHOST_TURN_H
+#define KVN_DPDK_VHOST_TURN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Has the socket made, if it isn't there. Without one (no folder for temporary files, no descriptor)
+ * turn() says false. EAL runs. */
+void kvn_dpdk_vhost_turn_open(void);
+
+/* False: there is no socket, or no answer in time. */
+bool kvn_dpdk_vhost_turn(uint64_t until_ns);
+
+#endif
