@@ -176,7 +176,9 @@ suite_peers() {
     run_plain "kvwire.mooncake beside Mooncake's class, 1,000 batches" env KVWIRE_LIBRARY="$kvw_root/build/libkvwire.so" \
         PYTHONPATH="$kvw_root/kvwire/python" GLOG_minloglevel=3 "$venv/bin/python" "$kvw_root/tests/python/moon.py" 1000
     build_nixl_plugin "$plugins"
-    NIXL_PLUGIN_DIR=$plugins run_tap "two NIXL agents" "$venv/bin/python" "$kvw_root/tests/python/nixl_two.py"
+    # In the folder of NIXL's own plugins, so that UCX is found, too; NIXL_PLUGIN_DIR would hide it.
+    ln -sf "$plugins/libplugin_KVWIRE.so" "$venv"/lib/python3*/site-packages/.nixl_cu13.mesonpy.libs/plugins/
+    run_tap "two NIXL agents" "$venv/bin/python" "$kvw_root/tests/python/nixl_two.py"
 }
 
 need_vllm() { # sets python, the one with vLLM; and the model, as Hugging Face lays it out

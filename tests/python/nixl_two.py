@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""nixl_two.py: two real NIXL agents (wheel nixl 1.5.1) in two processes over libplugin_KVWIRE.so, which $NIXL_PLUGIN_DIR names:
+"""nixl_two.py: two real NIXL agents (wheel nixl 1.5.1) in two processes over libplugin_KVWIRE.so, in NIXL's folder of plugins:
 10,000 descriptors each way, posted again and again, every byte compared (and one damaged, which must be seen), notifications in
-number and order, wrong addresses, a dead peer. Prints TAP."""
+number and order, wrong addresses, a dead peer. Then NIXL's own UCX over TCP beside it, by turns: goodput of the same pieces. Prints
+TAP."""
 import base64
 import hashlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -18,17 +20,18 @@ from nixl._api import nixl_agent, nixl_agent_config
 COUNT, EACH = 10000, 4096
 SIZE = COUNT * EACH
 ROUNDS = 5
+TURNS = 7
 
 
-def agent(name):
-    a = nixl_agent(name, nixl_agent_config(backends=["KVWIRE"]))
+def agent(name, backend="KVWIRE"):
+    a = nixl_agent(name, nixl_agent_config(backends=[backend]))
     b = np.zeros(SIZE, np.uint8)
     a.register_memory(a.get_reg_descs([(b.ctypes.data, b.nbytes, 0, "")], "DRAM"))
     return a, b
 
 
-def target():
-    a, b = agent("target")
+def target(backend):
+    a, b = agent("target", backend)
     print(json.dumps(dict(md=base64.b64encode(a.get_agent_metadata()).decode(), at=b.ctypes.data)), flush=True)
     came = []
     for line in sys.stdin:
@@ -52,8 +55,8 @@ def target():
 
 
 class Other:
-    def __init__(self):
-        self.p = subprocess.Popen([sys.executable, __file__, "target"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, backend="KVWIRE"):
+        self.p = subprocess.Popen([sys.executable, __file__, "target", backend], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.told = json.loads(self.read("{"))
 
     def read(self, begin):
@@ -108,10 +111,45 @@ def refused(call):
         return True, type(e).__name__
 
 
+class Pair:
+    """One handle for all pieces over one backend, to be posted again and again."""
+
+    def __init__(self, backend):
+        self.other = Other(backend)
+        self.a, self.b = agent("beside-" + backend, backend)
+        who = self.a.add_remote_agent(base64.b64decode(self.other.told["md"]))
+        self.other("md", base64.b64encode(self.a.get_agent_metadata()).decode())
+        mine = self.a.prep_xfer_dlist("NIXL_INIT_AGENT", [(self.b.ctypes.data + i * EACH, EACH, 0) for i in range(COUNT)], "DRAM")
+        theirs = self.a.prep_xfer_dlist(who, [(self.other.told["at"] + i * EACH, EACH, 0) for i in range(COUNT)], "DRAM")
+        order = np.random.default_rng(5).permutation(COUNT)
+        self.h = self.a.make_prepped_xfer("WRITE", mine, list(range(COUNT)), theirs, [int(i) for i in order])
+        self.rates = []
+
+    def turn(self, seed):
+        self.b[:] = np.random.default_rng(seed).integers(0, 256, SIZE, np.uint8)
+        begun = time.monotonic()
+        state = finish(self.a, self.h, self.a.transfer(self.h))
+        self.rates.append(SIZE * 8 / (time.monotonic() - begun) / 1e9)
+        return state == "DONE"
+
+
+def beside():
+    """Goodput as the initiator sees it, of what both say is done."""
+    pairs = {backend: Pair(backend) for backend in ("KVWIRE", "UCX")}
+    done = [pair.turn(seed) for seed in range(TURNS + 1) for pair in pairs.values()]
+    ours, theirs = (pair.rates[1:] for pair in pairs.values())  # the first turn makes connections
+    said = ", ".join("%s median %.2f Gb/s (%.2f to %.2f)" % (k, statistics.median(v), min(v), max(v))
+                     for k, v in (("kvwire", ours), ("UCX over TCP", theirs)))
+    for pair in pairs.values():
+        pair.other.p.kill()
+    return all(done) and statistics.median(ours) >= statistics.median(theirs), said
+
+
 def main():
-    if sys.argv[1:] == ["target"]:
-        target()
+    if sys.argv[1:2] == ["target"]:
+        target(sys.argv[2])
         return 0
+    os.environ["UCX_TLS"] = "tcp"
     results = []
     other = Other()
     a, b = agent("init")
@@ -142,6 +180,7 @@ def main():
     other.p.wait()
     bad, how = refused(lambda: one(other.told["at"]))
     results.append(("a peer that was killed", bad, how))
+    results.append(("goodput beside UCX's TCP, %d x %d bytes, %d turns each" % (COUNT, EACH, TURNS), *beside()))
     for n, (name, right, said) in enumerate(results, 1):
         print("%sok %d - nixl: %s: %s" % ("" if right else "not ", n, name, said))
     print("1..%d" % len(results), flush=True)
