@@ -31,7 +31,8 @@
 #   peers        Mooncake's own class beside kvwire.mooncake, two real NIXL agents over the plugin (0.6 GB from PyPI, a minute)
 #   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 20 minutes); KVW_VLLM_PROMPTS (100)
 #   beside       vLLM's NixlConnector and MooncakeConnector beside KvwireConnector, and over our plugin and class: TTFT and hand-over;
-#                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire")
+#                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire"); KVW_BESIDE_LINK=1gbit:
+#                prefill and decode in network namespaces with such a link between them (needs root)
 set -uo pipefail
 . "$(dirname "$0")/../examples/setup.sh"
 
@@ -196,8 +197,9 @@ suite_beside() {
         nixl==1.5.1 nixl-cu13==1.5.1 mooncake-transfer-engine-non-cuda==0.3.13.post1 >&2 || kvw_die "nixl and mooncake could not be installed"
     build_nixl_plugin "$kvw_root/build/nixl"
     # shellcheck disable=SC2086
+    local two_hosts=${KVW_BESIDE_LINK:+$kvw_root/tests/lab/lab.py run --mtu 1500 --rate $KVW_BESIDE_LINK -- $kvw_root/tests/lab/host_b.sh}
     NIXL_PLUGIN_DIR=$kvw_root/build/nixl KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vLLM's connectors, by turns" \
-        python3 "$kvw_root/tests/python/vllm_beside.py" "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/beside" \
+        $two_hosts python3 "$kvw_root/tests/python/vllm_beside.py" "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/beside" \
         ${KVW_BESIDE:-12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire}
 }
 

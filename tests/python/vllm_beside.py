@@ -10,7 +10,8 @@ decode on this CPU for each stack, the stacks by turns. Prints TAP, and writes F
     mooncake-kvwire  MooncakeConnector over kvwire.mooncake's class
 
 PYTHON needs nixl and mooncake-transfer-engine-non-cuda for theirs. Each stack gets the same prompts; decode never saw them; the
-first stack's decode computes the references afterwards. TTFT: from the client's request to decode's first token, prefill
+first stack's decode computes the references afterwards. In a lab (tests/lab/lab.py, its environment) prefill is host a, decode is
+host b with this program, and UCX is told to use TCP, as shared memory would go around the link. TTFT: from the client's request to decode's first token, prefill
 included. Hand-over: from prefill's answer to decode's first token, which takes one forward of one token in any case."""
 import contextlib
 import http.client
@@ -31,6 +32,9 @@ STACKS = sys.argv[6:] or ["kvwire", "nixl", "mooncake"]
 BOOT, SIDE = pair.free_port(), [pair.free_port(), pair.free_port()]
 HERE = os.path.dirname(os.path.abspath(__file__))
 pair.DTYPE = "float32"
+LAB = os.environ.get("KVW_LAB_A")
+HOSTS = [os.environ["KVW_LAB_IP_A"], os.environ["KVW_LAB_IP_B"]] if LAB else ["127.0.0.1"] * 2
+pair.HOST.update(zip(("prefill", "decode"), HOSTS))
 
 
 def config(stack, role):
@@ -48,15 +52,18 @@ def config(stack, role):
 def start(servers, stack):
     for i, (name, role) in enumerate((("prefill", "kv_producer"), ("decode", "kv_consumer"))):
         env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1",
-                   VLLM_HOST_IP="127.0.0.1", OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND=str(i % (os.cpu_count() or 1)),
-                   VLLM_NIXL_SIDE_CHANNEL_HOST="127.0.0.1", VLLM_NIXL_SIDE_CHANNEL_PORT=str(SIDE[i]), MC_FORCE_TCP="1",
+                   VLLM_HOST_IP=HOSTS[i], OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND=str(i % (os.cpu_count() or 1)),
+                   VLLM_NIXL_SIDE_CHANNEL_HOST=HOSTS[i], VLLM_NIXL_SIDE_CHANNEL_PORT=str(SIDE[i]), MC_FORCE_TCP="1",
                    VLLM_MOONCAKE_BOOTSTRAP_PORT=str(BOOT if i == 0 else pair.free_port()))
         if stack == "mooncake":
             env["MC_REAL"] = "1"
         if stack != "nixl-kvwire":
             env.pop("NIXL_PLUGIN_DIR", None)
-        servers.start(name, ["nice", "-n", "10", pair.PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", pair.MODEL,
-                             "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(pair.PORTS[name]),
+        if LAB:
+            env["UCX_TLS"] = "tcp"
+        space = ["ip", "netns", "exec", LAB] if LAB and name == "prefill" else []
+        servers.start(name, space + ["nice", "-n", "10", pair.PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", pair.MODEL,
+                             "--served-model-name", "m", "--host", HOSTS[i], "--port", str(pair.PORTS[name]),
                              "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "4",
                              "--max-num-batched-tokens", str(pair.CHUNK), "--no-enable-prefix-caching", "--dtype", pair.DTYPE,
                              "--kv-transfer-config", json.dumps(config(stack, role))], env)
@@ -67,7 +74,7 @@ def streamed(text, params):
     """(moment of the first token, token ids) of decode."""
     body = dict(model="m", prompt=text, max_tokens=pair.ANSWER, temperature=0, return_token_ids=True, ignore_eos=True,
                 stream=True, kv_transfer_params=params)
-    request = urllib.request.Request("http://127.0.0.1:%d/v1/completions" % pair.PORTS["decode"], json.dumps(body).encode(),
+    request = urllib.request.Request(pair.at("decode", "/v1/completions"), json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
     first, ids = 0.0, []
     with urllib.request.urlopen(request, timeout=600) as f:
@@ -113,9 +120,9 @@ def through(stack, way, text):
     if way == "serial":
         return serial(text)
     if stack == "kvwire":
-        to = dict(transfer_id=transfer, remote_host="127.0.0.1", remote_port=pair.PORTS["node"])
+        to = dict(transfer_id=transfer, remote_host=HOSTS[0], remote_port=pair.PORTS["node"])
     else:
-        boot = "http://127.0.0.1:%d" % BOOT
+        boot = "http://%s:%d" % (HOSTS[0], BOOT)
         with urllib.request.urlopen(boot + "/query", timeout=20) as f:
             engine = json.load(f)["0"]["engine_id"]
         to = dict(transfer_id=transfer, remote_bootstrap_addr=boot, remote_engine_id=engine)

@@ -54,6 +54,13 @@ def prompts():
     return ["Hello" if n == 0 else story(1000 + i, n) for i, n in enumerate(lengths[:COUNT])]
 
 
+HOST = {}  # where a server is reached, if not on loopback
+
+
+def at(name, path):
+    return "http://%s:%d%s" % (HOST.get(name, "127.0.0.1"), PORTS[name], path)
+
+
 class Servers:
     def __init__(self):
         self.running = {}
@@ -81,7 +88,7 @@ class Servers:
                 if self.running[name].poll() is not None:
                     raise RuntimeError("%s ended with %d; see %s/%s.log" % (name, self.running[name].returncode, FOLDER, name))
                 with contextlib.suppress(OSError):
-                    urllib.request.urlopen("http://127.0.0.1:%d/health" % PORTS[name], timeout=2).close()
+                    urllib.request.urlopen(at(name, "/health"), timeout=2).close()
                     names.remove(name)
             time.sleep(1)
         if names:
@@ -105,7 +112,7 @@ def ask(where, prompt, tokens=ANSWER, timeout=600, **more):
     """(status, token ids or the error's text, seconds, the whole answer)"""
     begun = time.monotonic()
     body = dict(model="m", prompt=prompt, max_tokens=tokens, temperature=0, return_token_ids=True, ignore_eos=True, **more)
-    request = urllib.request.Request("http://127.0.0.1:%d/v1/completions" % PORTS[where], json.dumps(body).encode(),
+    request = urllib.request.Request(at(where, "/v1/completions"), json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as f:
@@ -116,7 +123,7 @@ def ask(where, prompt, tokens=ANSWER, timeout=600, **more):
 
 
 def usage(name):
-    with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % PORTS[name], timeout=20) as f:
+    with urllib.request.urlopen(at(name, "/metrics"), timeout=20) as f:
         return [float(line.split()[-1]) for line in f.read().decode().splitlines()
                 if line.startswith("vllm:kv_cache_usage_perc")][0]
 
