@@ -197,7 +197,7 @@ suite_beside() {
         nixl==1.5.1 nixl-cu13==1.5.1 mooncake-transfer-engine-non-cuda==0.3.13.post1 >&2 || kvw_die "nixl and mooncake could not be installed"
     build_nixl_plugin "$kvw_root/build/nixl"
     # shellcheck disable=SC2086
-    local two_hosts=${KVW_BESIDE_LINK:+$kvw_root/tests/lab/lab.py run --mtu 1500 --rate $KVW_BESIDE_LINK -- $kvw_root/tests/lab/host_b.sh}
+    local two_hosts=${KVW_BESIDE_LINK:+python3 $kvw_root/tests/lab/lab.py run --mtu 1500 --rate $KVW_BESIDE_LINK -- $kvw_root/tests/lab/host_b.sh}
     NIXL_PLUGIN_DIR=$kvw_root/build/nixl KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vLLM's connectors, by turns" \
         $two_hosts python3 "$kvw_root/tests/python/vllm_beside.py" "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/beside" \
         ${KVW_BESIDE:-12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire}
