@@ -10,6 +10,7 @@
  *   codec=raw,auto   of the streamed transfer; sent after is raw always
  *   rtt_us=20 mtu=9000 rounds=5 layers=30 heads=3 dim=64 rate=20000 (prefill, tokens/s) seed=1
  *   slice_us=0       one waking in 16 comes so much later: another program had the core
+ *   clock=1          0: layers are pushed when they are ready, as from a GPU that says so
  *   budget=0         2: e4 may be used      slots=0, inflight=0 (MB): the defaults
  *   least=0.95       wan: the share that is asked for
  *   trace=1          each layer of the last round of each cell: ready, landed
@@ -57,7 +58,7 @@ static struct {
     char codecs[LIST_MAX][16];
     uint32_t codec_count;
     double rtt_us, mtu, rounds, layers, heads, dim, rate, seed, slice_us, budget, slots, inflight;
-    double trace, least;
+    double trace, least, clock;
     bool wan;
 } o = {.tokens = {{64}, 1},
        .gbps = {{10}, 1},
@@ -73,7 +74,8 @@ static struct {
        .dim = 64,
        .rate = 20000,
        .seed = 1,
-       .least = 0.95};
+       .least = 0.95,
+       .clock = 1};
 
 /* A host: its core is looked at when it is due and its processor comes to it. */
 struct host {
@@ -422,7 +424,7 @@ static double run_round(const struct plan *p, uint32_t round)
     for (uint32_t l = 0; l < layers; ++l) {
         push_ns[l] = p->streamed ? begin + prefill_ns * (l + 1) / layers : begin;
         if (push_ns[l] >= kvn_sim_now(sim)) /* else the clock is awake, and behind */
-            at = push_ns[l] + lateness_ns();
+            at = push_ns[l] + (o.clock > 0 ? lateness_ns() : 0);
         while (kvn_sim_now(sim) < at)
             step(at);
         if (kvw_core_push(tx.core, x, l, p->tokens, NULL) != KVW_OK)
@@ -609,7 +611,8 @@ static void take(const char *word)
         {"rounds", &o.rounds, NULL},     {"layers", &o.layers, NULL}, {"heads", &o.heads, NULL},
         {"dim", &o.dim, NULL},           {"rate", &o.rate, NULL},     {"seed", &o.seed, NULL},
         {"slice_us", &o.slice_us, NULL}, {"budget", &o.budget, NULL}, {"slots", &o.slots, NULL},
-        {"inflight", &o.inflight, NULL}, {"trace", &o.trace, NULL},   {"least", &o.least, NULL}};
+        {"inflight", &o.inflight, NULL}, {"trace", &o.trace, NULL},   {"least", &o.least, NULL},
+        {"clock", &o.clock, NULL}};
     const char *value = strchr(word, '=');
 
     if (value == NULL)
