@@ -335,12 +335,10 @@ static void look(struct host *h)
     }
     if (!h->awake || h->poll_ns > now)
         return;
-    h->awake = false;
     spent_ps = POLL_PS;
-    while (kvw_core_poll(h->core, now))
-        take_events(h);
+    h->awake = kvw_core_poll(h->core, now); /* more to do: again, before anything is waited for */
     take_events(h);
-    h->busy_ns = now + (uint64_t)(spent_ps / 1e3);
+    h->busy_ns = h->poll_ns = now + (uint64_t)(spent_ps / 1e3);
     spent_ps = 0;
     h->slept = false;
 }
