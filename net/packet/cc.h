@@ -67,9 +67,10 @@ struct kvn_cc_ack {
 static inline uint64_t kvn_cc_reach(uint64_t room, uint64_t rtt_ns, uint64_t slack_ns)
 {
     const uint64_t wire_ns = rtt_ns != UINT64_MAX && rtt_ns > slack_ns ? rtt_ns - slack_ns : 0;
-    const uint64_t times = wire_ns / KVN_REACH_NS;
 
-    return room * (times < 1 ? 1 : times < KVN_REACH_MAX ? times : KVN_REACH_MAX);
+    if (wire_ns < 2 * KVN_REACH_NS)
+        return room; /* nearly always, and without a division */
+    return room * (wire_ns < KVN_REACH_MAX * KVN_REACH_NS ? wire_ns / KVN_REACH_NS : KVN_REACH_MAX);
 }
 
 /* room: what may be in flight at most while round trips are short. */

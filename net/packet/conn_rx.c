@@ -88,7 +88,7 @@ static kvw_err take_data(struct kvn_conn *c, struct kvn_env *env, const struct k
     env->stats.put_bytes_received += fresh;
     c->last_data_ns = c->last_use_ns = env->now_ns;
     c->nacks = 0;
-    if (c->puts_in.credit - c->puts_in.taken < kvn_conn_window(c, env) / 2)
+    if (c->puts_in.credit - c->puts_in.taken < env->window / 2)
         kvn_conn_ack_soon(c);
     if (err == KVW_E_PROTOCOL) {
         snprintf(text, sizeof(text),
