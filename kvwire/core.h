@@ -202,7 +202,7 @@ KVW_API KVW_NODISCARD kvw_err kvw_core_offer(struct kvw_core *core,
 /*
  * Sender: open the stream that fills the offers of that key. Blocks stay borrowed (read) until
  * XFER_DONE. A key that ended here or there a short while ago ends again at once, with the reason.
- *   KVW_E_INVALID, KVW_E_NOTFOUND (pool), KVW_E_AGAIN (xfers_max)
+ *   KVW_E_INVALID (codec: none of the core's), KVW_E_NOTFOUND (pool), KVW_E_AGAIN (xfers_max)
  */
 KVW_API KVW_NODISCARD kvw_err kvw_core_stream(struct kvw_core *core,
                                               const struct kvw_stream_args *args, uint64_t now_ns,

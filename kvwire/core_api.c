@@ -190,7 +190,7 @@ static void say_codec(const struct kvw_core *c, const struct kvw_peer *p, char *
             name = c->codecs[i]->name;
     if (p->last_codec == 0)
         snprintf(why, size, "nothing was sent yet");
-    else if (c->fixed_codec < c->codec_count)
+    else if (p->last_named)
         snprintf(why, size, "%s: named by the caller, where peer, type and budget allow it", name);
     else if (c->ways[p->path].transport->one_host)
         snprintf(why, size, "%s: nothing leaves this host", name);

@@ -150,6 +150,9 @@ struct kvw_stream_args {
     uint32_t group_bytes; /* sizeof(struct kvw_group_blocks) as the caller knows it; 0: 32 */
     uint64_t offer_by_ns; /* absolute: when they must all have come; 0: in 10 s */
     uint64_t deadline_ns; /* absolute, 0: none */
+    uint32_t codec;       /* kvw_codec_id to use wherever peer, dtype and budget allow it; 0: as the
+                             core's config says */
+    uint32_t reserved;    /* 0 */
 };
 
 /*

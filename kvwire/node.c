@@ -203,6 +203,7 @@ static void *run(void *arg)
     struct kvw_node *n = arg;
     bool more = false;
 
+    kvw_node_sleep_soon();
     for (;;) {
         uint64_t until_ns;
         bool stop;

@@ -219,18 +219,18 @@ static uint32_t choose(struct kvw_core *c, struct kvw_peer *p, const struct cut 
     const struct kvw_choose_ask ask = situation(c, p, cut, raw_bytes);
     const uint64_t allowed = usable(c, p, cut, dtype, raw_bytes);
     const bool one_host = c->ways[p->path].transport->one_host;
+    const uint32_t named = cut->flow->transfer->codec;
     uint32_t pick = c->raw;
 
-    if (c->fixed_codec < c->codec_count) {
-        if ((allowed >> c->fixed_codec & 1) != 0)
-            pick = c->fixed_codec;
+    if (named < c->codec_count) {
+        if ((allowed >> named & 1) != 0)
+            pick = named;
     } else if (!one_host) { /* else the wire is a copy by the cores that a codec would need */
         pick = kvw_choose(&p->chooser, &p->rate, allowed, &ask);
     }
     /* Encoders that are this far behind hold the wire up; raw costs them next to nothing. */
     if (c->jobs != NULL && !on_device(c, cut->flow) && ask.queued_wire == 0 &&
-        c->fixed_codec == c->codec_count && pick != c->raw &&
-        p->queued >= c->encoder_count * KVW_AHEAD) {
+        named == c->codec_count && pick != c->raw && p->queued >= c->encoder_count * KVW_AHEAD) {
         pick = c->raw;
         ++c->stats.encoder_stalls;
     }
@@ -381,6 +381,7 @@ static void account(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s
     ++p->chunks_sent;
     p->raw_sent += s->raw_bytes;
     p->last_codec = s->job.codec->id;
+    p->last_named = t->codec < c->codec_count;
     --f->queued;
     ++f->chunks;
     f->raw_bytes += s->raw_bytes;
@@ -458,10 +459,10 @@ static bool put_line(struct kvw_core *c, struct kvw_peer *p)
 }
 
 /* A chunk's turn has come and nothing stands in its way. */
-static bool can_cut(struct kvw_core *c, struct kvw_peer *p)
+static bool can_cut(struct kvw_core *c, struct kvw_peer *p, const struct cut *cut)
 {
     /* What would be cut now is chosen blindly if nothing is known of the wire. */
-    if (c->fixed_codec == c->codec_count && !c->ways[p->path].transport->one_host &&
+    if (cut->flow->transfer->codec == c->codec_count && !c->ways[p->path].transport->one_host &&
         p->rate.bytes_per_ns <= 0 && p->queued + p->flying >= KVW_BLIND)
         return false;
     if (c->stages.free_count == 0) {
@@ -485,7 +486,7 @@ static bool send_one(struct kvw_core *c, struct kvw_peer *p)
 
     if (p->link == NULL || p->credit.return_due || !put_line(c, p))
         return false;
-    if (!next_cut(c, p, &cut) || !can_cut(c, p))
+    if (!next_cut(c, p, &cut) || !can_cut(c, p, &cut))
         return false;
     take_cut(c, p, &cut);
     p->turn = cut.flow->of_peer.next == &p->flows ? NULL : cut.flow->of_peer.next;

@@ -210,6 +210,7 @@ struct kvw_transfer {
     uint32_t *layer_left;             /* receiver: (flow, span)s of a layer not in place */
     uint32_t *layer_coming;           /* receiver: those that a queue of jobs hasn't got whole */
     struct kvw_pushed *pushed;        /* sender */
+    uint32_t codec;                   /* sender: index; core.codec_count: chosen by the chunk */
     uint64_t pushed_bytes, all_bytes; /* sender: computed, of all that is in the pool, raw */
 };
 

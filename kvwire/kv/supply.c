@@ -334,6 +334,17 @@ static void meet_waiting(struct kvw_core *c, struct kvw_transfer *t)
     }
 }
 
+/* Index of a codec that a caller names, UINT32_MAX: none of the core's. 0: the config's. */
+static uint32_t codec_named(const struct kvw_core *c, uint32_t id)
+{
+    if (id == 0)
+        return c->fixed_codec;
+    for (uint32_t i = 0; i < c->codec_count; ++i)
+        if (c->codecs[i]->id == id)
+            return i;
+    return UINT32_MAX;
+}
+
 kvw_err kvw_core_stream(struct kvw_core *c, const struct kvw_stream_args *args, uint64_t now_ns,
                         kvw_xfer_ref *xfer, char *why, size_t why_bytes)
 {
@@ -349,6 +360,8 @@ kvw_err kvw_core_stream(struct kvw_core *c, const struct kvw_stream_args *args, 
     if (!kvw_core_copy_in(&a, sizeof(a), args, args->size) || a.receivers > KVW_SOURCES_MAX) {
         fail(text, sizeof(text), "size is %u, receivers %u, or unknown fields aren't 0", args->size,
              args->receivers);
+    } else if (codec_named(c, a.codec) == UINT32_MAX || a.reserved != 0) {
+        fail(text, sizeof(text), "codec is %u, none of this core's, or reserved isn't 0", a.codec);
     } else if ((pool = kvw_core_pool(c, a.pool)) == NULL) {
         fail(text, sizeof(text), "pool: no such pool");
         err = KVW_E_NOTFOUND;
@@ -362,6 +375,7 @@ kvw_err kvw_core_stream(struct kvw_core *c, const struct kvw_stream_args *args, 
         return err;
     }
     kvw_supply_begin(c, t);
+    t->codec = codec_named(c, a.codec);
     t->flows_wanted = a.receivers != 0 ? a.receivers : 1;
     t->deadline_ns = a.deadline_ns != 0 ? a.deadline_ns : UINT64_MAX;
     t->offer_by_ns = a.offer_by_ns != 0 ? a.offer_by_ns : now_ns + KVW_TAKE_BY_NS;

@@ -154,6 +154,7 @@ static void begin(struct kvw_core *c, struct kvw_transfer *t)
     t->model_layers = l->model_layers;
     t->opened_ns = c->now_ns;
     t->deadline_ns = t->offer_by_ns = UINT64_MAX;
+    t->codec = c->fixed_codec;
     kvw_list_init(&t->flows);
     kvw_list_init(&t->marked);
     kvw_list_init(&t->pending);

@@ -156,6 +156,7 @@ struct kvw_peer {
     struct kvw_list *turn;         /* flow to look at first */
     bool stalled;                  /* found something to send and no credit */
     uint32_t last_codec;           /* kvw_codec_id; 0: none sent */
+    bool last_named;               /* and the caller named it */
     uint32_t told_codec;           /* whose decoding cost the last GRANT carried */
     uint64_t chunks_sent, chunks_landed, raw_sent, raw_landed;
 

@@ -3,19 +3,24 @@
 
 #include "wire.h"
 
-#define SAMPLES      4u  /* one alone may have been held up by anything */
-#define YOUNG_SLICES 40u /* of growth() */
+#define SAMPLES      4u   /* one alone may have been held up by anything */
+#define YOUNG_SLICES 40u  /* of growth() */
+#define LARGE_SHARE  256u /* a window of more slices grows by this share of itself */
+/* So few losses in a round trip, of its window, or so many slices, are damage and no full queue. */
+#define DAMAGE_SHARE  32u
+#define DAMAGE_SLICES 2u
 
-void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t ceiling)
+void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t room)
 {
     uint64_t floor = (uint64_t)KVN_WINDOW_MIN_SLICES * slice;
 
-    if (floor > ceiling)
-        floor = ceiling;
+    if (floor > room)
+        floor = room;
     *cc = (struct kvn_cc){
         .window = (uint64_t)KVN_WINDOW_START_SLICES * slice,
         .floor = floor,
-        .ceiling = ceiling,
+        .room = room,
+        .ceiling = room,
         .slice = slice,
         .slack_ns = slack_ns,
         .slow_start = true,
@@ -24,8 +29,8 @@ void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t
         .marks = 1024,
         .burst_ns = UINT64_MAX / 2, /* no rate is known yet */
     };
-    if (cc->window > ceiling)
-        cc->window = ceiling;
+    if (cc->window > room)
+        cc->window = room;
     cc->round_window = cc->window;
 }
 
@@ -90,12 +95,14 @@ static void delayed(struct kvn_cc *cc, uint64_t rtt_ns, uint64_t base_ns, uint64
  * queue of the others at once, so it stops doubling far below its share. Until its first cut (it is
  * young) it grows by 3/8 a round trip: the others then reach their targets and make room within 20
  * round trips. Small windows grow more slowly: when many flows start together, each is small and
- * their sum is already a queue.
+ * their sum is already a queue. On a long path a slice a round trip would take minutes, and less
+ * than what damage takes: windows of many slices grow by a share of themselves.
  */
 static uint64_t growth(const struct kvn_cc *cc)
 {
     const uint64_t slices = cc->window / cc->slice, calm = cc->calm < 64 ? cc->calm : 64;
-    const uint64_t step = cc->window / 8 < cc->slice ? cc->window / 8 : cc->slice;
+    const uint64_t slice = cc->window / 8 < cc->slice ? cc->window / 8 : cc->slice;
+    const uint64_t step = slice > cc->window / LARGE_SHARE ? slice : cc->window / LARGE_SHARE;
 
     if (cc->young)
         return slices < 15 ? cc->window * slices / YOUNG_SLICES : cc->window * 3 / 8;
@@ -163,6 +170,7 @@ void kvn_cc_acked(struct kvn_cc *cc, const struct kvn_cc_ack *a)
         if (a->rtt_ns < cc->least_ns)
             cc->least_ns = a->rtt_ns;
     }
+    cc->ceiling = kvn_cc_reach(cc->room, a->base_ns, cc->slack_ns);
     if (cc->samples >= SAMPLES) {
         if (cc->least_ns > a->base_ns + target(cc, a->base_ns))
             delayed(cc, cc->least_ns, a->base_ns, a->now_ns);
@@ -183,8 +191,10 @@ void kvn_cc_lost(struct kvn_cc *cc, uint64_t bytes)
     const uint64_t cut = bytes < before ? bytes : before;
 
     set_window(cc, before - cut > least ? before - cut : least < before ? least : before);
-    cc->slow_start = cc->young = false;
     cc->lost_bytes += bytes;
+    if (cc->lost_bytes > cc->round_window / DAMAGE_SHARE &&
+        cc->lost_bytes > (uint64_t)DAMAGE_SLICES * cc->slice)
+        cc->slow_start = cc->young = false;
     cc->lost_cut += before - cc->window;
 }
 

@@ -18,10 +18,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "wire.h"
+
 struct kvn_cc {
     uint64_t window; /* floor .. ceiling */
     uint64_t floor;
-    uint64_t ceiling;
+    uint64_t room;          /* what the ends have room for, and what may be in flight of a path */
+    uint64_t ceiling;       /* whose round trips are short; kvn_cc_reach() of it */
     uint32_t slice;         /* bytes that a packet has */
     uint64_t slack_ns;      /* delay below it is the hosts', and no queue in the network */
     bool slow_start;        /* the window doubles every round trip until delay or loss shows */
@@ -56,8 +59,22 @@ struct kvn_cc_ack {
     bool full;       /* the window was what held sending back */
 };
 
-/* ceiling: what may be in flight at most. */
-void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t ceiling);
+/*
+ * How much may be in flight, where the ends have room for so much. That is meant for what waits at
+ * an end until its process looks. What is on a long wire waits at neither: each KVN_REACH_NS of
+ * rtt_ns beyond the hosts' lateness counts as as much again, KVN_REACH_MAX times at most.
+ */
+static inline uint64_t kvn_cc_reach(uint64_t room, uint64_t rtt_ns, uint64_t slack_ns)
+{
+    const uint64_t wire_ns = rtt_ns != UINT64_MAX && rtt_ns > slack_ns ? rtt_ns - slack_ns : 0;
+
+    if (wire_ns < 2 * KVN_REACH_NS)
+        return room; /* nearly always, and without a division */
+    return room * (wire_ns < KVN_REACH_MAX * KVN_REACH_NS ? wire_ns / KVN_REACH_NS : KVN_REACH_MAX);
+}
+
+/* room: what may be in flight at most while round trips are short. */
+void kvn_cc_begin(struct kvn_cc *cc, uint32_t slice, uint64_t slack_ns, uint64_t room);
 
 /* Packets have another length from now on. */
 void kvn_cc_slice(struct kvn_cc *cc, uint32_t slice);

@@ -46,6 +46,14 @@ void kvn_env_share(struct kvn_env *env, uint32_t busy)
     env->window = share < env->cfg.inflight_bytes ? share : env->cfg.inflight_bytes;
 }
 
+uint64_t kvn_conn_window(const struct kvn_conn *c, const struct kvn_env *env)
+{
+    const struct kvn_loss *l = &c->path[0].loss;
+    const uint64_t rtt = l->base_ns != UINT64_MAX ? l->base_ns : l->sampled ? l->srtt_ns : 0;
+
+    return kvn_cc_reach(env->window, rtt, env->slack_ns);
+}
+
 /* The fields that every connection starts with; mem survives. */
 static void begin(struct kvn_conn *c, struct kvn_env *env, const struct kvn_addr *peer)
 {

@@ -201,6 +201,9 @@ void kvn_conn_reset(struct kvn_conn *c, struct kvn_env *env, const struct kvn_fr
 /* Answer on some path, as soon as it can be. */
 void kvn_conn_ack_soon(struct kvn_conn *c);
 
+/* How much the peer may have on its way to us at most. */
+uint64_t kvn_conn_window(const struct kvn_conn *c, const struct kvn_env *env);
+
 /* conn_tx.c */
 /* When something may leave: 0 is now, UINT64_MAX never. */
 uint64_t kvn_conn_send_at(struct kvn_conn *c, const struct kvn_env *env);

@@ -131,7 +131,7 @@ static void build_ack(struct kvn_path *q, struct kvn_env *env, struct kvn_tx_slo
     f.pn = number(p, env);
     f.ack.path = q->id;
     f.ack.stream_ends = kvn_stream_in_limit(&c->stream_in);
-    f.ack.credit = kvn_puts_in_credit(&c->puts_in, env->window);
+    f.ack.credit = kvn_puts_in_credit(&c->puts_in, kvn_conn_window(c, env));
     kvn_seen_tell(&q->seen, &f.ack, env->now_ns);
     finish(p, env, slot, &f);
 }

@@ -122,10 +122,11 @@ uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t no
 
 uint64_t kvn_loss_probe_at(const struct kvn_loss *l, uint64_t last_asking_ns)
 {
-    uint64_t wait = l->srtt_ns + 4 * l->rttvar_ns + KVN_ACK_DELAY_NS;
+    uint64_t wait = l->srtt_ns + 4 * l->rttvar_ns + KVN_ACK_DELAY_NS, most;
 
     if (wait < KVN_PTO_MIN_NS)
         wait = KVN_PTO_MIN_NS;
+    most = wait > KVN_PTO_MAX_NS ? wait : KVN_PTO_MAX_NS; /* no answer can come sooner */
     wait <<= l->probes < 8 ? l->probes : 8;
-    return last_asking_ns + (wait < KVN_PTO_MAX_NS ? wait : KVN_PTO_MAX_NS);
+    return last_asking_ns + (wait < most ? wait : most);
 }

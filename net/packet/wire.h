@@ -86,6 +86,7 @@ enum kvn_reset_reason {
 #define KVN_PUTS_MAX            512u               /* puts in progress, each way, a power of two */
 #define KVN_STREAM_BYTES        (256u * 1024)      /* control stream buffer, each way, same */
 #define KVN_INFLIGHT_BYTES      (4u * 1024 * 1024) /* not yet acknowledged, default */
+#define KVN_REACH_MAX           32u                /* times that, where round trips are long */
 #define KVN_SENT_MAX            4096u              /* packets remembered, a power of two */
 #define KVN_RANGES_MAX          64u                /* gaps tracked in one set */
 #define KVN_HALF_OPEN_MAX       16u                /* HELLOs answered, not yet heard again; */
@@ -110,7 +111,8 @@ enum kvn_reset_reason {
 /* Times, nanoseconds. */
 /* The least round trip is of the last one or two such spans. */
 #define KVN_BASE_NS            (5ull * 1000 * 1000 * 1000)
-#define KVN_ACK_DELAY_NS       (1000ull * 1000) /* longest wait for more to acknowledge */
+#define KVN_ACK_DELAY_NS       (1000ull * 1000)     /* longest wait for more to acknowledge */
+#define KVN_REACH_NS           (5ull * 1000 * 1000) /* of a round trip: as much in flight again */
 #define KVN_RTT_START_NS       (5ull * 1000 * 1000)
 #define KVN_PTO_MIN_NS         (2ull * 1000 * 1000) /* a peer that shares our core needs a slice */
 #define KVN_PTO_MAX_NS         (100ull * 1000 * 1000)

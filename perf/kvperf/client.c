@@ -118,13 +118,30 @@ static void add_way(const struct kvp_client *c, cJSON *msg)
     cJSON_AddNumberToObject(msg, "busy_poll", o->busy_poll);
 }
 
+/* Between hosts the options name one device on either side. Two ports on it would be two hosts with
+ * one address, and take each other's packets. */
+static uint32_t lanes_of(const struct kvp_options *o)
+{
+    return o->host != NULL && strcmp(o->net, "udp") != 0 ? 1 : o->codec_count + 1;
+}
+
+struct kvp_lane *kvp_client_lane(struct kvp_client *c, uint32_t lane)
+{
+    return &c->lanes[c->lane_count > 1 ? lane : 0];
+}
+
+uint32_t kvp_client_codec(const struct kvp_options *o, uint32_t lane)
+{
+    return lane == 0 ? KVW_CODEC_RAW : o->codecs[lane - 1].id;
+}
+
 static bool ask_open(struct kvp_client *c, char *why)
 {
     const struct kvp_options *o = c->o;
     cJSON *msg = kvp_msg("open");
 
     add_way(c, msg);
-    cJSON_AddNumberToObject(msg, "lanes", o->codec_count + 1);
+    cJSON_AddNumberToObject(msg, "lanes", lanes_of(o));
     cJSON_AddItemToObject(msg, "geometry", kvp_geometry_to_json(&o->geometry));
     cJSON_AddNumberToObject(msg, "tokens", c->tokens);
     cJSON_AddNumberToObject(msg, "requests", o->parallel);
@@ -176,13 +193,14 @@ static bool open_lane(struct kvp_client *c, uint32_t lane, char *why)
         .local = local,
         .name = name,
         .fault = o->fault,
-        .codec = lane == 0 ? KVW_CODEC_RAW : o->codecs[lane - 1].id,
+        .codec = lanes_of(o) > 1 ? kvp_client_codec(o, lane) : 0,
         .encoders = o->encoders,
         .busy_poll = o->busy_poll,
     };
 
     addresses(c, lane, 0, local, peer);
-    snprintf(name, sizeof(name), "kvperf %s", lane == 0 ? "raw" : o->codecs[lane - 1].name);
+    snprintf(name, sizeof(name), "kvperf%s%s", lane == 0 ? "" : " ",
+             lane == 0 ? "" : o->codecs[lane - 1].name);
     if (!kvp_lane_open(&c->lanes[lane], &cfg, c->cache.memory != NULL ? &c->cache : NULL, why))
         return false;
     c->lane_count = lane + 1;
@@ -206,7 +224,7 @@ static enum kvp_exit open_lanes(struct kvp_client *c, char *why)
 
     if (!ask_open(c, why))
         return KVP_EXIT_SERVER;
-    for (uint32_t i = 0; i <= c->o->codec_count; ++i)
+    for (uint32_t i = 0; i < lanes_of(c->o); ++i)
         if (!open_lane(c, i, why))
             return KVP_EXIT_FAILED;
     if (!hear_opened(c, &port, why))
@@ -253,6 +271,7 @@ enum kvp_exit kvp_client_open(struct kvp_client *c, const struct kvp_options *o,
     for (uint32_t i = 0; i < o->parallel; ++i)
         kvp_cache_fill(&c->cache, &c->payload, i, tokens, o->shuffled);
     status = open_lanes(c, why);
+    kvp_wake_soon();
     return status == KVP_EXIT_OK ? status : failed(status);
 }
 

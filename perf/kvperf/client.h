@@ -35,7 +35,8 @@ struct kvp_client {
     struct kvp_cache cache;
     struct kvp_payload payload;
     struct kvp_lane lanes[KVP_LANES_MAX];
-    uint32_t lane_count; /* [0] is raw, then one for each of the options' codecs */
+    uint32_t lane_count; /* [0] is raw, then one for each of the options' codecs; on a device, which
+                            has one node, [0] alone, and each stream names its codec */
     uint32_t tokens;     /* room for so many in a request */
     int64_t offset_ns;   /* this clock = the server's + offset */
     uint64_t offset_error_ns;
@@ -54,6 +55,10 @@ enum kvp_exit kvp_client_region(struct kvp_client *c, uint64_t bytes, char why[K
 enum kvp_exit kvp_client_open(struct kvp_client *c, const struct kvp_options *o, uint32_t tokens,
                               char why[KVP_WHY]);
 void kvp_client_close(struct kvp_client *c);
+
+/* What a row of a plan's lane goes over, and the codec that it names; 0: to be chosen. */
+struct kvp_lane *kvp_client_lane(struct kvp_client *c, uint32_t lane);
+uint32_t kvp_client_codec(const struct kvp_options *o, uint32_t lane);
 
 /* One round into r, which the caller frees. KVP_EXIT_FAILED: this round alone (r says which
  * transfer and why); KVP_EXIT_SERVER: the server is lost; KVP_EXIT_INTERRUPTED. */

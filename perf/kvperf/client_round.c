@@ -42,7 +42,7 @@ static bool announce(struct sending *s, char *why)
 
     key_of(s, key, sizeof(key));
     cJSON_AddStringToObject(msg, "key", key);
-    cJSON_AddNumberToObject(msg, "lane", p->lane);
+    cJSON_AddNumberToObject(msg, "lane", (double)(s->lane - s->c->lanes));
     cJSON_AddNumberToObject(msg, "tokens", p->tokens);
     cJSON_AddNumberToObject(msg, "requests", p->requests);
     cJSON_AddNumberToObject(msg, "shuffled", p->shuffled);
@@ -67,7 +67,8 @@ static bool open_streams(struct sending *s, char *why)
                                        .tokens = s->plan->tokens,
                                        .groups = rows,
                                        .group_bytes = sizeof(rows[0]),
-                                       .deadline_ns = kvw_now_ns() + s->plan->timeout_ns};
+                                       .deadline_ns = kvw_now_ns() + s->plan->timeout_ns,
+                                       .codec = kvp_client_codec(s->c->o, s->plan->lane)};
 
         args.group_count =
             kvp_cache_blocks(&s->c->cache, i, s->plan->tokens, s->plan->shuffled, false, rows);
@@ -224,7 +225,7 @@ enum kvp_exit kvp_client_round(struct kvp_client *c, const struct kvp_round_plan
     struct sending s = {.c = c,
                         .plan = plan,
                         .r = r,
-                        .lane = &c->lanes[plan->lane],
+                        .lane = kvp_client_lane(c, plan->lane),
                         .left = plan->requests,
                         .before = {.size = sizeof(s.before)}};
     uint64_t cpu_ns;

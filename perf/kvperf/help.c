@@ -87,7 +87,7 @@ static const char kv[] =
     "  --fault SPEC          inject faults: loss=0.01,seed=7\n"
     "\n"
     "How it is measured\n"
-    "  -n, --reps N          of each row, in turns: 5; sweep 3, find 10, lat 200\n"
+    "  -n, --reps N          of each row, in turns: 5; sweep 3, find 100, lat 200\n"
     "  -O, --omit N          rounds before that which don't count, 1\n"
     "  --timeout S           of one transfer, 120\n"
     "  --no-verify           don't compare what arrived\n"

@@ -618,7 +618,7 @@ static void take_lists(struct kvp_options *o)
     if (o->parallel_count > 0)
         o->parallel = o->parallel_list[0];
     if (o->reps == 0)
-        o->reps = o->command == KVP_LAT ? 200 : sweep ? 3 : o->command == KVP_FIND ? 10 : 5;
+        o->reps = o->command == KVP_LAT ? 200 : sweep ? 3 : o->command == KVP_FIND ? 100 : 5;
 }
 
 bool kvp_options_parse(struct kvp_options *o, int argc, char **argv, int *status)

@@ -12,6 +12,7 @@
 #include "beside.h"
 #include "client.h"
 #include "interval.h"
+#include "search.h"
 #include "stats.h"
 
 #define KVP_ROWS_MAX (4 * KVP_LIST_MAX * KVP_LIST_MAX)
@@ -55,6 +56,7 @@ struct kvp_result {
     struct kvp_intervals intervals;
     struct kvp_beside beside[KVP_BESIDE_MAX]; /* --beside */
     uint32_t beside_count;
+    struct kvp_found found; /* find */
     enum kvp_exit status;
     char why[KVP_WHY]; /* a sentence, if status isn't 0 */
 };

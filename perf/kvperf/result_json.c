@@ -140,6 +140,16 @@ static void add_beside(cJSON *to, const struct kvp_result *r)
     }
 }
 
+static void add_found(cJSON *to, const struct kvp_found *f)
+{
+    cJSON *o = cJSON_AddObjectToObject(to, "found");
+
+    put(o, "tokens", f->tokens);
+    put(o, "p99_ms", f->p99_ms);
+    put(o, "tail", f->tail);
+    put(o, "rounds", f->rounds);
+}
+
 cJSON *kvp_result_json(const struct kvp_result *r)
 {
     cJSON *o = kvp_json_head(r->mode, r->o, r->client), *rows;
@@ -150,6 +160,8 @@ cJSON *kvp_result_json(const struct kvp_result *r)
         cJSON_AddItemToArray(rows, row_json(&r->rows[i], r->o->geometry.layers));
     if (r->beside_count > 0)
         add_beside(o, r);
+    if (r->found.rounds > 0)
+        add_found(o, &r->found);
     kvp_json_end(o, r->status, r->why);
     return o;
 }

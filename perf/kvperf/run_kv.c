@@ -55,14 +55,20 @@ static void progress(const struct kvp_options *o, uint32_t rep)
         fprintf(stderr, "\r%u of %u ", rep, o->reps + o->omit);
 }
 
-/* Fill the sender's blocks in the order that the next row reads them, if it isn't theirs. */
-static void lay_values(struct kvp_client *c, bool shuffled, int *lies)
+/* How the sender's blocks are filled. */
+struct lies {
+    bool shuffled;
+    uint32_t tokens;
+};
+
+/* Fill them as the next row reads them, if they aren't. */
+static void lay_values(struct kvp_client *c, const struct kvp_round_plan *plan, struct lies *lies)
 {
-    if (*lies == (int)shuffled)
+    if (lies->shuffled == plan->shuffled && lies->tokens == plan->tokens)
         return;
     for (uint32_t i = 0; i < c->o->parallel; ++i)
-        kvp_cache_fill(&c->cache, &c->payload, i, c->tokens, shuffled);
-    *lies = shuffled;
+        kvp_cache_fill(&c->cache, &c->payload, i, plan->tokens, plan->shuffled);
+    *lies = (struct lies){plan->shuffled, plan->tokens};
 }
 
 /* A request counts where it happened, warm-up included. */
@@ -85,7 +91,7 @@ static void tell_interval(struct kvp_result *r, const struct kvp_round *round, u
 
 static enum kvp_exit measure(struct kvp_client *c, struct kvp_result *r, uint32_t first)
 {
-    int lies = c->o->shuffled;
+    struct lies lies = {c->o->shuffled, c->tokens};
 
     for (uint32_t rep = 0; rep < c->o->reps + c->o->omit; ++rep) {
         for (uint32_t i = 0; i < r->beside_count && rep >= c->o->omit; ++i)
@@ -96,7 +102,7 @@ static enum kvp_exit measure(struct kvp_client *c, struct kvp_result *r, uint32_
             enum kvp_exit status;
 
             progress(c->o, rep + 1);
-            lay_values(c, r->rows[i].plan.shuffled, &lies);
+            lay_values(c, &r->rows[i].plan, &lies);
             status = kvp_client_round(c, &r->rows[i].plan, &round, r->why);
             for (uint32_t k = 0; k < round.requests; ++k)
                 tell_interval(r, &round, k);

@@ -61,7 +61,8 @@ static bool stream(struct replay *x, uint32_t at, const char *key)
                                    .tokens = r->trace.each[x->next].tokens,
                                    .groups = rows,
                                    .group_bytes = sizeof(rows[0]),
-                                   .deadline_ns = kvw_now_ns() + r->o.timeout_ns};
+                                   .deadline_ns = kvw_now_ns() + r->o.timeout_ns,
+                                   .codec = kvp_client_codec(&r->o, 1)};
     char said[KVP_WHY] = "";
 
     args.group_count = kvp_cache_blocks(&r->c.cache, at, args.tokens, r->o.shuffled, false, rows);
@@ -322,11 +323,12 @@ static bool say(struct kvp_replay_result *r, cJSON *msg, const char *reply, cJSO
     return *got != NULL;
 }
 
-static cJSON *announcement(const struct kvp_options *o)
+static cJSON *announcement(struct kvp_replay_result *r)
 {
+    const struct kvp_options *o = &r->o;
     cJSON *msg = kvp_msg("replay");
 
-    cJSON_AddNumberToObject(msg, "lane", 1);
+    cJSON_AddNumberToObject(msg, "lane", (double)(kvp_client_lane(&r->c, 1) - r->c.lanes));
     cJSON_AddNumberToObject(msg, "shuffled", o->shuffled);
     cJSON_AddNumberToObject(msg, "budget", o->codecs[0].budget);
     cJSON_AddNumberToObject(msg, "verify", o->verify);
@@ -346,10 +348,10 @@ static void measure(struct kvp_replay_result *r)
         return;
     }
     x->r = r;
-    x->lane = &r->c.lanes[1];
+    x->lane = kvp_client_lane(&r->c, 1);
     for (uint32_t i = 0; i < r->o.parallel; ++i)
         x->places[i].request = NOBODY;
-    if (say(r, announcement(&r->o), "ready", &got)) {
+    if (say(r, announcement(r), "ready", &got)) {
         cJSON_Delete(got);
         kvp_intervals_begin(&r->intervals, &r->o);
         x->begun_ns = kvw_now_ns();

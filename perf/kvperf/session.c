@@ -185,6 +185,7 @@ static bool open_state(struct kvp_session *s, const cJSON *msg, bool region, cha
     }
     if (!ok || (region && !kvp_session_add_region(s, why)))
         return false;
+    kvp_wake_soon();
     reply = kvp_msg("opened");
     cJSON_AddNumberToObject(reply, "port", port);
     kvp_msg_put_ns(reply, "region", (uintptr_t)s->region);

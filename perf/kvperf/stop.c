@@ -3,9 +3,12 @@
 #include "stop.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <kvwire/node.h>
 
@@ -53,6 +56,25 @@ uint32_t kvp_wait_fds(const int *fds, uint32_t count, uint64_t until_ns)
             return ready;
     }
     return 0;
+}
+
+/* As the kernel has it; glibc's header declares it from 2.41 on. */
+struct slices {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns, deadline_ns, period_ns;
+};
+
+void kvp_wake_soon(void)
+{
+    struct slices a = {.size = sizeof(a)};
+
+    if (syscall(SYS_sched_getattr, 0, &a, sizeof(a), 0) != 0 || a.policy != SCHED_OTHER)
+        return;
+    a.runtime_ns = KVP_WAKE_NS;
+    (void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
 uint64_t kvp_cpu_ns(void)

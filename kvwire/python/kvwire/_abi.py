@@ -54,7 +54,7 @@ struct kvw_stage_args {
 struct kvw_stream_args {
     uint32_t size; kvw_pool_id pool; kvw_key key; uint32_t tokens; uint32_t group_count;
     const struct kvw_group_blocks *groups; uint32_t receivers; uint32_t group_bytes; uint64_t offer_by_ns;
-    uint64_t deadline_ns;
+    uint64_t deadline_ns; uint32_t codec; uint32_t reserved;
 };
 struct kvw_core_stats {
     uint32_t size; uint32_t peers_up, peers_known, xfers_open; uint64_t xfers_ok, xfers_failed;

@@ -387,14 +387,16 @@ class Node:
         return staged
 
     def stream(self, pool: "Pool", key: Any, tokens: int, blocks: Any, *, receivers: int = 1, offer_by: float = 10,
-               deadline: float | None = None) -> "Stream":
+               deadline: float | None = None, codec: str | None = None) -> "Stream":
         """Sender: open the stream that fills the offers of that key. Its blocks are read until XFER_DONE.
 
         offer_by  seconds within which all receivers' offers must have come
+        codec     the one to use wherever peer, element type and budget allow it; None: as the node's
         The rest as in offer(). Raises InvalidError, NotFoundError (pool), AgainError (xfers_max).
         """
         k = _Keeper()
         args = k.new("struct kvw_stream_args *")
+        args.codec = 0 if codec is None else name_of(CODECS, codec, "codec")
         args.size = ffi.sizeof("struct kvw_stream_args")
         args.tokens, args.receivers = uint(tokens, 32, "tokens"), uint(receivers, 32, "receivers")
         args.key.bytes = key_of(key)

@@ -481,6 +481,10 @@ void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *
     (void)rte_eth_stats_get(p->id, &device);
     *stats = (struct kvn_dpdk_nic_stats){
         .net = p->netif.stats,
+        .rx_packets = device.ipackets,
+        .rx_bytes = device.ibytes,
+        .tx_packets = device.opackets,
+        .tx_bytes = device.obytes,
         .rx_rejected = p->rx_rejected,
         .rx_no_mbuf = device.rx_nombuf,
         .rx_missed = device.imissed,
@@ -498,18 +502,19 @@ void kvn_dpdk_nic_stats(const struct kvn_port *port, struct kvn_dpdk_nic_stats *
 static void note_stats(const struct kvn_port *port)
 {
     struct kvn_dpdk_nic_stats s;
-    char line[360];
+    char line[440];
 
     kvn_dpdk_nic_stats(port, &s);
     snprintf(line, sizeof(line),
-             "%s: not ours %lu, malformed %lu (cut %lu), rejected %lu; no buffer %lu in, %lu out; "
-             "ring full "
-             "%lu in, %lu out; neighbours asked %lu, answered %lu, silent %lu, conflicts %lu, "
+             "%s: received %lu frames, %lu bytes, sent %lu, %lu; "
+             "not ours %lu, malformed %lu (cut %lu), rejected %lu; no buffer %lu in, %lu out; "
+             "ring full %lu in, %lu out; "
+             "neighbours asked %lu, answered %lu, silent %lu, conflicts %lu, "
              "dropped meanwhile %lu; unsendable %lu; slept %lu times",
-             ((const struct kvn_dpdk_nic *)port)->device, s.net.not_ours, s.net.malformed,
-             s.net.cut, s.rx_rejected, s.rx_no_mbuf, s.tx_no_mbuf, s.rx_missed, s.tx_deferred,
-             s.net.questions, s.net.answers, s.net.unanswered, s.net.conflicts, s.tx_unresolved,
-             port->tx_errors, s.sleeps);
+             ((const struct kvn_dpdk_nic *)port)->device, s.rx_packets, s.rx_bytes, s.tx_packets,
+             s.tx_bytes, s.net.not_ours, s.net.malformed, s.net.cut, s.rx_rejected, s.rx_no_mbuf,
+             s.tx_no_mbuf, s.rx_missed, s.tx_deferred, s.net.questions, s.net.answers,
+             s.net.unanswered, s.net.conflicts, s.tx_unresolved, port->tx_errors, s.sleeps);
     kvn_dpdk_log_note(line);
 }
 

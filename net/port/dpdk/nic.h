@@ -91,6 +91,7 @@ KVW_NODISCARD kvw_err kvn_dpdk_nic_attach(const char *kind, const char *bus, con
 /* Counters beside tx_errors. */
 struct kvn_dpdk_nic_stats {
     struct kvn_netif_stats net;
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes; /* the device's, frames */
     uint64_t rx_rejected;   /* checksums that the device found wrong, frames over one buffer */
     uint64_t rx_no_mbuf;    /* the device's: it had no buffer for a frame */
     uint64_t rx_missed;     /* the device's: the ring was full */

@@ -126,6 +126,8 @@ static void down(void)
     t_state_free(&d.state);
 }
 
+static uint32_t stream_codec; /* of the streams that follow; 0: the node's */
+
 /* Offer and stream number n. */
 static void open_xfer(uint32_t n, const struct kvw_offer_terms *terms)
 {
@@ -148,7 +150,8 @@ static void open_xfer(uint32_t n, const struct kvw_offer_terms *terms)
                                            .key = kvw_key_of(key),
                                            .tokens = TOKENS,
                                            .group_count = 1,
-                                           .groups = &have};
+                                           .groups = &have,
+                                           .codec = stream_codec};
 
     t_state_fill(&p.state, 0, blocks, 0, 0, TOKENS, n);
     cr_assert_eq(kvw_core_offer(d.core, &offer, now, &d.xfer, why, sizeof(why)), KVW_OK, "%s", why);
@@ -194,6 +197,30 @@ Test(core_encode, threads_deliver_the_same_bytes)
         cr_expect_eq(d.done.codec_chunks[TOY_WHOLE_ID], p.done.chunks);
     }
     cr_expect_gt(wakes, 0);
+    down();
+}
+
+Test(core_encode, a_stream_may_name_its_codec)
+{
+    static const uint32_t names[] = {0, TOY_WHOLE_ID, KVW_CODEC_RAW, TOY_WHOLE_ID, 0};
+    struct kvw_peer_info info = {.size = sizeof(info)};
+
+    up(0, KVW_CODEC_RAW, false);
+    for (uint32_t n = 0; n < 5; ++n) {
+        const uint32_t used = names[n] != 0 ? names[n] : KVW_CODEC_RAW;
+
+        stream_codec = names[n];
+        whole_transfer(n + 1, NULL);
+        cr_expect(t_state_is(&d.state, 0, blocks, 0, 0, TOKENS, n + 1));
+        cr_expect_eq(p.done.codec_chunks[used], p.done.chunks, "stream %u", n);
+    }
+    down();
+    up(0, 0, false); /* a node that chooses: not for a stream that names one */
+    stream_codec = TOY_WHOLE_ID;
+    whole_transfer(9, NULL);
+    cr_expect_eq(p.done.codec_chunks[TOY_WHOLE_ID], p.done.chunks);
+    cr_assert_eq(kvw_core_peer_info(p.core, p.peer, &info), KVW_OK);
+    cr_expect(strstr(info.why, "named by the caller") != NULL, "%s", info.why);
     down();
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -426,6 +427,48 @@ Test(node, cpus)
     cr_expect_eq(bound, 1);
     cr_assert_eq(sched_getaffinity(0, sizeof(got), &got), 0);
     cr_expect(CPU_EQUAL(&got, &all));
+    kvw_node_close(n);
+}
+
+/* As the kernel has it; glibc's header declares it from 2.41 on. */
+struct slices {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns, deadline_ns, period_ns;
+};
+
+static uint64_t slice_of(long thread)
+{
+    struct slices a = {.size = sizeof(a)};
+
+    return syscall(SYS_sched_getattr, thread, &a, sizeof(a), 0) == 0 ? a.runtime_ns : 0;
+}
+
+/* The node's thread has asked for short slices; this one hasn't, and has none. */
+Test(node, wakes_soon)
+{
+    const struct kvw_node_config cfg = {
+        .size = sizeof(cfg), .transport = "udp", .local = "127.0.0.1:0"};
+    const uint64_t own = slice_of(0);
+    struct kvw_node *n = NULL;
+    uint32_t brief = 0;
+
+    if (own == 0)
+        cr_skip_test("the kernel has no slices of a thread's own (Linux 6.12)");
+    cr_assert_eq(kvw_node_open(&n, &cfg, NULL, 0), KVW_OK);
+    for (uint32_t tries = 0; tries < 1000 && brief == 0; ++tries) { /* its thread has begun */
+        DIR *tasks = opendir("/proc/self/task");
+
+        cr_assert_not_null(tasks);
+        for (struct dirent *d1; (d1 = readdir(tasks)) != NULL;)
+            brief += d1->d_name[0] != '.' && slice_of(strtol(d1->d_name, NULL, 10)) == 100000;
+        closedir(tasks);
+        usleep(1000);
+    }
+    cr_expect_eq(brief, 1);
+    cr_expect_eq(slice_of(0), own);
     kvw_node_close(n);
 }
 

@@ -8,6 +8,7 @@
 
 #define SLICE 1000u
 #define US    1000ull
+#define MS    (1000 * US)
 
 static struct kvn_cc cc;
 
@@ -106,6 +107,52 @@ Test(cc, losses_and_late_ones)
     cr_expect_eq(cc.window, 40 * SLICE);
     kvn_cc_late(&cc, 0);
     cr_expect_eq(cc.window, 40 * SLICE);
+}
+
+/* A few losses in a round trip are damage: the doubling goes on. Many are a full queue. */
+Test(cc, damage_does_not_end_the_doubling)
+{
+    kvn_cc_begin(&cc, SLICE, 0, 1000 * SLICE);
+    cc.window = cc.round_window = 320 * SLICE;
+    kvn_cc_lost(&cc, 10 * SLICE);
+    cr_expect(cc.slow_start && cc.young && cc.window == 310 * SLICE, "a thirty-second");
+    kvn_cc_lost(&cc, SLICE);
+    cr_expect(!cc.slow_start && !cc.young, "one more");
+    kvn_cc_begin(&cc, SLICE, 0, 1000 * SLICE);
+    kvn_cc_lost(&cc, 2 * SLICE);
+    cr_expect(cc.slow_start, "of a small window two are few");
+    kvn_cc_lost(&cc, SLICE);
+    cr_expect_not(cc.slow_start);
+}
+
+/* What the ends have room for is meant for short round trips. */
+Test(cc, a_long_path_holds_more)
+{
+    struct kvn_cc_ack a = news(100 * MS, 100 * MS, 1000 * SLICE);
+
+    cr_expect_eq(kvn_cc_reach(100, 9 * MS, 0), 100);
+    cr_expect_eq(kvn_cc_reach(100, 10 * MS, 0), 200);
+    cr_expect_eq(kvn_cc_reach(100, 17 * MS, 8 * MS), 100, "the hosts' lateness isn't the wire's");
+    cr_expect_eq(kvn_cc_reach(100, 1000 * MS, 0), 3200);
+    cr_expect_eq(kvn_cc_reach(100, UINT64_MAX, 0), 100, "nothing is known yet");
+    kvn_cc_begin(&cc, SLICE, 0, 100 * SLICE);
+    for (uint32_t i = 0; i < 4; ++i)
+        kvn_cc_acked(&cc, &a);
+    cr_expect_eq(cc.window, 2000 * SLICE, "%llu", (unsigned long long)cc.window);
+}
+
+/* A slice a round trip would fill a long path in minutes, and is less than damage takes. */
+Test(cc, a_large_window_grows_by_a_share)
+{
+    struct kvn_cc_ack a = news(100 * MS, 100 * MS, SLICE);
+
+    kvn_cc_begin(&cc, SLICE, 0, 1000 * SLICE);
+    cc.slow_start = cc.young = false;
+    cc.window = cc.round_window = 1024 * SLICE;
+    a.sent_ns = 1;
+    a.full = true;
+    kvn_cc_acked(&cc, &a);
+    cr_expect_eq(cc.window, 1028 * SLICE, "%llu", (unsigned long long)cc.window);
 }
 
 /* Four round trips decide, by their least: one alone may have been held up. */

@@ -201,6 +201,10 @@ Test(loss, probes_double_within_bounds)
     cr_expect_eq(kvn_loss_probe_at(&loss, 5 * MS), 57 * MS);
     loss.probes = 3;
     cr_expect_eq(kvn_loss_probe_at(&loss, 5 * MS), 105 * MS, "never after 100 ms");
+    loss.srtt_ns = 120 * MS;
+    loss.rttvar_ns = 0;
+    cr_expect_eq(kvn_loss_probe_at(&loss, 5 * MS), 126 * MS, "but never before an answer can come");
+    loss.srtt_ns = MS;
     loss.probes = 70;
     cr_expect_eq(kvn_loss_probe_at(&loss, 5 * MS), 105 * MS);
 }
