@@ -106,7 +106,7 @@ struct kvg_pick {
 };
 
 /* kvg_dequantise_TYPE, a thread a value: blocks as a GGUF has them to bf16. TYPE: f32, f16, q8_0,
- * q4_0, q4_1. */
+ * q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k. */
 struct kvg_dequantise {
     const unsigned char *from; /* of any alignment */
     uint16_t *to;

@@ -47,6 +47,23 @@ T_KERNELS(T_DECLARE)
     X(kvg_attend_part)                                                                             \
     X(kvg_attend_join)
 
+/* X(name) of each kernel that makes bf16 of weights. */
+#define T_WEIGHT_KERNELS(X)                                                                        \
+    X(kvg_dequantise_f32)                                                                          \
+    X(kvg_dequantise_f16)                                                                          \
+    X(kvg_dequantise_q8_0)                                                                         \
+    X(kvg_dequantise_q4_0)                                                                         \
+    X(kvg_dequantise_q4_1)                                                                         \
+    X(kvg_dequantise_q5_0)                                                                         \
+    X(kvg_dequantise_q5_1)                                                                         \
+    X(kvg_dequantise_q4_k)                                                                         \
+    X(kvg_dequantise_q5_k)                                                                         \
+    X(kvg_dequantise_q6_k)
+
+#define T_DECLARE(name) extern "C" void name(const struct kvg_dequantise p);
+T_WEIGHT_KERNELS(T_DECLARE)
+#undef T_DECLARE
+
 extern "C" void kvg_embed(const struct kvg_embed p);
 extern "C" void kvg_norm(const struct kvg_norm p);
 extern "C" void kvg_turn(const struct kvg_turn p);

@@ -304,23 +304,22 @@ static double control(const std::string &path, bool turned)
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-#define T_DEQUANTISE(type) extern "C" void kvg_dequantise_##type(const struct kvg_dequantise p);
-T_DEQUANTISE(f32)
-T_DEQUANTISE(f16)
-T_DEQUANTISE(q8_0)
-T_DEQUANTISE(q4_0)
-T_DEQUANTISE(q4_1)
-
 static const struct {
     const char *name;
     void (*kernel)(const struct kvg_dequantise p);
     uint32_t type, block_bytes, block_values;
+    uint32_t scales; /* where its scales are, of which there are at most two */
 } types[] = {
-    {"f32", kvg_dequantise_f32, KVE_TYPE_F32, 4, 1},
-    {"f16", kvg_dequantise_f16, KVE_TYPE_F16, 2, 1},
-    {"q8_0", kvg_dequantise_q8_0, KVE_TYPE_Q8_0, 34, 32},
-    {"q4_0", kvg_dequantise_q4_0, KVE_TYPE_Q4_0, 18, 32},
-    {"q4_1", kvg_dequantise_q4_1, KVE_TYPE_Q4_1, 20, 32},
+    {"f32", kvg_dequantise_f32, KVE_TYPE_F32, 4, 1, 0},
+    {"f16", kvg_dequantise_f16, KVE_TYPE_F16, 2, 1, 0},
+    {"q8_0", kvg_dequantise_q8_0, KVE_TYPE_Q8_0, 34, 32, 0},
+    {"q4_0", kvg_dequantise_q4_0, KVE_TYPE_Q4_0, 18, 32, 0},
+    {"q4_1", kvg_dequantise_q4_1, KVE_TYPE_Q4_1, 20, 32, 0},
+    {"q5_0", kvg_dequantise_q5_0, KVE_TYPE_Q5_0, 22, 32, 0},
+    {"q5_1", kvg_dequantise_q5_1, KVE_TYPE_Q5_1, 24, 32, 0},
+    {"q4_k", kvg_dequantise_q4_k, KVE_TYPE_Q4_K, 144, 256, 0},
+    {"q5_k", kvg_dequantise_q5_k, KVE_TYPE_Q5_K, 176, 256, 0},
+    {"q6_k", kvg_dequantise_q6_k, KVE_TYPE_Q6_K, 210, 256, 208},
 };
 
 /* Random blocks at an odd address; scales are finite, as dev.h's twin of the widening wants. */
@@ -336,8 +335,9 @@ static bool dequantises(size_t i)
         random ^= random >> 7;
         random ^= random << 17;
         from[b] = (unsigned char)(random >> 24);
-        if (types[i].type != KVE_TYPE_F32 && b > 0 && (b - 1) % types[i].block_bytes % 2 == 1 &&
-            (b - 1) % types[i].block_bytes < 4)
+        const size_t at = (b - 1) % types[i].block_bytes - types[i].scales;
+
+        if (types[i].type != KVE_TYPE_F32 && b > 0 && at % 2 == 1 && at < 4)
             from[b] &= 0xbb; /* no exponent of ones */
         if (types[i].type == KVE_TYPE_F32 && b > 0 && b % 4 == 0)
             from[b] &= 0xbf;
