@@ -57,9 +57,18 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Whether it is the one that goes before all others. */
+static bool is_first(const kvg_cu_stream *s)
+{
+    return fake_cfg.first != 0 &&
+           (fake_cfg.first > 0 ? streams.front() : streams.back()).get() == s;
+}
+
 void kvg_cu_stream::push(std::function<bool()> work)
 {
-    queue.push_back({std::move(work), fake_cfg.late_ns != 0 ? now_ns() + fake_cfg.late_ns : 0});
+    const bool late = fake_cfg.late_ns != 0 && !is_first(this);
+
+    queue.push_back({std::move(work), late ? now_ns() + fake_cfg.late_ns : 0});
 }
 
 uint64_t fake_draw(void)
@@ -96,7 +105,8 @@ static bool step(size_t i)
     kvg_cu_stream *s = streams[i].get();
     bool done = false;
 
-    if (!s->queue.empty() && (fake_cfg.late_ns == 0 || now_ns() >= s->queue.front().from_ns)) {
+    if (!s->queue.empty() &&
+        (s->queue.front().from_ns == 0 || now_ns() >= s->queue.front().from_ns)) {
         fake_open_vram(true);
         done = s->queue.front().work();
         fake_open_vram(false);
