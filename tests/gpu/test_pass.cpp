@@ -148,15 +148,24 @@ struct result {
     uint32_t token;
 };
 
-static struct result run_gpu(struct side *s, const struct kvg_model *m, const uint32_t *tokens,
-                             uint32_t count, uint32_t first)
+/* Tokens of one sequence, or, with rows, of count sequences. */
+struct ask {
+    const uint32_t *tokens;
+    uint32_t count, first;
+    const uint32_t *blocks;
+    const struct kvg_row *rows;
+};
+
+static struct result run_ask(struct side *s, const struct kvg_model *m, const struct ask &a)
 {
+    const uint32_t count = a.count, outputs = a.rows != NULL ? count : 1;
     const struct kvg_runner runner = {s, launch, multiply, written, wait};
     const uint32_t parts = kvg_pass_parts(m, TOY_TOKENS);
     std::vector<float> x(count * m->hidden), wide(count * kvg_pass_wide(m)), max(parts), sum(parts),
         out(parts * m->dim);
     std::vector<uint16_t> q(count * m->heads * m->dim), half(count * kvg_pass_half(m));
-    struct result r = {std::vector<float>(m->vocab), 0};
+    struct result r = {std::vector<float>(outputs * m->vocab), 0};
+    std::vector<uint32_t> picked(outputs);
     struct kvg_pass p = {};
 
     p.m = m;
@@ -164,18 +173,26 @@ static struct result run_gpu(struct side *s, const struct kvg_model *m, const ui
     p.scratch = {x.data(),   wide.data(), q.data(), half.data(), max.data(),
                  sum.data(), out.data(),  count,    TOY_TOKENS};
     p.pool = s->t->gpu_pool;
-    p.blocks = s->t->blocks;
-    p.tokens = tokens;
+    p.blocks = a.blocks;
+    p.tokens = a.tokens;
     p.count = count;
-    p.first = first;
+    p.first = a.first;
+    p.rows = a.rows;
     p.logits = r.logits.data();
-    p.token = &r.token;
+    p.token = picked.data();
     s->waits = s->told = 0;
     s->was.clear();
     s->in_order = true;
     if (kvg_pass_run(&p) != KVW_OK)
-        r.logits.assign(m->vocab, NAN);
+        r.logits.assign(r.logits.size(), NAN);
+    r.token = picked.back();
     return r;
+}
+
+static struct result run_gpu(struct side *s, const struct kvg_model *m, const uint32_t *tokens,
+                             uint32_t count, uint32_t first)
+{
+    return run_ask(s, m, {tokens, count, first, s->t->blocks, NULL});
 }
 
 /* The root mean square of the differences, in parts of that of b; infinite if one isn't a number. */
@@ -277,6 +294,41 @@ static struct report handed_over(const std::string &path)
     r.told = told_in_time(&s, true);
     toy_close(&t);
     return r;
+}
+
+/* Two sequences' next tokens in one pass, bit for bit as one after the other; and not so where the
+ * pass takes one's pages for the other's. */
+static bool side_by_side(const std::string &path)
+{
+    const uint32_t half = TOY_BLOCKS / 2, count[2] = {T_PROMPT, T_PROMPT / 2};
+    uint32_t tokens[2][TOY_TOKENS / 2];
+    struct toy t;
+
+    toy_open(&t, path.c_str());
+
+    struct side s = {&t, false, 0, 0, {}, true};
+    const struct kvg_row rows[2] = {{t.blocks, count[0]}, {t.blocks + half, count[1]}};
+    const struct kvg_row wrong[2] = {{t.blocks, count[0]}, {t.blocks, count[1]}};
+    std::vector<float> alone;
+    uint32_t next[2], picked = 0;
+
+    for (uint32_t i = 0; i < 2; ++i) {
+        draw_prompt(tokens[i], count[i] + 1, t.gpu.vocab - 13 * i);
+        next[i] = tokens[i][count[i]];
+        run_ask(&s, &t.gpu, {tokens[i], count[i], 0, rows[i].blocks, NULL});
+
+        const struct result r = run_ask(&s, &t.gpu, {next + i, 1, count[i], rows[i].blocks, NULL});
+
+        alone.insert(alone.end(), r.logits.begin(), r.logits.end());
+        picked = r.token;
+    }
+
+    const struct result both = run_ask(&s, &t.gpu, {next, 2, 0, NULL, rows});
+    const bool told = s.told == t.gpu.layers && s.waits == t.gpu.layers;
+    const struct result other = run_ask(&s, &t.gpu, {next, 2, 0, NULL, wrong});
+
+    toy_close(&t);
+    return told && both.logits == alone && both.token == picked && other.logits != alone;
 }
 
 /* What must be far apart: the other rotation; nobody brings the pages. */
@@ -518,6 +570,8 @@ int main(int argc, char **argv)
         r = handed_over(path);
         say(r.worst <= f.step && r.told, f.name, "decode goes on from pages it waited for",
             r.worst);
+        if (strncmp(f.name, "qwen", 4) != 0) /* both kinds of rotation, and windows, are there */
+            say(side_by_side(path), f.name, "two sequences in one pass, to the bit as alone", 0);
     }
 
     const std::string path = folder + "/llama.gguf";
