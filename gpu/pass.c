@@ -7,6 +7,8 @@ const struct kvg_step_kernel kvg_step_kernels[KVG_STEPS] = {
     [KVG_STEP_NORM] = {"kvg_norm", KVG_NORM_SHARED},
     [KVG_STEP_TURN] = {"kvg_turn", KVG_TURN_SHARED},
     [KVG_STEP_ATTEND] = {"kvg_attend", KVG_ATTEND_SHARED},
+    [KVG_STEP_ATTEND_64] = {"kvg_attend_64", KVG_TILE_SHARED(64)},
+    [KVG_STEP_ATTEND_128] = {"kvg_attend_128", KVG_TILE_SHARED(128)},
     [KVG_STEP_ATTEND_PART] = {"kvg_attend_part", KVG_ATTEND_SHARED},
     [KVG_STEP_ATTEND_JOIN] = {"kvg_attend_join", 0},
     [KVG_STEP_GATE] = {"kvg_gate", 0},
@@ -183,6 +185,26 @@ static kvw_err attend_one(const struct way *w, const struct kvg_attend *params)
                          : launch(w, KVG_STEP_ATTEND_JOIN, kvg_warps_grid(params->heads), params);
 }
 
+/* Whether tensor cores can: what steps.h says of their kernels. */
+static bool is_aligned(const struct kvg_attend *params)
+{
+    const struct kvg_paged *kv = &params->kv;
+
+    return params->dim % 8 == 0 && params->dim <= 128 &&
+           ((uint64_t)(uintptr_t)kv->k | (uint64_t)(uintptr_t)kv->v | kv->block_stride |
+            kv->token_stride | kv->head_stride) %
+                   16 ==
+               0;
+}
+
+static kvw_err attend_many(const struct way *w, const struct kvg_attend *params)
+{
+    if (!is_aligned(params))
+        return launch(w, KVG_STEP_ATTEND, kvg_warps_grid(params->tokens * params->heads), params);
+    return launch(w, params->dim <= 64 ? KVG_STEP_ATTEND_64 : KVG_STEP_ATTEND_128,
+                  kvg_tiles_grid(params->tokens, params->heads, params->group), params);
+}
+
 /* From q of the last w->count tokens to half. */
 static kvw_err attend(const struct way *w, const struct kvg_paged *pages)
 {
@@ -207,9 +229,7 @@ static kvw_err attend(const struct way *w, const struct kvg_paged *pages)
     kvw_err err = KVW_OK;
 
     if (w->p->rows == NULL)
-        return w->count == 1
-                   ? attend_one(w, &params)
-                   : launch(w, KVG_STEP_ATTEND, kvg_warps_grid(w->count * m->heads), &params);
+        return w->count == 1 ? attend_one(w, &params) : attend_many(w, &params);
     params.tokens = 1;
     for (uint32_t i = 0; i < w->count && err == KVW_OK; ++i) {
         params.first = w->p->rows[i].first;

@@ -36,7 +36,7 @@ T_KERNELS(T_DECLARE)
 #undef T_DECLARE
 
 /* X(name) of each step of a forward pass; the structure that it takes has its name, but for the
- * last two. */
+ * last four. */
 #define T_STEP_KERNELS(X)                                                                          \
     X(kvg_embed)                                                                                   \
     X(kvg_norm)                                                                                    \
@@ -44,6 +44,8 @@ T_KERNELS(T_DECLARE)
     X(kvg_attend)                                                                                  \
     X(kvg_gate)                                                                                    \
     X(kvg_pick)                                                                                    \
+    X(kvg_attend_64)                                                                               \
+    X(kvg_attend_128)                                                                              \
     X(kvg_attend_part)                                                                             \
     X(kvg_attend_join)
 
@@ -70,6 +72,8 @@ extern "C" void kvg_turn(const struct kvg_turn p);
 extern "C" void kvg_attend(const struct kvg_attend p);
 extern "C" void kvg_gate(const struct kvg_gate p);
 extern "C" void kvg_pick(const struct kvg_pick p);
+extern "C" void kvg_attend_64(const struct kvg_attend p);
+extern "C" void kvg_attend_128(const struct kvg_attend p);
 extern "C" void kvg_attend_part(const struct kvg_attend p);
 extern "C" void kvg_attend_join(const struct kvg_attend p);
 #endif

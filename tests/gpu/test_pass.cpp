@@ -85,6 +85,12 @@ static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *par
     case KVG_STEP_ATTEND:
         start(kvg_attend, grid, shared, params);
         break;
+    case KVG_STEP_ATTEND_64:
+        start(kvg_attend_64, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_128:
+        start(kvg_attend_128, grid, shared, params);
+        break;
     case KVG_STEP_ATTEND_PART:
         start(kvg_attend_part, grid, shared, params);
         break;
@@ -502,6 +508,100 @@ static bool attends(uint32_t window)
     return whole.is_right() && parts.is_right();
 }
 
+/* Many queries by tensor cores, against the definition in double: causal, with a window or none,
+ * heads of a width that the tile is wider than, and rows that end in the middle of a CTA's. */
+struct prompt {
+    static const uint32_t heads = 6, kv_heads = 2, group = 3, tokens = 37, before = 21, block = 8,
+                          blocks = 8;
+    uint32_t dim;
+    std::vector<uint16_t> pages, q, out;
+    uint32_t table[blocks];
+    struct kvg_attend p;
+
+    prompt(uint32_t dim, uint32_t window)
+        : dim(dim), pages(blocks * 2 * block * kv_heads * dim), q(tokens * heads * dim),
+          out(q.size(), 0xffff), p()
+    {
+        uint32_t random = dim;
+
+        for (auto *v : {&pages, &q})
+            for (uint16_t &bits : *v) {
+                random = random * 1664525 + 1013904223;
+                bits = kvg_to_bf16((float)(int32_t)random / 0x1p30f);
+            }
+        for (uint32_t i = 0; i < blocks; ++i)
+            table[i] = i * 3 % blocks;
+        p.q = q.data();
+        p.out = out.data();
+        p.kv = {(unsigned char *)pages.data(),
+                (unsigned char *)(pages.data() + block * kv_heads * dim),
+                table,
+                4ull * block * kv_heads * dim,
+                2ull * kv_heads * dim,
+                2ull * dim,
+                block};
+        p.tokens = tokens;
+        p.first = before;
+        p.heads = heads;
+        p.group = group;
+        p.dim = dim;
+        p.window = window;
+        p.scale = 0.2f;
+    }
+
+    const uint16_t *row(uint32_t kv, uint32_t key, uint32_t head) const
+    {
+        return &pages[(((table[key / block] * 2 + kv) * block + key % block) * kv_heads +
+                       head / group) *
+                      dim];
+    }
+
+    /* How far out is from the definition, at most. */
+    double worst(void) const
+    {
+        double most = 0;
+
+        for (uint32_t i = 0; i < tokens * heads; ++i) {
+            const uint32_t at = before + i / heads, head = i % heads;
+            const uint32_t from = p.window == 0 || at < p.window ? 0 : at + 1 - p.window;
+            std::vector<double> sums(dim);
+            double all = 0;
+
+            for (uint32_t key = from; key <= at; ++key) {
+                double score = 0;
+
+                for (uint32_t d = 0; d < dim; ++d)
+                    score += (double)wide(q[i * dim + d]) * wide(row(0, key, head)[d]) * p.scale;
+                all += exp(score);
+                for (uint32_t d = 0; d < dim; ++d)
+                    sums[d] += exp(score) * wide(row(1, key, head)[d]);
+            }
+            for (uint32_t d = 0; d < dim; ++d)
+                most = fmax(most, fabs(wide(out[i * dim + d]) - sums[d] / all));
+        }
+        return most;
+    }
+};
+
+/* The most that it is apart; 1 where something isn't a number. */
+static double attends_many(uint32_t dim, uint32_t window, uint32_t claimed)
+{
+    prompt r(dim, window);
+    const uint32_t grid = kvg_tiles_grid(prompt::tokens, prompt::heads, prompt::group);
+
+    if (dim <= 64)
+        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(64), options(),
+                    [&] { kvg_attend_64(r.p); });
+    else
+        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(128), options(),
+                    [&] { kvg_attend_128(r.p); });
+    r.p.window = claimed;
+
+    const double d = r.worst();
+
+    return d < 1 ? d : 1;
+}
+
 /* ---- norms ----------------------------------------------------------------------------------- */
 
 /* Zeros stay zeros when they are normed: epsilon is there for them. */
@@ -584,6 +684,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i)
         say(dequantises(i), types[i].name, "weights to bf16, to the bit", 0);
     say(attends(0) && attends(33) && attends(97), "attention", "as defined, whole and in parts", 0);
+    d = fmax(fmax(attends_many(40, 0, 0), attends_many(64, 33, 33)), attends_many(120, 9, 9));
+    say(d < 0.012, "attention", "of a prompt by tensor cores, as defined", d);
+    d = attends_many(40, 33, 34);
+    say(d > 0.05, "control", "a window of one more is seen", d);
     say(norms_zeros(), "norm", "zeros stay zeros", 0);
     say(picks_first(0) && picks_first(2.5f), "pick", "the first of equals, capped or not", 0);
     printf("1..%u\n", tests);
