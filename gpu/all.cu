@@ -52,6 +52,10 @@ namespace step_norm
 {
 #include "step_norm.cu"
 }
+namespace step_tile
+{
+#include "step_tile.cu"
+}
 namespace step_turn
 {
 #include "step_turn.cu"

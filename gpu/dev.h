@@ -82,6 +82,16 @@ static __device__ __forceinline__ uint16_t kvg_to_bf16(float f)
     return bits;
 }
 
+/* Of a warp: sums += a b, a 16 x 16 and b 16 x 8 in bf16; who has what: step_tile.cu. */
+static __device__ __forceinline__ void kvg_mma(float (&sums)[4], const uint32_t (&a)[4],
+                                               const uint32_t (&b)[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 #else
 
 #include "simt.h"
@@ -151,6 +161,32 @@ static inline uint16_t kvg_to_bf16(float f)
     const uint32_t u = __float_as_uint(f);
 
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+/* Both halves' products. */
+static inline float kvg_mma_pair(uint32_t a, uint32_t b)
+{
+    return __uint_as_float(a << 16) * __uint_as_float(b << 16) +
+           __uint_as_float(a & 0xffff0000u) * __uint_as_float(b & 0xffff0000u);
+}
+
+static inline void kvg_mma(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+    for (uint32_t k = 0; k < 4; ++k) {
+        uint32_t row[4];
+
+        for (uint32_t i = 0; i < 4; ++i)
+            row[i] = __shfl_sync(0xffffffffu, a[i], 4 * g + k);
+        for (uint32_t n = 0; n < 2; ++n) {
+            const uint32_t low = __shfl_sync(0xffffffffu, b[0], 4 * (2 * t + n) + k);
+            const uint32_t high = __shfl_sync(0xffffffffu, b[1], 4 * (2 * t + n) + k);
+
+            sums[n] += kvg_mma_pair(row[0], low) + kvg_mma_pair(row[2], high);
+            sums[n + 2] += kvg_mma_pair(row[1], low) + kvg_mma_pair(row[3], high);
+        }
+    }
 }
 
 #endif

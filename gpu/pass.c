@@ -7,6 +7,8 @@ const struct kvg_step_kernel kvg_step_kernels[KVG_STEPS] = {
     [KVG_STEP_NORM] = {"kvg_norm", KVG_NORM_SHARED},
     [KVG_STEP_TURN] = {"kvg_turn", KVG_TURN_SHARED},
     [KVG_STEP_ATTEND] = {"kvg_attend", KVG_ATTEND_SHARED},
+    [KVG_STEP_ATTEND_64] = {"kvg_attend_64", KVG_TILE_SHARED(64)},
+    [KVG_STEP_ATTEND_128] = {"kvg_attend_128", KVG_TILE_SHARED(128)},
     [KVG_STEP_ATTEND_PART] = {"kvg_attend_part", KVG_ATTEND_SHARED},
     [KVG_STEP_ATTEND_JOIN] = {"kvg_attend_join", 0},
     [KVG_STEP_GATE] = {"kvg_gate", 0},
@@ -114,6 +116,26 @@ static struct kvg_paged pages_of(const struct kvg_pass *p, uint32_t layer)
     };
 }
 
+/* One launch, or one for each sequence. */
+static kvw_err turn_all(const struct way *w, struct kvg_turn turn)
+{
+    const uint32_t heads = turn.heads + 2 * turn.kv_heads;
+    const struct kvg_row *rows = w->p->rows;
+    kvw_err err = KVW_OK;
+
+    if (rows == NULL)
+        return launch(w, KVG_STEP_TURN, kvg_warps_grid(turn.tokens * heads), &turn);
+    turn.tokens = 1;
+    for (uint32_t i = 0; i < w->count && err == KVW_OK; ++i) {
+        turn.first = rows[i].first;
+        turn.kv.blocks = rows[i].blocks;
+        err = launch(w, KVG_STEP_TURN, kvg_warps_grid(heads), &turn);
+        turn.qkv += (size_t)heads * turn.dim;
+        turn.q += (size_t)turn.heads * turn.dim;
+    }
+    return err;
+}
+
 /* Q to scratch, K and V to their pages, of all of the way's tokens. */
 static kvw_err project(struct way *w, const struct kvg_paged *pages)
 {
@@ -148,10 +170,39 @@ static kvw_err project(struct way *w, const struct kvg_paged *pages)
 
     if (err == KVW_OK)
         err = multiply(w, &product);
-    if (err == KVW_OK)
-        err = launch(w, KVG_STEP_TURN, kvg_warps_grid(w->count * (m->heads + 2 * m->kv_heads)),
-                     &turn);
-    return err;
+    return err != KVW_OK ? err : turn_all(w, turn);
+}
+
+/* One query, in segments of keys. */
+static kvw_err attend_one(const struct way *w, const struct kvg_attend *params)
+{
+    const uint32_t window = params->window, first = params->first;
+    const uint32_t keys = window != 0 && first >= window ? window : first + 1;
+    const uint32_t parts = kvg_pass_parts(w->p->m, keys);
+    const kvw_err err = launch(w, KVG_STEP_ATTEND_PART, kvg_warps_grid(parts), params);
+
+    return err != KVW_OK ? err
+                         : launch(w, KVG_STEP_ATTEND_JOIN, kvg_warps_grid(params->heads), params);
+}
+
+/* Whether tensor cores can: what steps.h says of their kernels. */
+static bool is_aligned(const struct kvg_attend *params)
+{
+    const struct kvg_paged *kv = &params->kv;
+
+    return params->dim % 8 == 0 && params->dim <= 128 &&
+           ((uint64_t)(uintptr_t)kv->k | (uint64_t)(uintptr_t)kv->v | kv->block_stride |
+            kv->token_stride | kv->head_stride) %
+                   16 ==
+               0;
+}
+
+static kvw_err attend_many(const struct way *w, const struct kvg_attend *params)
+{
+    if (!is_aligned(params))
+        return launch(w, KVG_STEP_ATTEND, kvg_warps_grid(params->tokens * params->heads), params);
+    return launch(w, params->dim <= 64 ? KVG_STEP_ATTEND_64 : KVG_STEP_ATTEND_128,
+                  kvg_tiles_grid(params->tokens, params->heads, params->group), params);
 }
 
 /* From q of the last w->count tokens to half. */
@@ -159,8 +210,9 @@ static kvw_err attend(const struct way *w, const struct kvg_paged *pages)
 {
     const struct kvg_model *m = w->p->m;
     const struct kvg_scratch *s = &w->p->scratch;
-    const struct kvg_attend params = {
-        .q = s->q + (size_t)(w->p->count - w->count) * m->heads * m->dim,
+    const size_t row = (size_t)m->heads * m->dim;
+    struct kvg_attend params = {
+        .q = s->q + (w->p->count - w->count) * row,
         .out = s->half,
         .kv = *pages,
         .tokens = w->count,
@@ -174,14 +226,19 @@ static kvw_err attend(const struct way *w, const struct kvg_paged *pages)
         .part_sum = s->part_sum,
         .part_out = s->part_out,
     };
-    const uint32_t window = w->layer->window;
-    const uint32_t keys = window != 0 && w->first >= window ? window : w->first + 1;
-    kvw_err err;
+    kvw_err err = KVW_OK;
 
-    if (w->count > 1)
-        return launch(w, KVG_STEP_ATTEND, kvg_warps_grid(w->count * m->heads), &params);
-    err = launch(w, KVG_STEP_ATTEND_PART, kvg_warps_grid(kvg_pass_parts(m, keys)), &params);
-    return err != KVW_OK ? err : launch(w, KVG_STEP_ATTEND_JOIN, kvg_warps_grid(m->heads), &params);
+    if (w->p->rows == NULL)
+        return w->count == 1 ? attend_one(w, &params) : attend_many(w, &params);
+    params.tokens = 1;
+    for (uint32_t i = 0; i < w->count && err == KVW_OK; ++i) {
+        params.first = w->p->rows[i].first;
+        params.kv.blocks = w->p->rows[i].blocks;
+        err = attend_one(w, &params);
+        params.q += row;
+        params.out += row;
+    }
+    return err;
 }
 
 static kvw_err feed_forward(struct way *w)
@@ -229,7 +286,7 @@ static kvw_err run_layer(struct way *w, uint32_t l, uint32_t outputs)
         err = r->written(r->arg, l);
     if (err != KVW_OK || outputs == 0)
         return err;
-    if (r->wait != NULL && p->first > 0)
+    if (r->wait != NULL && (p->first > 0 || p->rows != NULL))
         err = r->wait(r->arg, l);
     drop_all_but(w, outputs);
     if (err == KVW_OK)
@@ -246,7 +303,7 @@ static kvw_err finish(struct way *w)
         .w = m->logits,
         .x = w->p->scratch.half,
         .y = w->p->logits,
-        .tokens = 1,
+        .tokens = w->count,
         .rows = m->vocab,
         .cols = m->hidden,
     };
@@ -256,17 +313,29 @@ static kvw_err finish(struct way *w)
 
     if (err == KVW_OK)
         err = multiply(w, &product);
-    return err != KVW_OK ? err : launch(w, KVG_STEP_PICK, 1, &pick);
+    return err != KVW_OK ? err : launch(w, KVG_STEP_PICK, w->count, &pick);
+}
+
+/* Where the longest sequence ends. */
+static uint64_t end_of(const struct kvg_pass *p)
+{
+    uint64_t end = 0;
+
+    if (p->rows == NULL)
+        return (uint64_t)p->first + p->count;
+    for (uint32_t i = 0; i < p->count; ++i)
+        end = p->rows[i].first + 1ull > end ? p->rows[i].first + 1ull : end;
+    return end;
 }
 
 static bool fits(const struct kvg_pass *p)
 {
     const struct kvg_model *m = p->m;
     const struct kvw_pool *pool = p->pool;
-    const uint64_t end = (uint64_t)p->first + p->count;
 
-    return p->count > 0 && p->count <= p->scratch.tokens_max && end <= p->scratch.seq_tokens_max &&
-           pool->layers == m->layers && pool->kv_heads == m->kv_heads && pool->head_dim == m->dim &&
+    return p->count > 0 && p->count <= p->scratch.tokens_max &&
+           end_of(p) <= p->scratch.seq_tokens_max && pool->layers == m->layers &&
+           pool->kv_heads == m->kv_heads && pool->head_dim == m->dim &&
            pool->dtype == KVW_DTYPE_BF16 && m->dim <= KVG_DIM_MAX && m->heads % m->kv_heads == 0 &&
            2 * m->pairs <= m->dim && (p->logits == NULL) == (p->token == NULL);
 }
@@ -286,7 +355,7 @@ kvw_err kvg_pass_run(const struct kvg_pass *p)
         return KVW_E_INVALID;
     err = launch(&w, KVG_STEP_EMBED, p->count, &embed);
     for (uint32_t l = 0; l < m->layers && err == KVW_OK; ++l) {
-        const uint32_t wanted = p->logits != NULL ? 1 : 0;
+        const uint32_t last = p->rows != NULL ? w.count : 1, wanted = p->logits != NULL ? last : 0;
 
         err = run_layer(&w, l, l + 1 < m->layers ? w.count : wanted);
     }

@@ -31,6 +31,8 @@ enum kvg_step {
     KVG_STEP_NORM,
     KVG_STEP_TURN,
     KVG_STEP_ATTEND,
+    KVG_STEP_ATTEND_64,
+    KVG_STEP_ATTEND_128,
     KVG_STEP_ATTEND_PART,
     KVG_STEP_ATTEND_JOIN,
     KVG_STEP_GATE,
@@ -93,6 +95,12 @@ uint32_t kvg_pass_wide(const struct kvg_model *m);
 uint32_t kvg_pass_half(const struct kvg_model *m);
 uint32_t kvg_pass_parts(const struct kvg_model *m, uint32_t seq_tokens_max);
 
+/* The next token of one of several sequences. */
+struct kvg_row {
+    const uint32_t *blocks; /* the GPU's */
+    uint32_t first;         /* position */
+};
+
 struct kvg_pass {
     const struct kvg_model *m;
     const struct kvg_runner *runner;
@@ -101,13 +109,17 @@ struct kvg_pass {
     const uint32_t *blocks;      /* the GPU's: ids of the sequence's blocks */
     const uint32_t *tokens;      /* the GPU's: count of them */
     uint32_t count;
-    uint32_t first; /* position of the first */
-    float *logits;  /* [vocab] after the last token, and which is the largest; NULL: K and V only */
+    uint32_t first;             /* position of the first */
+    const struct kvg_row *rows; /* [count], the host's: each token is another sequence's, and blocks
+                                 * and first are there. NULL: all are of one */
+    float *logits; /* [vocab] after the last token, and which is the largest; NULL: K and V only. Of
+                    * rows: [count][vocab], [count] */
     uint32_t *token;
 };
 
 /*
- * Enqueue the pass. The last layer's attention and feed-forward are the last token's only.
+ * Enqueue the pass. The last layer's attention and feed-forward are the last token's only, of rows
+ * all tokens'.
  *   KVW_E_INVALID  no tokens, more than scratch is for, a pool or a head of another shape
  *   others         the runner's
  */

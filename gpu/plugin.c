@@ -12,6 +12,7 @@
 #include "image.h"
 #include "jobs.h"
 #include "kernels.h"
+#include "load.h"
 
 /* Memory that was given. */
 struct held {
@@ -170,6 +171,23 @@ static bool takes(const struct kvw_gpu *g, uint32_t codec)
     return any;
 }
 
+static kvw_err model_open(struct kvg_loaded **l, struct kvw_gpu *g, const struct kvg_weights *w,
+                          const struct kvg_limits *limits, char *why)
+{
+    const struct kvg_load how = {
+        .dev = &g->dev, .image = kvg_image, .weights = w, .limits = limits};
+
+    return kvg_loaded_open(l, &how, why);
+}
+
+static const struct kvg_loaded_calls model = {
+    .abi = KVG_LOADED_ABI,
+    .open = model_open,
+    .close = kvg_loaded_close,
+    .call = kvg_loaded_call,
+    .stream = kvg_loaded_stream,
+};
+
 KVW_API extern const struct kvw_gpu_plugin kvw_gpu_plugin;
 const struct kvw_gpu_plugin kvw_gpu_plugin = {
     .abi = KVW_GPU_ABI,
@@ -182,4 +200,5 @@ const struct kvw_gpu_plugin kvw_gpu_plugin = {
     .mem_close = mem_close,
     .jobs_open = jobs_open,
     .takes = takes,
+    .model = &model,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * step_attend.cu - attention over pages, a warp a head of a query: a lane a key for the scores, a
- * lane every 32nd value for the output. Correct and plain; tensor cores come later.
+ * lane every 32nd value for the output. Prompts have tensor cores where they can (step_tile.cu).
  */
 #include "step_parts.h"
 
@@ -76,11 +76,6 @@ static __device__ void attend_keys(const struct kvg_attend &p, size_t query, uin
         add_keys(p, (uint32_t)(query % p.heads), key, min(last - key, 32u), part);
 }
 
-static __device__ __forceinline__ uint32_t first_seen(uint32_t window, uint32_t at)
-{
-    return window == 0 || at < window ? 0 : at - window + 1;
-}
-
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_attend p)
 {
     const uint32_t query = kvg_warp(), lane = threadIdx.x % 32, at = p.first + query / p.heads;
@@ -88,7 +83,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_
 
     if (query >= p.tokens * p.heads)
         return;
-    attend_keys(p, query, first_seen(p.window, at), at + 1, part);
+    attend_keys(p, query, kvg_first_seen(p.window, at), at + 1, part);
 #pragma unroll
     for (uint32_t j = 0; j < LANE_VALUES; ++j) {
         if (lane + 32 * j < p.dim)
@@ -98,7 +93,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_
 
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct kvg_attend p)
 {
-    const uint32_t first = first_seen(p.window, p.first), keys = p.first + 1 - first;
+    const uint32_t first = kvg_first_seen(p.window, p.first), keys = p.first + 1 - first;
     const uint32_t segment = kvg_warp() / p.heads, head = kvg_warp() - segment * p.heads;
     const uint32_t from = first + segment * KVG_KEY_SEGMENT, lane = threadIdx.x % 32;
     const size_t at = (size_t)segment * p.heads + head;
@@ -120,7 +115,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct
 
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_join(const struct kvg_attend p)
 {
-    const uint32_t head = kvg_warp(), keys = p.first + 1 - first_seen(p.window, p.first);
+    const uint32_t head = kvg_warp(), keys = p.first + 1 - kvg_first_seen(p.window, p.first);
     const uint32_t segments = (keys + KVG_KEY_SEGMENT - 1) / KVG_KEY_SEGMENT;
     float max = -INFINITY, sum = 0;
 

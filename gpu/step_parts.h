@@ -34,6 +34,12 @@ static __device__ __forceinline__ uint32_t kvg_warp(void)
     return blockIdx.x * KVG_STEP_WARPS + threadIdx.x / 32;
 }
 
+/* The first position that a query at `at` sees. */
+static __device__ __forceinline__ uint32_t kvg_first_seen(uint32_t window, uint32_t at)
+{
+    return window == 0 || at < window ? 0 : at - window + 1;
+}
+
 /* A head's row of the token at that position, of kv.k or kv.v. */
 static __device__ __forceinline__ uint16_t *kvg_row(const struct kvg_paged &kv, unsigned char *base,
                                                     uint32_t position, uint32_t head)

@@ -23,6 +23,8 @@ extern "C" {
 #define KVG_STEP_WARPS   (KVG_STEP_THREADS / 32)
 #define KVG_DIM_MAX      256u /* of a head */
 #define KVG_KEY_SEGMENT  64u  /* keys of a warp in decode's attention */
+#define KVG_TILE_ROWS    64u  /* of a CTA in a prompt's: heads of queries */
+#define KVG_TILE_KEYS    32u  /* that it takes at a time */
 
 /* K and V of one layer, and where a sequence's tokens lie in them. */
 struct kvg_paged {
@@ -72,6 +74,10 @@ struct kvg_turn {
 };
 
 /*
+ * kvg_attend_64 and kvg_attend_128, a CTA KVG_TILE_ROWS rows of one head of K and V: kvg_attend by
+ * tensor cores, for heads of up to so many values, of which there are a multiple of 8, and pages
+ * whose rows are aligned to 16 bytes. Grid: kvg_tiles_grid().
+ *
  * kvg_attend, a warp a head of a query: causal attention over the pages, an online softmax, out in
  * bf16. kvg_attend_part, a warp a head and KVG_KEY_SEGMENT keys of one query: parts of that, which
  * kvg_attend_join, a warp a head, adds up.
@@ -106,7 +112,7 @@ struct kvg_pick {
 };
 
 /* kvg_dequantise_TYPE, a thread a value: blocks as a GGUF has them to bf16. TYPE: f32, f16, q8_0,
- * q4_0, q4_1. */
+ * q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k. */
 struct kvg_dequantise {
     const unsigned char *from; /* of any alignment */
     uint16_t *to;
@@ -117,16 +123,21 @@ static inline uint32_t kvg_warps_grid(uint32_t warps)
 {
     return (warps + KVG_STEP_WARPS - 1) / KVG_STEP_WARPS;
 }
+static inline uint32_t kvg_tiles_grid(uint32_t tokens, uint32_t heads, uint32_t group)
+{
+    return (tokens * group + KVG_TILE_ROWS - 1) / KVG_TILE_ROWS * (heads / group);
+}
 static inline uint32_t kvg_threads_grid(uint64_t values)
 {
     return (uint32_t)((values + KVG_STEP_THREADS - 1) / KVG_STEP_THREADS);
 }
 
 /* Dynamic shared memory of a CTA. */
-#define KVG_NORM_SHARED   (4 * KVG_STEP_WARPS)
-#define KVG_TURN_SHARED   (4 * KVG_STEP_WARPS * KVG_DIM_MAX)
-#define KVG_ATTEND_SHARED (4 * KVG_STEP_WARPS * (KVG_DIM_MAX + 32))
-#define KVG_PICK_SHARED   (8 * KVG_STEP_WARPS)
+#define KVG_NORM_SHARED      (4 * KVG_STEP_WARPS)
+#define KVG_TURN_SHARED      (4 * KVG_STEP_WARPS * KVG_DIM_MAX)
+#define KVG_ATTEND_SHARED    (4 * KVG_STEP_WARPS * (KVG_DIM_MAX + 32))
+#define KVG_TILE_SHARED(dim) (2 * (KVG_TILE_KEYS * ((dim) + 8u) + (dim) * (KVG_TILE_KEYS + 8u)))
+#define KVG_PICK_SHARED      (8 * KVG_STEP_WARPS)
 
 #ifdef __cplusplus
 }

@@ -52,6 +52,15 @@ static uint32_t main_codec(const struct kvw_transfer *t)
     return most;
 }
 
+/* NULL: it has ended meanwhile. */
+static void fill_note(struct kvw_core_event *ev, const struct kvw_transfer *t)
+{
+    if (t == NULL || !t->receiver)
+        return;
+    ev->note_bytes = t->note_bytes;
+    memcpy(ev->note, t->note, t->note_bytes);
+}
+
 static void fill_done(struct kvw_core_event *ev, const struct kvw_transfer *t)
 {
     ev->chunks = t->chunks;
@@ -62,10 +71,7 @@ static void fill_done(struct kvw_core_event *ev, const struct kvw_transfer *t)
     ev->codec = main_codec(t);
     memcpy(ev->codec_chunks, t->codec_chunks, sizeof(ev->codec_chunks));
     snprintf(ev->text, sizeof(ev->text), "%s", t->text);
-    if (!t->receiver)
-        return;
-    ev->note_bytes = t->note_bytes;
-    memcpy(ev->note, t->note, t->note_bytes);
+    fill_note(ev, t);
 }
 
 /* What pulls moved; the hold goes. */
@@ -101,6 +107,8 @@ bool kvw_core_next_event(struct kvw_core *c, struct kvw_core_event *out)
         fill_done(&ev, rec->done);
         c->last_done = rec->done; /* its bad blocks may still be asked for */
     }
+    if (rec->kind == KVW_CEV_COMMITTED)
+        fill_note(&ev, kvw_transfer_of_ref(c, ev.xfer));
     if (rec->note != NULL) {
         ev.note_bytes = rec->note_bytes;
         memcpy(ev.note, rec->note, rec->note_bytes);

@@ -57,6 +57,9 @@ enum kvw_core_event_kind {
                             follows, or the transfer's end */
     KVW_CEV_STAGE_GONE,  /* exactly one for each stage that was complete: its staging memory is
                             free; xfer, key. KVW_OK: all its pulls ended well */
+    KVW_CEV_COMMITTED,   /* receiver, a pool in a GPU's memory: what the sender gave to commit is
+                            here, while layers may still be on their way: note. XFER_DONE has it
+                            again */
 };
 
 struct kvw_core_event {
@@ -72,8 +75,8 @@ struct kvw_core_event {
     uint64_t raw_bytes, wire_bytes; /* XFER_DONE */
     uint64_t first_ns, last_ns;     /* XFER_DONE: first and last chunk sent or landed; 0: none */
     uint32_t codec;                 /* XFER_DONE: the codec of most bytes */
-    uint32_t note_bytes;            /* XFER_DONE of a receiver: what the sender gave to commit;
-                                       NOTIFY: what the peer gave */
+    uint32_t note_bytes;            /* XFER_DONE of a receiver, COMMITTED: what the sender gave to
+                                       commit; NOTIFY: what the peer gave */
     uint8_t note[512];
     char text[257];     /* a sentence, ended by 0; may be empty, never needed to decide anything */
     kvw_batch_id batch; /* BATCH_DONE */

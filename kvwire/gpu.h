@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 /* Goes up when a structure of this file, job.h or mem.h changes. */
-#define KVW_GPU_ABI 2u
+#define KVW_GPU_ABI 3u
 
 #define KVW_GPU_TEXT 256u /* bytes of every `why` and text */
 
@@ -61,6 +61,9 @@ struct kvw_gpu_plugin {
                          char *why);
     /* Whether its queues take jobs of a codec (kvw_codec_id), of some element types at least. */
     bool (*takes)(const struct kvw_gpu *g, uint32_t codec);
+    /* What else it does, for who knows the header: a struct kvg_loaded_calls (gpu/loaded.h). NULL:
+     * nothing. */
+    const void *model;
 };
 
 /*

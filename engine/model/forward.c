@@ -39,7 +39,7 @@ static kvw_err run_layer(struct kve_pass *p, const struct kve_hooks *hooks, uint
         hooks->layer_written(hooks->arg, p->layer, p->base + p->count);
     if (outputs == 0)
         return KVW_OK;
-    if (hooks != NULL && hooks->layer_wait != NULL && p->base > 0) {
+    if (hooks != NULL && hooks->layer_wait != NULL && (p->base > 0 || p->seqs != NULL)) {
         const kvw_err err = hooks->layer_wait(hooks->arg, p->layer);
 
         if (err != KVW_OK)
@@ -87,6 +87,8 @@ static kvw_err run_chunk(struct kve_pass *p, const struct kve_hooks *hooks, uint
     struct kve_run *r = p->r;
     const struct kve_model_config *c = &r->m->config;
 
+    if (r->steps != NULL)
+        return r->steps->run_chunk(p, hooks, outputs, logits);
     begin_chunk(p);
     for (p->layer = 0; p->layer < c->layers; ++p->layer) {
         const bool last = p->layer + 1 == c->layers;
@@ -214,7 +216,8 @@ kvw_err kve_decode_batch(struct kve_run *r, struct kve_kvcache *kv, const struct
                          const struct kve_hooks *hooks)
 {
     const struct kve_hooks only = {.arg = hooks != NULL ? hooks->arg : NULL,
-                                   .cancel = hooks != NULL ? hooks->cancel : NULL};
+                                   .cancel = hooks != NULL ? hooks->cancel : NULL,
+                                   .layer_wait = hooks != NULL ? hooks->layer_wait : NULL};
     struct kve_pass p = {.r = r,
                          .kv = &kv->pool,
                          .seqs = batch->seqs,

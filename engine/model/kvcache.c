@@ -21,10 +21,16 @@ static bool in_range(uint32_t v, uint32_t max)
  * order that it wants it, so the network gathers whole blocks with one copy each; and attention,
  * which takes a run of tokens for all heads, reads it front to back.
  */
-static bool lay_out(struct kvw_pool *p)
+kvw_err kve_kvcache_lay_out(struct kvw_pool *p)
 {
     uint64_t layer;
 
+    if (!in_range(p->layers, KVW_LAYERS_MAX) || !in_range(p->kv_heads, KVW_HEADS_MAX) ||
+        !in_range(p->head_dim, KVW_HEAD_DIM_MAX) ||
+        !in_range(p->block_tokens, KVW_BLOCK_TOKENS_MAX) ||
+        !in_range(p->blocks, KVW_POOL_BLOCKS_MAX))
+        return KVW_E_INVALID;
+    p->dtype = KVW_DTYPE_BF16;
     p->head_stride = (uint64_t)p->head_dim * sizeof(uint16_t);
     p->token_stride = p->head_stride * p->kv_heads;
     p->kv_stride = p->token_stride * p->block_tokens; /* at most 2^31 */
@@ -32,7 +38,9 @@ static bool lay_out(struct kvw_pool *p)
     layer = p->block_stride * p->blocks; /* at most 2^56 */
     p->layer_stride = layer;
     return !__builtin_mul_overflow(layer, (uint64_t)p->layers, &p->mem.bytes) &&
-           p->mem.bytes <= SIZE_MAX / 2;
+                   p->mem.bytes <= SIZE_MAX / 2
+               ? KVW_OK
+               : KVW_E_NOMEM;
 }
 
 /* Into the queue of free blocks, behind the one at `after`. */
@@ -83,44 +91,48 @@ static bool open_lists(struct kve_kvcache *kv)
     return true;
 }
 
+kvw_err kve_kvcache_open_over(struct kve_kvcache *kv, const struct kvw_pool *pool)
+{
+    struct kve_kvcache c = {.pool = *pool, .borrowed = true, .free_count = pool->blocks};
+
+    if (!open_lists(&c)) {
+        free_lists(&c);
+        return KVW_E_NOMEM;
+    }
+    *kv = c;
+    return KVW_OK;
+}
+
 kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_heads,
                          uint32_t head_dim, uint32_t block_tokens, uint32_t blocks)
 {
-    struct kve_kvcache c = {
-        .pool = {.layers = layers,
-                 .blocks = blocks,
-                 .block_tokens = block_tokens,
-                 .kv_heads = kv_heads,
-                 .head_dim = head_dim,
-                 .dtype = KVW_DTYPE_BF16},
-        .free_count = blocks,
+    struct kvw_pool p = {
+        .layers = layers,
+        .blocks = blocks,
+        .block_tokens = block_tokens,
+        .kv_heads = kv_heads,
+        .head_dim = head_dim,
+        .mem = {.kind = KVW_MEM_HOST, .dmabuf_fd = -1},
     };
+    kvw_err err = kve_kvcache_lay_out(&p);
 
-    if (!in_range(layers, KVW_LAYERS_MAX) || !in_range(kv_heads, KVW_HEADS_MAX) ||
-        !in_range(head_dim, KVW_HEAD_DIM_MAX) || !in_range(block_tokens, KVW_BLOCK_TOKENS_MAX) ||
-        !in_range(blocks, KVW_POOL_BLOCKS_MAX))
-        return KVW_E_INVALID;
-    if (!lay_out(&c.pool))
+    if (err != KVW_OK)
+        return err;
+    p.mem.base =
+        mmap(NULL, p.mem.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p.mem.base == MAP_FAILED)
         return KVW_E_NOMEM;
-    if (!open_lists(&c))
-        goto free_lists;
-    c.pool.mem.base =
-        mmap(NULL, c.pool.mem.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (c.pool.mem.base == MAP_FAILED)
-        goto free_lists;
-    c.pool.mem.kind = KVW_MEM_HOST;
-    c.pool.mem.dmabuf_fd = -1;
-    *kv = c;
-    return KVW_OK;
-
-free_lists:
-    free_lists(&c);
-    return KVW_E_NOMEM;
+    err = kve_kvcache_open_over(kv, &p);
+    if (err != KVW_OK)
+        munmap(p.mem.base, p.mem.bytes);
+    else
+        kv->borrowed = false;
+    return err;
 }
 
 void kve_kvcache_close(struct kve_kvcache *kv)
 {
-    if (kv->pool.mem.base != NULL)
+    if (kv->pool.mem.base != NULL && !kv->borrowed)
         munmap(kv->pool.mem.base, kv->pool.mem.bytes);
     free_lists(kv);
     *kv = (struct kve_kvcache){0};

@@ -17,6 +17,8 @@
 #ifndef KVE_KVCACHE_H
 #define KVE_KVCACHE_H
 
+#include <stdbool.h>
+
 #include "../../kvwire/mem.h"
 
 /* A block's place in the queue of free ones, and what it holds. */
@@ -29,6 +31,7 @@ struct kve_block {
 
 struct kve_kvcache {
     struct kvw_pool pool;    /* what kvwire moves: base, shapes, strides */
+    bool borrowed;           /* the pool's memory is the caller's */
     uint32_t free_count;     /* kept ones that nobody has are free, too */
     uint32_t *taken;         /* per block: how many have it */
     struct kve_block *block; /* [pool.blocks + 1]; the last is the queue's two ends */
@@ -42,6 +45,11 @@ struct kve_kvcache {
  * KVW_E_NOMEM, KVW_E_INVALID. The memory is page-aligned and touched lazily. */
 KVW_NODISCARD kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_heads,
                                        uint32_t head_dim, uint32_t block_tokens, uint32_t blocks);
+/* The same over memory of the caller's, which may be a GPU's: of a pool whose layers, blocks,
+ * block_tokens, kv_heads and head_dim are set, kve_kvcache_lay_out() makes the strides, the type
+ * and mem.bytes; open_over() wants the rest of mem, too, and close leaves it to the caller. */
+KVW_NODISCARD kvw_err kve_kvcache_lay_out(struct kvw_pool *pool);
+KVW_NODISCARD kvw_err kve_kvcache_open_over(struct kve_kvcache *kv, const struct kvw_pool *pool);
 void kve_kvcache_close(struct kve_kvcache *kv);
 
 /* All count blocks, or KVW_E_NOBLOCKS and none. */

@@ -51,6 +51,10 @@ struct kve_run; /* opaque: scratch and worker threads of one forward pass */
 KVW_NODISCARD kvw_err kve_run_open(struct kve_run **r, const struct kve_model *m, uint32_t threads,
                                    uint32_t prefill_tokens, uint32_t seq_tokens_max);
 void kve_run_close(struct kve_run *r); /* takes NULL */
+/* The CUstream on which a run on a GPU (device.h) computes, NULL: the CPU does. What is put there
+ * behind layer_written comes after that layer's K and V; what is put there by layer_wait, before
+ * they are read. */
+void *kve_run_stream(const struct kve_run *r);
 /*
  * Where a prompt may be cut so that its rest, prefilled behind K and V that are there already, has
  * the bits of the whole in one call: before positions that are multiples of this number, with
@@ -107,7 +111,7 @@ struct kve_batch {
 
 /*
  * kve_decode of each sequence in one pass that reads the weights once: the same bits as one after
- * the other, whoever is beside it. Of hooks only cancel is called. On an error no sequence has
+ * the other, whoever is beside it. Of hooks layer_written isn't called. On an error no sequence has
  * grown. KVW_E_INVALID also for a count out of its range.
  */
 KVW_NODISCARD kvw_err kve_decode_batch(struct kve_run *r, struct kve_kvcache *kv,

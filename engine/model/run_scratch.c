@@ -94,14 +94,12 @@ uint32_t kve_run_cut(const struct kve_run *r)
     return r->prefill_tokens;
 }
 
-kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t threads,
-                     uint32_t prefill_tokens, uint32_t seq_tokens_max)
+kvw_err kve_run_make(struct kve_run **out, const struct kve_model *m, uint32_t prefill_tokens,
+                     uint32_t seq_tokens_max)
 {
     const struct kve_model_config *c = &m->config;
-    kvw_err err = KVW_E_NOMEM;
 
-    if (threads == 0 || threads > KVE_THREADS_MAX || prefill_tokens > PREFILL_TOKENS_MAX ||
-        seq_tokens_max == 0 || seq_tokens_max > c->context)
+    if (prefill_tokens > PREFILL_TOKENS_MAX || seq_tokens_max == 0 || seq_tokens_max > c->context)
         return KVW_E_INVALID;
 
     struct kve_run *r = calloc(1, sizeof(*r));
@@ -117,6 +115,21 @@ kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t t
         prefill_tokens = PREFILL_TOKENS / r->cut_tokens * r->cut_tokens;
     r->prefill_tokens = least(prefill_tokens, seq_tokens_max);
     r->token_rows = most(r->prefill_tokens, KVE_BATCH_MAX);
+    *out = r;
+    return KVW_OK;
+}
+
+kvw_err kve_run_open(struct kve_run **out, const struct kve_model *m, uint32_t threads,
+                     uint32_t prefill_tokens, uint32_t seq_tokens_max)
+{
+    struct kve_run *r;
+    kvw_err err;
+
+    if (threads == 0 || threads > KVE_THREADS_MAX)
+        return KVW_E_INVALID;
+    if ((err = kve_run_make(&r, m, prefill_tokens, seq_tokens_max)) != KVW_OK)
+        return err;
+    err = KVW_E_NOMEM;
     r->scratch = calloc(threads, sizeof(*r->scratch));
     if (r->scratch == NULL)
         goto free_run;
@@ -138,10 +151,17 @@ free_run:
     return err;
 }
 
+void *kve_run_stream(const struct kve_run *r)
+{
+    return r->steps != NULL ? r->steps->stream(r) : NULL;
+}
+
 void kve_run_close(struct kve_run *r)
 {
     if (r == NULL)
         return;
+    if (r->steps != NULL)
+        r->steps->close(r);
     kve_pool_close(r->pool);
     free(r->arena);
     free(r->scratch);

@@ -34,7 +34,20 @@ struct kve_scratch {
     float *max, *sum;   /* [query_rows] */
 };
 
+struct kve_pass;
+
+/* Who computes a chunk in the CPU's place. */
+struct kve_steps {
+    /* As forward.c's run_chunk(): logits[outputs][vocab] of the chunk's last tokens */
+    kvw_err (*run_chunk)(struct kve_pass *p, const struct kve_hooks *hooks, uint32_t outputs,
+                         float *logits);
+    void (*close)(struct kve_run *r);
+    void *(*stream)(const struct kve_run *r);
+};
+
 struct kve_run {
+    const struct kve_steps *steps; /* NULL: the CPU does, and all below is there */
+    void *device;                  /* the steps' own */
     const struct kve_model *m;
     const struct kve_kernels *kernels;
     struct kve_pool *pool;
@@ -70,6 +83,10 @@ struct kve_pass {
     uint32_t base;  /* position of the first */
     uint32_t layer;
 };
+
+/* A run with its numbers alone: no workers, no arena. KVW_E_INVALID, KVW_E_NOMEM. */
+KVW_NODISCARD kvw_err kve_run_make(struct kve_run **r, const struct kve_model *m,
+                                   uint32_t prefill_tokens, uint32_t seq_tokens_max);
 
 static inline uint32_t kve_pass_position(const struct kve_pass *p, uint32_t token)
 {

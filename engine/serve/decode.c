@@ -15,6 +15,7 @@
 struct answer {
     uint32_t tokens; /* said so far, the first included */
     uint64_t first_ns, end_ns;
+    uint64_t ahead_ns;  /* the step after the first token began, ahead of the transfer's end */
     const char *reason; /* "stop" or "length" */
 };
 
@@ -96,6 +97,8 @@ static void say_finished(struct kve_worker *w, const struct answer *a, const str
         cJSON_AddNumberToObject(obj, "tokens", a->tokens);
         cJSON_AddNumberToObject(obj, "first_us", (double)(a->first_ns / 1000));
         cJSON_AddNumberToObject(obj, "end_us", (double)(a->end_ns / 1000));
+        if (a->ahead_ns != 0)
+            cJSON_AddNumberToObject(obj, "ahead_us", (double)(a->ahead_ns / 1000));
         if (x != NULL) {
             cJSON *landed = cJSON_AddArrayToObject(obj, "landed_us");
 
@@ -112,7 +115,9 @@ static void say_finished(struct kve_worker *w, const struct answer *a, const str
 
 enum job_state {
     JOB_FREE = 0,
-    JOB_RECEIVING, /* blocks are lent -> WRITING, or its end */
+    JOB_RECEIVING, /* blocks are lent -> WRITING, AHEAD, or its end */
+    JOB_AHEAD,     /* on a GPU: the KV has come, and the first step is behind it on the stream; the
+                      transfer's end will say whether it is right -> WRITING, or its end */
     JOB_WRITING,   /* the KV is there */
 };
 
@@ -123,9 +128,11 @@ struct job {
     struct kve_xfer x;
     struct answer a;
     struct kve_sampler *sampler;
-    struct kve_first last; /* the token said last */
+    struct kve_first first; /* the prefill's token */
+    struct kve_first last;  /* the token whose next one is wanted */
     uint64_t until_ns;
     bool canceled, aborted;
+    kvw_err failed; /* the step that was ahead */
     char why[KVE_WHY_BYTES];
 };
 
@@ -251,34 +258,74 @@ void kve_decodes_cancel(struct kve_worker *w, uint64_t id)
         j->canceled = true;
 }
 
+/* The first token out of the note; what follows it may be computed. False: there is none. */
+static bool take_first(struct kve_worker *w, struct job *j)
+{
+    const struct kve_xfer *x = &j->x;
+
+    if (kve_first_get(&j->first, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) != KVW_OK)
+        return false;
+    j->last = j->first;
+    j->seq.tokens = j->r.count;
+    kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
+    kve_sampler_took(j->sampler, j->last.token);
+    return true;
+}
+
+/* Say a token of the answer; the last one is its end. */
+static void say_of(struct kve_worker *w, struct job *j, const struct kve_first *t)
+{
+    speak_of(w, j);
+    const bool last = say_token(w, &j->r, &j->a, t);
+    speak_of_none(w);
+    j->a.end_ns = kve_now_ns();
+    if (last)
+        end_job(w, j, KVW_OK);
+}
+
 /* The KV has landed, or never will. */
 static void received(struct kve_worker *w, struct job *j)
 {
     const struct kve_xfer *x = &j->x;
+    const bool ahead = j->state == JOB_AHEAD;
 
     if (x->err != KVW_OK) {
         snprintf(j->why, sizeof(j->why), "%s", x->text);
         end_job(w, j, x->err);
-    } else if (kve_first_get(&j->last, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) !=
-               KVW_OK) {
+    } else if (!ahead && !take_first(w, j)) {
         snprintf(j->why, sizeof(j->why), "the prefill's note of %u bytes has no first token",
                  x->note_bytes);
         end_job(w, j, KVW_E_PROTOCOL);
+    } else if (j->failed != KVW_OK) {
+        end_job(w, j, j->failed);
     } else {
-        j->seq.tokens = j->r.count;
         if (j->r.budget == KVW_BUDGET_EXACT) /* what a lossy codec left isn't what others expect */
             kve_worker_seq_keep(w, &j->seq, &j->r);
-        kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
-        kve_sampler_took(j->sampler, j->last.token);
         j->state = JOB_WRITING;
         j->a.first_ns = kve_now_ns();
-        speak_of(w, j);
-        const bool last = say_token(w, &j->r, &j->a, &j->last);
-        speak_of_none(w);
-        j->a.end_ns = kve_now_ns();
-        if (last)
-            end_job(w, j, KVW_OK);
+        say_of(w, j, &j->first);
+        if (ahead && j->state == JOB_WRITING)
+            say_of(w, j, &j->last);
     }
+}
+
+/*
+ * Whether its first step may begin although its transfer goes on: all layers have come and are
+ * being decoded on the GPU, the first token is known and isn't the last. The step waits on the
+ * stream for each layer; what comes out is said when the transfer has ended well.
+ */
+static bool can_go_ahead(struct kve_worker *w, struct job *j)
+{
+    const struct kve_xfer *x = &j->x;
+
+    if (kve_run_stream(w->run) == NULL || x->done || j->aborted || !x->committed ||
+        x->layers_came < w->mc->layers || j->r.max_tokens < 2 ||
+        kve_first_get(&j->first, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) != KVW_OK ||
+        is_end(w, &j->r, j->first.token) || !take_first(w, j))
+        return false;
+    j->state = JOB_AHEAD;
+    j->a.ahead_ns = kve_now_ns();
+    return true;
 }
 
 static void look_at_transfer(struct kve_worker *w, struct job *j)
@@ -304,6 +351,23 @@ struct turn {
     uint32_t count;
 };
 
+/* On a GPU, before a layer reads K and V: behind what is still being decoded of those that are
+ * ahead. Of one whose transfer has just failed anything may be read: its token is never said. */
+static kvw_err on_wait(void *arg, uint32_t layer)
+{
+    const struct turn *t = arg;
+
+    for (uint32_t i = 0; i < t->count; ++i) {
+        struct job *j = t->jobs[i];
+        const kvw_err err =
+            j->state == JOB_AHEAD ? kve_link_layer_wait(t->w->link, &j->x, layer) : KVW_OK;
+
+        if (err == KVW_E_DEVICE || err == KVW_E_AGAIN)
+            return err;
+    }
+    return KVW_OK;
+}
+
 /* Between two layers: a new request's blocks are lent at once, and a cancel is heard. */
 static bool on_layer(void *arg)
 {
@@ -325,9 +389,9 @@ static void gather(struct turn *t)
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
         struct job *j = &d->jobs[i];
 
-        if (j->state != JOB_WRITING)
+        if (j->state != JOB_WRITING && (j->state != JOB_RECEIVING || !can_go_ahead(t->w, j)))
             continue;
-        if (j->canceled || now >= j->until_ns) {
+        if (j->state == JOB_WRITING && (j->canceled || now >= j->until_ns)) {
             if (!j->canceled)
                 snprintf(j->why, sizeof(j->why), "the request's time ran out");
             end_job(t->w, j, KVW_E_CANCELED);
@@ -342,25 +406,34 @@ static void gather(struct turn *t)
 static void say_next(struct kve_worker *w, struct job *j, const float *logits)
 {
     draw(w, &j->r, j->sampler, logits, j->seq.tokens, &j->last);
-    speak_of(w, j);
-    const bool last = say_token(w, &j->r, &j->a, &j->last);
-    speak_of_none(w);
-    j->a.end_ns = kve_now_ns();
-    if (last)
-        end_job(w, j, KVW_OK);
+    if (j->state == JOB_WRITING)
+        say_of(w, j, &j->last);
+}
+
+/* No token came of the pass. An answer that was ahead ends by its transfer, which is still open. */
+static void fail(struct kve_worker *w, struct job *j, kvw_err err)
+{
+    if (j->state == JOB_WRITING) {
+        end_job(w, j, err);
+        return;
+    }
+    j->failed = err;
+    if (!j->aborted)
+        kve_link_abort(w->link, &j->x, "the step after the first token failed");
+    j->aborted = true;
 }
 
 static void write_tokens(struct turn *t)
 {
     struct kve_worker *w = t->w;
-    const struct kve_hooks hooks = {.arg = t, .cancel = on_layer};
+    const struct kve_hooks hooks = {.arg = t, .cancel = on_layer, .layer_wait = on_wait};
     const struct kve_batch batch = {
         .seqs = t->seqs, .tokens = t->tokens, .count = t->count, .logits = w->logits};
     const kvw_err err = kve_decode_batch(w->run, &w->kv, &batch, &hooks);
 
     for (uint32_t i = 0; i < t->count; ++i) {
         if (err != KVW_OK)
-            end_job(w, t->jobs[i], err);
+            fail(w, t->jobs[i], err);
         else
             say_next(w, t->jobs[i], w->logits + (size_t)i * w->mc->vocab);
     }
@@ -372,7 +445,7 @@ bool kve_decodes_turn(struct kve_worker *w)
     struct turn t = {.w = w};
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
-        if (d->jobs[i].state == JOB_RECEIVING)
+        if (d->jobs[i].state == JOB_RECEIVING || d->jobs[i].state == JOB_AHEAD)
             look_at_transfer(w, &d->jobs[i]);
     gather(&t);
     if (t.count > 0)
@@ -390,9 +463,9 @@ void kve_decodes_end(struct kve_worker *w)
         if (j->state == JOB_FREE)
             continue;
         j->canceled = true;
-        if (j->state == JOB_RECEIVING && !j->aborted)
+        if (j->state != JOB_WRITING && !j->aborted)
             kve_link_abort(w->link, &j->x, "the router is gone");
-        while (j->state == JOB_RECEIVING && !kve_link_done(w->link, &j->x))
+        while (j->state != JOB_WRITING && !kve_link_done(w->link, &j->x))
             kve_link_wait(w->link, &j->x, kve_now_ns() + 100 * KVE_MS);
         end_job(w, j, KVW_E_CANCELED);
     }

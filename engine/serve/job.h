@@ -12,6 +12,7 @@
 #define KVE_JOB_H
 
 #include "../gguf/gguf.h"
+#include "../model/device.h"
 #include "../model/kvcache.h"
 #include "../model/model.h"
 #include "../model/sample.h"
@@ -32,7 +33,8 @@ struct kve_worker {
     const struct kve_model_config *mc;
     struct kve_kvcache kv;
     struct kve_run *run;
-    struct kve_link *link; /* NULL: LOCAL */
+    struct kve_device device; /* of the run and the cache; gpu NULL: the CPU's */
+    struct kve_link *link;    /* NULL: LOCAL */
     struct kve_channel channel;
     /* The link as the router was told of it last; seen_state 0: not at all */
     kve_link_state seen_state;

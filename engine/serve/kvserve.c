@@ -59,6 +59,7 @@ enum {
     OPT_CONTROL,
     OPT_PREFILL_AT,
     OPT_DECODE_AT,
+    OPT_DEVICE,
     OPT_THREADS,
     OPT_KV_TOKENS,
     OPT_BLOCK_TOKENS,
@@ -109,6 +110,7 @@ static const struct option options[] = {
     {"control", required_argument, NULL, OPT_CONTROL},
     {"prefill-at", required_argument, NULL, OPT_PREFILL_AT},
     {"decode-at", required_argument, NULL, OPT_DECODE_AT},
+    {"device", required_argument, NULL, OPT_DEVICE},
     {"threads", required_argument, NULL, OPT_THREADS},
     {"kv-tokens", required_argument, NULL, OPT_KV_TOKENS},
     {"block-tokens", required_argument, NULL, OPT_BLOCK_TOKENS},
@@ -179,6 +181,7 @@ static const struct {
     {OPT_CONTROL, WORKER},
     {OPT_PREFILL_AT, FOUND},
     {OPT_DECODE_AT, FOUND},
+    {OPT_DEVICE, PAIR | ALONE | WORKER},
     {OPT_THREADS, PAIR | ALONE | WORKER},
     {OPT_KV_TOKENS, PAIR | ALONE | WORKER},
     {OPT_BLOCK_TOKENS, PAIR | ALONE | WORKER},
@@ -340,6 +343,17 @@ static bool cpus(struct kve_worker_config *w, const char *text)
     return false;
 }
 
+static bool device(struct kve_worker_config *w, const char *text)
+{
+    w->device = text;
+    if (strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0 ||
+        (strncmp(text, "cuda:", 5) == 0 && strspn(text + 5, "0123456789") == strlen(text + 5) &&
+         strlen(text) > 5 && strlen(text) < 8))
+        return true;
+    fprintf(stderr, "kvserve: --device %s: it is cpu, cuda or cuda:N\n", text);
+    return false;
+}
+
 static bool worker_option(struct cli *c, int opt, const char *text)
 {
     struct kve_worker_config *w = &c->run.spawn.worker;
@@ -361,6 +375,8 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         return codec(w, text);
     case OPT_CPU:
         return cpus(w, text);
+    case OPT_DEVICE:
+        return device(w, text);
     case OPT_ENCODERS:
         return whole(c, text, 0, KVE_ENCODERS_MAX, &w->encoders);
     case OPT_THREADS:

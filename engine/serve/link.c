@@ -108,6 +108,8 @@ static kvw_err open_node(struct kve_link *l)
         .encoders = l->cfg.encoders,
         .slots = SLOTS,
         .stages = SLOTS,
+        .gpu_plugin = l->cfg.gpu_plugin,
+        .gpu = l->cfg.gpu,
         .cpus = l->cfg.cpus != NULL ? &l->cpus : NULL,
         .cpus_bytes = l->cfg.cpus != NULL ? sizeof(l->cpus) : 0,
     };
@@ -175,14 +177,20 @@ static struct kve_xfer *live_one(const struct kve_link *l, kvw_xfer_ref ref)
     return x;
 }
 
+static void take_note(struct kve_xfer *x, const struct kvw_core_event *ev)
+{
+    x->committed = true;
+    x->note_bytes = ev->note_bytes;
+    memcpy(x->note, ev->note, ev->note_bytes);
+}
+
 static void take_done(struct kve_link *l, struct kve_xfer *x, const struct kvw_core_event *ev)
 {
     x->raw_bytes = ev->raw_bytes;
     x->wire_bytes = ev->wire_bytes;
     x->chunks = ev->chunks;
     memcpy(x->codec_chunks, ev->codec_chunks, sizeof(x->codec_chunks));
-    x->note_bytes = ev->note_bytes;
-    memcpy(x->note, ev->note, ev->note_bytes);
+    take_note(x, ev);
     finish(l, x, x->lost && ev->err == KVW_E_CANCELED ? KVW_E_PEER_LOST : (kvw_err)ev->err,
            ev->text, ev->at_ns);
 }
@@ -259,6 +267,14 @@ static void take_event(struct kve_link *l, const struct kvw_core_event *ev)
     case KVW_CEV_LAYER_READY:
         if (x != NULL)
             x->layer_ns[ev->layer] = ev->at_ns;
+        break;
+    case KVW_CEV_LAYER_CAME:
+        if (x != NULL)
+            x->layers_came++;
+        break;
+    case KVW_CEV_COMMITTED:
+        if (x != NULL)
+            take_note(x, ev);
         break;
     case KVW_CEV_XFER_DONE:
         if (x != NULL)
@@ -450,8 +466,17 @@ static void must(struct kve_link *l, struct kve_xfer *x, kvw_err err, const char
 
 void kve_link_push(struct kve_link *l, struct kve_xfer *x, uint32_t layer, uint32_t tokens)
 {
-    if (!x->done)
-        must(l, x, kvw_node_push(l->node, x->ref, layer, tokens, NULL), "push");
+    if (x->done)
+        return;
+    must(l, x,
+         l->cfg.stream != NULL ? kvw_node_push_after(l->node, x->ref, layer, tokens, l->cfg.stream)
+                               : kvw_node_push(l->node, x->ref, layer, tokens, NULL),
+         "push");
+}
+
+kvw_err kve_link_layer_wait(struct kve_link *l, struct kve_xfer *x, uint32_t layer)
+{
+    return x->done ? x->err : kvw_node_layer_wait(l->node, x->ref, layer, l->cfg.stream);
 }
 
 void kve_link_commit(struct kve_link *l, struct kve_xfer *x, const void *note, uint32_t note_bytes)

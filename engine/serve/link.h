@@ -39,8 +39,12 @@ struct kve_link_config {
     bool sender;              /* prefill: dials, sends; else decode: listens, receives */
     uint8_t fingerprint[16];  /* of the weights */
     const char *model_name;
-    struct kvw_pool pool; /* its memory is borrowed until close */
-    uint8_t codec;        /* as kvw_node_config's, and so is the next */
+    struct kvw_pool pool;                    /* its memory is borrowed until close */
+    const struct kvw_gpu_plugin *gpu_plugin; /* of a pool in a GPU's memory, else NULL: these are
+                                                kvw_node_config's */
+    struct kvw_gpu *gpu;
+    void *stream;  /* on which the model runs there (kve_run_stream()) */
+    uint8_t codec; /* as kvw_node_config's, and so is the next */
     uint32_t encoders;
 };
 
@@ -65,6 +69,9 @@ struct kve_xfer {
     uint32_t codec_chunks[KVW_CODEC_IDS]; /* by codec id */
     uint64_t done_ns;
     uint64_t layer_ns[KVW_LAYERS_MAX]; /* sender: sent; receiver: landed; 0: not yet */
+    /* receiver on a GPU: so many layers have come, and the GPU is at them; the note is here */
+    uint32_t layers_came;
+    bool committed;
     /* the link's own */
     kvw_xfer_ref ref;
     kvw_peer_id peer;
@@ -98,7 +105,8 @@ KVW_NODISCARD kvw_err kve_link_offer(struct kve_link *link, struct kve_xfer *x,
 KVW_NODISCARD kvw_err kve_link_stream(struct kve_link *link, struct kve_xfer *x,
                                       const struct kve_blocks *blocks, uint64_t offer_by_ns,
                                       uint64_t deadline_ns);
-/* Drop a mark and go on. A transfer that has ended swallows it. */
+/* Drop a mark and go on. A transfer that has ended swallows it. On a GPU the layer is computed when
+ * what is on the stream now has ended. */
 void kve_link_push(struct kve_link *link, struct kve_xfer *x, uint32_t layer, uint32_t tokens);
 void kve_link_commit(struct kve_link *link, struct kve_xfer *x, const void *note,
                      uint32_t note_bytes);
@@ -107,6 +115,15 @@ void kve_link_abort(struct kve_link *link, struct kve_xfer *x, const char *reaso
 /* This side takes no part in a transfer that isn't open here: the other side's part ends with the
  * reason (KVW_E_NOBLOCKS, any other err as KVW_E_CANCELED). */
 void kve_link_decline(struct kve_link *link, uint64_t id, kvw_err err, const char *reason);
+
+/*
+ * Receiver on a GPU: what is put on the stream from now on comes when this layer is in its blocks;
+ * whether its bytes are right is known when the transfer has ended. Nobody waits but the GPU. A
+ * transfer that has ended well has put all its layers there.
+ *   KVW_E_AGAIN  the layer hasn't come yet (layers_came); KVW_E_PEER_LOST and others: why it ended
+ */
+KVW_NODISCARD kvw_err kve_link_layer_wait(struct kve_link *link, struct kve_xfer *x,
+                                          uint32_t layer);
 
 /* Has it ended? A cheap look that never waits for the node's thread. */
 bool kve_link_done(struct kve_link *link, const struct kve_xfer *x);

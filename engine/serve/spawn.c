@@ -74,6 +74,7 @@ void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c,
     arg(a, "--cpu", c->cpus);
     if (c->busy_poll)
         a->at[a->n++] = (char *)(uintptr_t) "--busy-poll";
+    arg(a, "--device", c->device);
     arg_number(a, "--threads", c->threads);
     arg_number(a, "--kv-tokens", c->kv_tokens);
     arg_number(a, "--block-tokens", c->block_tokens);

@@ -131,6 +131,7 @@ static void serve_messages(struct kve_worker *w)
     cJSON_AddStringToObject(hello, "model", kve_model_name(w->model));
     cJSON_AddNumberToObject(hello, "kv_blocks", w->kv.pool.blocks);
     cJSON_AddNumberToObject(hello, "block_tokens", w->kv.pool.block_tokens);
+    cJSON_AddStringToObject(hello, "device", w->device.gpu != NULL ? w->device.text : "cpu");
     kve_worker_say(w, hello);
     while (!stop_all) {
         kvw_err err;
@@ -209,12 +210,55 @@ static kvw_err open_link(struct kve_worker *w)
         .sender = w->cfg->role == KVE_WORKER_PREFILL,
         .model_name = kve_model_name(w->model),
         .pool = w->kv.pool,
+        .gpu_plugin = w->device.gpu != NULL ? w->device.plugin : NULL,
+        .gpu = w->device.gpu,
+        .stream = kve_run_stream(w->run),
         .codec = w->cfg->codec,
         .encoders = w->cfg->encoders,
     };
 
     kve_model_fingerprint(w->model, lc.fingerprint);
     return kve_link_open(&w->link, &lc);
+}
+
+/* The run and the cache on the GPU that the worker was given, or nothing of it and a sentence. */
+static kvw_err open_on_gpu(struct kve_worker *w, const struct kvw_pool *shape, char *why)
+{
+    const char *number = strchr(w->cfg->device, ':');
+    kvw_err err = kve_device_open(&w->device, number != NULL ? atoi(number + 1) : 0, why);
+
+    if (err != KVW_OK)
+        return err;
+    err = kve_device_run(&w->device, &w->run, w->model, w->cfg->prefill_tokens, shape->block_tokens,
+                         why);
+    if (err == KVW_OK)
+        err = kve_device_kvcache(&w->device, &w->kv, shape, why);
+    if (err == KVW_OK)
+        return KVW_OK;
+    kve_run_close(w->run);
+    w->run = NULL;
+    kve_device_close(&w->device);
+    return err;
+}
+
+/* Where a GPU is wanted and can't be had, there is a sentence, and the CPU does it. */
+static kvw_err open_run(struct kve_worker *w, const struct kvw_pool *shape)
+{
+    const struct kve_worker_config *cfg = w->cfg;
+    char why[KVE_WHY_BYTES] = "";
+    kvw_err err;
+
+    if (cfg->device != NULL && strcmp(cfg->device, "cpu") != 0) {
+        if (open_on_gpu(w, shape, why) == KVW_OK)
+            return KVW_OK;
+        fprintf(stderr, "kvserve %s: --device %s: %s; the CPU computes\n", kve_worker_name(w),
+                cfg->device, why);
+    }
+    err = kve_kvcache_open(&w->kv, shape->layers, shape->kv_heads, shape->head_dim,
+                           shape->block_tokens, shape->blocks);
+    return err != KVW_OK
+               ? err
+               : kve_run_open(&w->run, w->model, cfg->threads, cfg->prefill_tokens, w->mc->context);
 }
 
 static kvw_err open_all(struct kve_worker *w, char *why)
@@ -233,10 +277,14 @@ static kvw_err open_all(struct kve_worker *w, char *why)
     const uint32_t kv_tokens = cfg->kv_tokens != 0 ? cfg->kv_tokens : w->mc->context;
     snprintf(why, KVE_WHY_BYTES, "%u threads, %u KV tokens in blocks of %u", cfg->threads,
              kv_tokens, block_tokens);
-    err = kve_kvcache_open(&w->kv, w->mc->layers, w->mc->kv_heads, w->mc->head_dim, block_tokens,
-                           (kv_tokens + block_tokens - 1) / block_tokens);
-    if (err == KVW_OK)
-        err = kve_run_open(&w->run, w->model, cfg->threads, cfg->prefill_tokens, w->mc->context);
+    const struct kvw_pool shape = {
+        .layers = w->mc->layers,
+        .kv_heads = w->mc->kv_heads,
+        .head_dim = w->mc->head_dim,
+        .block_tokens = block_tokens,
+        .blocks = (kv_tokens + block_tokens - 1) / block_tokens,
+    };
+    err = open_run(w, &shape);
     const size_t rows = cfg->role == KVE_WORKER_DECODE ? KVE_SEQUENCES_MAX : 1;
     if (err == KVW_OK && (w->logits = malloc(rows * w->mc->vocab * sizeof(*w->logits))) == NULL)
         err = KVW_E_NOMEM;
@@ -278,6 +326,7 @@ int kve_worker_main(const struct kve_worker_config *cfg)
     kve_decodes_close(&w);
     kve_run_close(w.run);
     kve_kvcache_close(&w.kv);
+    kve_device_close(&w.device);
     kve_tok_close(w.tok);
     kve_model_close(w.model);
     kve_gguf_close(w.gguf);

@@ -36,6 +36,7 @@ struct kve_worker_config {
     bool busy_poll;           /* that thread never sleeps */
     const char *control_path; /* listen here; NULL: control_fd is a connected channel */
     int control_fd;
+    const char *device; /* who computes: NULL or "cpu"; "cuda", "cuda:N" where that can be */
     uint32_t threads;
     uint32_t kv_tokens;      /* capacity of the KV pool, 0: the model's context */
     uint32_t block_tokens;   /* 0: 16 */

@@ -473,6 +473,8 @@ void kvw_lend_commit(struct kvw_core *c, struct kvw_peer *p, const struct kvw_wi
     if (t->note_bytes == 0 && m->note_bytes > 0) { /* of several sources the first that has one */
         t->note_bytes = m->note_bytes;
         memcpy(t->note, m->note, m->note_bytes);
+        if (c->pools[t->pool].place->kind == KVW_MEM_CUDA)
+            kvw_core_emit_layer(c, KVW_CEV_COMMITTED, t, 0);
     }
     kvw_lend_settle(c, f);
 }

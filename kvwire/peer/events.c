@@ -58,7 +58,7 @@ void kvw_core_emit_layer(struct kvw_core *c, uint32_t kind, const struct kvw_tra
     rec->xfer = t->ref;
     rec->key = t->key;
     rec->layer = layer;
-    if (kvw_traced(c) && kind != KVW_CEV_LAYER_CAME)
+    if (kvw_traced(c) && kind != KVW_CEV_LAYER_CAME && kind != KVW_CEV_COMMITTED)
         kvw_trace_tell(c, kvw_trace_transfer(kind == KVW_CEV_LAYER_READY ? KVW_TRACE_READY
                                              : t->hold != NULL           ? KVW_TRACE_STAGED
                                                                          : KVW_TRACE_SENT,

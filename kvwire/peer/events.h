@@ -22,7 +22,7 @@ struct kvw_core_rec *kvw_core_emit(struct kvw_core *c, uint32_t kind, const stru
 /* PEER_UP or PEER_LOST of a peer: one for each id that names it. */
 void kvw_core_emit_peer(struct kvw_core *c, uint32_t kind, const struct kvw_peer *peer, kvw_err err,
                         const char *text);
-/* A layer of a transfer: LAYER_SENT, LAYER_CAME or LAYER_READY. */
+/* A layer of a transfer: LAYER_SENT, LAYER_CAME or LAYER_READY; of none: COMMITTED. */
 void kvw_core_emit_layer(struct kvw_core *c, uint32_t kind, const struct kvw_transfer *t,
                          uint32_t layer);
 /* The one XFER_DONE of a transfer; of one that serves a pull the trace alone. */

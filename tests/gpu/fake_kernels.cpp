@@ -22,4 +22,5 @@ static __global__ void kvt_multiply(const struct kvg_product p)
 
 #define T_NAMED(name) FAKE_KERNEL(name),
 const fake_kernel fake_kernels[] = {FAKE_KERNEL(kvt_step), FAKE_KERNEL(kvt_multiply),
-                                    T_KERNELS(T_NAMED) T_STEP_KERNELS(T_NAMED){NULL, NULL}};
+                                    T_KERNELS(T_NAMED) T_STEP_KERNELS(T_NAMED)
+                                        T_WEIGHT_KERNELS(T_NAMED){NULL, NULL}};

@@ -36,7 +36,7 @@ T_KERNELS(T_DECLARE)
 #undef T_DECLARE
 
 /* X(name) of each step of a forward pass; the structure that it takes has its name, but for the
- * last two. */
+ * last four. */
 #define T_STEP_KERNELS(X)                                                                          \
     X(kvg_embed)                                                                                   \
     X(kvg_norm)                                                                                    \
@@ -44,8 +44,27 @@ T_KERNELS(T_DECLARE)
     X(kvg_attend)                                                                                  \
     X(kvg_gate)                                                                                    \
     X(kvg_pick)                                                                                    \
+    X(kvg_attend_64)                                                                               \
+    X(kvg_attend_128)                                                                              \
     X(kvg_attend_part)                                                                             \
     X(kvg_attend_join)
+
+/* X(name) of each kernel that makes bf16 of weights. */
+#define T_WEIGHT_KERNELS(X)                                                                        \
+    X(kvg_dequantise_f32)                                                                          \
+    X(kvg_dequantise_f16)                                                                          \
+    X(kvg_dequantise_q8_0)                                                                         \
+    X(kvg_dequantise_q4_0)                                                                         \
+    X(kvg_dequantise_q4_1)                                                                         \
+    X(kvg_dequantise_q5_0)                                                                         \
+    X(kvg_dequantise_q5_1)                                                                         \
+    X(kvg_dequantise_q4_k)                                                                         \
+    X(kvg_dequantise_q5_k)                                                                         \
+    X(kvg_dequantise_q6_k)
+
+#define T_DECLARE(name) extern "C" void name(const struct kvg_dequantise p);
+T_WEIGHT_KERNELS(T_DECLARE)
+#undef T_DECLARE
 
 extern "C" void kvg_embed(const struct kvg_embed p);
 extern "C" void kvg_norm(const struct kvg_norm p);
@@ -53,6 +72,8 @@ extern "C" void kvg_turn(const struct kvg_turn p);
 extern "C" void kvg_attend(const struct kvg_attend p);
 extern "C" void kvg_gate(const struct kvg_gate p);
 extern "C" void kvg_pick(const struct kvg_pick p);
+extern "C" void kvg_attend_64(const struct kvg_attend p);
+extern "C" void kvg_attend_128(const struct kvg_attend p);
 extern "C" void kvg_attend_part(const struct kvg_attend p);
 extern "C" void kvg_attend_join(const struct kvg_attend p);
 #endif

@@ -4,4 +4,5 @@
 #include "gpu/step_dequantise.cu"
 #include "gpu/step_gate.cu"
 #include "gpu/step_norm.cu"
+#include "gpu/step_tile.cu"
 #include "gpu/step_turn.cu"

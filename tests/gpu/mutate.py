@@ -14,7 +14,7 @@ import argparse, csv, os, re, shutil, subprocess, sys, tempfile
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 FILES = ["parts.h", "planes.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
          "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c",
-         "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
+         "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_tile.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
 # What is compiled anew for a file, and the codecs to run; files not named here are in "kernels".
 OF_E = ("e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu")
 UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"], "kernels_steps": [], "jobs": [], "pass": [], "run": []}
@@ -52,6 +52,8 @@ STEPS = {
                        (r"at \+ 1, part", "at + 2, part", "the next token is seen"), (r"part\.out\[j\] \*= keep", ";", "no rescaling"),
                        (r" \* expf\(p\.part_max\[at\] - max\)", "", "segments not weighed"),
                        (r"head / p\.group", "head % (p.heads / p.group)", "another head's K")],
+    "step_tile.cu": [(r" \* p\.scale", "", "no scale"), (r"at <= r\.at\[j / 2\]", "at <= r.at[j / 2] + 1", "the next token is seen"),
+                     (r"r\.sum\[h\] \*= keep;", ";", "no rescaling")],
     "step_gate.cu": [(r"at \+ p\.width\]", "at]", "no up"), (r"p\.gelu \? g", "false ? g", "no GELU"),
                      (r"other_at < at", "other_at > at", "the last of equals"), (r"p\.cap != 0 \?", "false ?", "no cap")],
     "step_dequantise.cu": [(r" - 8\)", " - 7)", "another zero"), (r" \+ half_at\(b \+ 2\)", "", "no least"),

@@ -85,6 +85,12 @@ static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *par
     case KVG_STEP_ATTEND:
         start(kvg_attend, grid, shared, params);
         break;
+    case KVG_STEP_ATTEND_64:
+        start(kvg_attend_64, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_128:
+        start(kvg_attend_128, grid, shared, params);
+        break;
     case KVG_STEP_ATTEND_PART:
         start(kvg_attend_part, grid, shared, params);
         break;
@@ -148,15 +154,24 @@ struct result {
     uint32_t token;
 };
 
-static struct result run_gpu(struct side *s, const struct kvg_model *m, const uint32_t *tokens,
-                             uint32_t count, uint32_t first)
+/* Tokens of one sequence, or, with rows, of count sequences. */
+struct ask {
+    const uint32_t *tokens;
+    uint32_t count, first;
+    const uint32_t *blocks;
+    const struct kvg_row *rows;
+};
+
+static struct result run_ask(struct side *s, const struct kvg_model *m, const struct ask &a)
 {
+    const uint32_t count = a.count, outputs = a.rows != NULL ? count : 1;
     const struct kvg_runner runner = {s, launch, multiply, written, wait};
     const uint32_t parts = kvg_pass_parts(m, TOY_TOKENS);
     std::vector<float> x(count * m->hidden), wide(count * kvg_pass_wide(m)), max(parts), sum(parts),
         out(parts * m->dim);
     std::vector<uint16_t> q(count * m->heads * m->dim), half(count * kvg_pass_half(m));
-    struct result r = {std::vector<float>(m->vocab), 0};
+    struct result r = {std::vector<float>(outputs * m->vocab), 0};
+    std::vector<uint32_t> picked(outputs);
     struct kvg_pass p = {};
 
     p.m = m;
@@ -164,18 +179,26 @@ static struct result run_gpu(struct side *s, const struct kvg_model *m, const ui
     p.scratch = {x.data(),   wide.data(), q.data(), half.data(), max.data(),
                  sum.data(), out.data(),  count,    TOY_TOKENS};
     p.pool = s->t->gpu_pool;
-    p.blocks = s->t->blocks;
-    p.tokens = tokens;
+    p.blocks = a.blocks;
+    p.tokens = a.tokens;
     p.count = count;
-    p.first = first;
+    p.first = a.first;
+    p.rows = a.rows;
     p.logits = r.logits.data();
-    p.token = &r.token;
+    p.token = picked.data();
     s->waits = s->told = 0;
     s->was.clear();
     s->in_order = true;
     if (kvg_pass_run(&p) != KVW_OK)
-        r.logits.assign(m->vocab, NAN);
+        r.logits.assign(r.logits.size(), NAN);
+    r.token = picked.back();
     return r;
+}
+
+static struct result run_gpu(struct side *s, const struct kvg_model *m, const uint32_t *tokens,
+                             uint32_t count, uint32_t first)
+{
+    return run_ask(s, m, {tokens, count, first, s->t->blocks, NULL});
 }
 
 /* The root mean square of the differences, in parts of that of b; infinite if one isn't a number. */
@@ -279,6 +302,41 @@ static struct report handed_over(const std::string &path)
     return r;
 }
 
+/* Two sequences' next tokens in one pass, bit for bit as one after the other; and not so where the
+ * pass takes one's pages for the other's. */
+static bool side_by_side(const std::string &path)
+{
+    const uint32_t half = TOY_BLOCKS / 2, count[2] = {T_PROMPT, T_PROMPT / 2};
+    uint32_t tokens[2][TOY_TOKENS / 2];
+    struct toy t;
+
+    toy_open(&t, path.c_str());
+
+    struct side s = {&t, false, 0, 0, {}, true};
+    const struct kvg_row rows[2] = {{t.blocks, count[0]}, {t.blocks + half, count[1]}};
+    const struct kvg_row wrong[2] = {{t.blocks, count[0]}, {t.blocks, count[1]}};
+    std::vector<float> alone;
+    uint32_t next[2], picked = 0;
+
+    for (uint32_t i = 0; i < 2; ++i) {
+        draw_prompt(tokens[i], count[i] + 1, t.gpu.vocab - 13 * i);
+        next[i] = tokens[i][count[i]];
+        run_ask(&s, &t.gpu, {tokens[i], count[i], 0, rows[i].blocks, NULL});
+
+        const struct result r = run_ask(&s, &t.gpu, {next + i, 1, count[i], rows[i].blocks, NULL});
+
+        alone.insert(alone.end(), r.logits.begin(), r.logits.end());
+        picked = r.token;
+    }
+
+    const struct result both = run_ask(&s, &t.gpu, {next, 2, 0, NULL, rows});
+    const bool told = s.told == t.gpu.layers && s.waits == t.gpu.layers;
+    const struct result other = run_ask(&s, &t.gpu, {next, 2, 0, NULL, wrong});
+
+    toy_close(&t);
+    return told && both.logits == alone && both.token == picked && other.logits != alone;
+}
+
 /* What must be far apart: the other rotation; nobody brings the pages. */
 static double control(const std::string &path, bool turned)
 {
@@ -304,23 +362,22 @@ static double control(const std::string &path, bool turned)
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-#define T_DEQUANTISE(type) extern "C" void kvg_dequantise_##type(const struct kvg_dequantise p);
-T_DEQUANTISE(f32)
-T_DEQUANTISE(f16)
-T_DEQUANTISE(q8_0)
-T_DEQUANTISE(q4_0)
-T_DEQUANTISE(q4_1)
-
 static const struct {
     const char *name;
     void (*kernel)(const struct kvg_dequantise p);
     uint32_t type, block_bytes, block_values;
+    uint32_t scales; /* where its scales are, of which there are at most two */
 } types[] = {
-    {"f32", kvg_dequantise_f32, KVE_TYPE_F32, 4, 1},
-    {"f16", kvg_dequantise_f16, KVE_TYPE_F16, 2, 1},
-    {"q8_0", kvg_dequantise_q8_0, KVE_TYPE_Q8_0, 34, 32},
-    {"q4_0", kvg_dequantise_q4_0, KVE_TYPE_Q4_0, 18, 32},
-    {"q4_1", kvg_dequantise_q4_1, KVE_TYPE_Q4_1, 20, 32},
+    {"f32", kvg_dequantise_f32, KVE_TYPE_F32, 4, 1, 0},
+    {"f16", kvg_dequantise_f16, KVE_TYPE_F16, 2, 1, 0},
+    {"q8_0", kvg_dequantise_q8_0, KVE_TYPE_Q8_0, 34, 32, 0},
+    {"q4_0", kvg_dequantise_q4_0, KVE_TYPE_Q4_0, 18, 32, 0},
+    {"q4_1", kvg_dequantise_q4_1, KVE_TYPE_Q4_1, 20, 32, 0},
+    {"q5_0", kvg_dequantise_q5_0, KVE_TYPE_Q5_0, 22, 32, 0},
+    {"q5_1", kvg_dequantise_q5_1, KVE_TYPE_Q5_1, 24, 32, 0},
+    {"q4_k", kvg_dequantise_q4_k, KVE_TYPE_Q4_K, 144, 256, 0},
+    {"q5_k", kvg_dequantise_q5_k, KVE_TYPE_Q5_K, 176, 256, 0},
+    {"q6_k", kvg_dequantise_q6_k, KVE_TYPE_Q6_K, 210, 256, 208},
 };
 
 /* Random blocks at an odd address; scales are finite, as dev.h's twin of the widening wants. */
@@ -336,8 +393,9 @@ static bool dequantises(size_t i)
         random ^= random >> 7;
         random ^= random << 17;
         from[b] = (unsigned char)(random >> 24);
-        if (types[i].type != KVE_TYPE_F32 && b > 0 && (b - 1) % types[i].block_bytes % 2 == 1 &&
-            (b - 1) % types[i].block_bytes < 4)
+        const size_t at = (b - 1) % types[i].block_bytes - types[i].scales;
+
+        if (types[i].type != KVE_TYPE_F32 && b > 0 && at % 2 == 1 && at < 4)
             from[b] &= 0xbb; /* no exponent of ones */
         if (types[i].type == KVE_TYPE_F32 && b > 0 && b % 4 == 0)
             from[b] &= 0xbf;
@@ -450,6 +508,100 @@ static bool attends(uint32_t window)
     return whole.is_right() && parts.is_right();
 }
 
+/* Many queries by tensor cores, against the definition in double: causal, with a window or none,
+ * heads of a width that the tile is wider than, and rows that end in the middle of a CTA's. */
+struct prompt {
+    static const uint32_t heads = 6, kv_heads = 2, group = 3, tokens = 37, before = 21, block = 8,
+                          blocks = 8;
+    uint32_t dim;
+    std::vector<uint16_t> pages, q, out;
+    uint32_t table[blocks];
+    struct kvg_attend p;
+
+    prompt(uint32_t dim, uint32_t window)
+        : dim(dim), pages(blocks * 2 * block * kv_heads * dim), q(tokens * heads * dim),
+          out(q.size(), 0xffff), p()
+    {
+        uint32_t random = dim;
+
+        for (auto *v : {&pages, &q})
+            for (uint16_t &bits : *v) {
+                random = random * 1664525 + 1013904223;
+                bits = kvg_to_bf16((float)(int32_t)random / 0x1p30f);
+            }
+        for (uint32_t i = 0; i < blocks; ++i)
+            table[i] = i * 3 % blocks;
+        p.q = q.data();
+        p.out = out.data();
+        p.kv = {(unsigned char *)pages.data(),
+                (unsigned char *)(pages.data() + block * kv_heads * dim),
+                table,
+                4ull * block * kv_heads * dim,
+                2ull * kv_heads * dim,
+                2ull * dim,
+                block};
+        p.tokens = tokens;
+        p.first = before;
+        p.heads = heads;
+        p.group = group;
+        p.dim = dim;
+        p.window = window;
+        p.scale = 0.2f;
+    }
+
+    const uint16_t *row(uint32_t kv, uint32_t key, uint32_t head) const
+    {
+        return &pages[(((table[key / block] * 2 + kv) * block + key % block) * kv_heads +
+                       head / group) *
+                      dim];
+    }
+
+    /* How far out is from the definition, at most. */
+    double worst(void) const
+    {
+        double most = 0;
+
+        for (uint32_t i = 0; i < tokens * heads; ++i) {
+            const uint32_t at = before + i / heads, head = i % heads;
+            const uint32_t from = p.window == 0 || at < p.window ? 0 : at + 1 - p.window;
+            std::vector<double> sums(dim);
+            double all = 0;
+
+            for (uint32_t key = from; key <= at; ++key) {
+                double score = 0;
+
+                for (uint32_t d = 0; d < dim; ++d)
+                    score += (double)wide(q[i * dim + d]) * wide(row(0, key, head)[d]) * p.scale;
+                all += exp(score);
+                for (uint32_t d = 0; d < dim; ++d)
+                    sums[d] += exp(score) * wide(row(1, key, head)[d]);
+            }
+            for (uint32_t d = 0; d < dim; ++d)
+                most = fmax(most, fabs(wide(out[i * dim + d]) - sums[d] / all));
+        }
+        return most;
+    }
+};
+
+/* The most that it is apart; 1 where something isn't a number. */
+static double attends_many(uint32_t dim, uint32_t window, uint32_t claimed)
+{
+    prompt r(dim, window);
+    const uint32_t grid = kvg_tiles_grid(prompt::tokens, prompt::heads, prompt::group);
+
+    if (dim <= 64)
+        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(64), options(),
+                    [&] { kvg_attend_64(r.p); });
+    else
+        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(128), options(),
+                    [&] { kvg_attend_128(r.p); });
+    r.p.window = claimed;
+
+    const double d = r.worst();
+
+    return d < 1 ? d : 1;
+}
+
 /* ---- norms ----------------------------------------------------------------------------------- */
 
 /* Zeros stay zeros when they are normed: epsilon is there for them. */
@@ -518,6 +670,8 @@ int main(int argc, char **argv)
         r = handed_over(path);
         say(r.worst <= f.step && r.told, f.name, "decode goes on from pages it waited for",
             r.worst);
+        if (strncmp(f.name, "qwen", 4) != 0) /* both kinds of rotation, and windows, are there */
+            say(side_by_side(path), f.name, "two sequences in one pass, to the bit as alone", 0);
     }
 
     const std::string path = folder + "/llama.gguf";
@@ -530,6 +684,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i)
         say(dequantises(i), types[i].name, "weights to bf16, to the bit", 0);
     say(attends(0) && attends(33) && attends(97), "attention", "as defined, whole and in parts", 0);
+    d = fmax(fmax(attends_many(40, 0, 0), attends_many(64, 33, 33)), attends_many(120, 9, 9));
+    say(d < 0.012, "attention", "of a prompt by tensor cores, as defined", d);
+    d = attends_many(40, 33, 34);
+    say(d > 0.05, "control", "a window of one more is seen", d);
     say(norms_zeros(), "norm", "zeros stay zeros", 0);
     say(picks_first(0) && picks_first(2.5f), "pick", "the first of equals, capped or not", 0);
     printf("1..%u\n", tests);

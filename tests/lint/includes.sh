@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The arrows of README.md: kvwire/ includes nothing of ours; net/, compress/ and gpu/ include kvwire/ only;
-# engine/ uses net/ through net.h alone; public headers don't include private ones.
+# engine/ uses net/ through net.h and gpu/ through loaded.h alone; public headers don't include private ones.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bad=0
@@ -16,7 +16,7 @@ check kvwire 'net|compress|gpu|engine|perf|tests' '^kvwire/parts\.c\.in:'
 check net 'compress|gpu|engine|perf|tests'
 check compress 'net|gpu|engine|perf|tests'
 check gpu 'net|compress|engine|perf|tests'
-check engine 'net|perf|tests' '"(\.\./)+net/net\.h"'
+check engine 'net|perf|tests|gpu' '"(\.\./)+(net/net|gpu/loaded)\.h"'
 check examples 'engine|perf|tests'
 check perf/kvperf 'kvwire|net|compress|gpu|engine|tests' # installed headers only, by <kvwire/...>
 # gpu/: the driver is asked through driver.h alone, so there is no runtime API; PTX is in dev.h alone, beside its twin

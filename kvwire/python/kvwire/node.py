@@ -53,6 +53,7 @@ class EventKind(enum.IntEnum):
     PEER_POOL = 10  #: a peer has told a pool
     LAYER_CAME = 11  #: of a pool in a GPU's memory: all of a layer has come, and is being decoded
     STAGE_GONE = 12  #: exactly one for each Stage that was complete: its staging memory is free
+    COMMITTED = 13  #: of a pool in a GPU's memory: what the sender gave to commit is here, layers may still be on their way
 
 
 KINDS = frozenset(int(k) for k in EventKind)

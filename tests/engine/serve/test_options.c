@@ -94,6 +94,7 @@ static const struct {
     {"trace", "/tmp/traces", WORKER},
     {"cpu", "2,4-5", WORKER},
     {"busy-poll", NULL, WORKER},
+    {"device", "cuda:1", WORKER},
     {"threads", "5", WORKER},
     {"kv-tokens", "320", WORKER},
     {"block-tokens", "8", WORKER},

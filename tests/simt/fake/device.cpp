@@ -57,6 +57,15 @@ static uint64_t option(const char *name, uint64_t otherwise)
     return text != NULL ? strtoull(text, NULL, 0) : otherwise;
 }
 
+static int order(void)
+{
+    const char *text = getenv("FAKECUDA_ORDER");
+
+    if (text == NULL)
+        return 0;
+    return strcmp(text, "oldest") == 0 ? 1 : strcmp(text, "newest") == 0 ? -1 : 0;
+}
+
 static void configure(void)
 {
     fake_cfg.none = option("FAKECUDA_NONE", 0) != 0;
@@ -68,6 +77,8 @@ static void configure(void)
     fake_cfg.arch = (int)option("FAKECUDA_ARCH", 90);
     fake_cfg.ordering = (int)option("FAKECUDA_ORDERING", KVG_CU_ORDERING_OWNER);
     fake_cfg.bytes = option("FAKECUDA_BYTES", 1ull << 30);
+    fake_cfg.late_ns = option("FAKECUDA_LATE", 0) * 1000000;
+    fake_cfg.first = order();
     fake_cfg.seed = option("FAKECUDA_SEED", 1) * 0x9e3779b97f4a7c15ull + 1;
 }
 
@@ -200,6 +211,7 @@ kvg_result cuDevicePrimaryCtxRetain(kvg_context *context, kvg_device_id device)
     if (device != 0)
         return KVG_CU_INVALID_DEVICE;
     ++s.contexts;
+    fake_start_work();
     *context = the_context;
     return KVG_CU_SUCCESS;
 }
@@ -209,7 +221,8 @@ kvg_result cuDevicePrimaryCtxRelease_v2(kvg_device_id device)
     FAKE_ENTER(FAKE_INIT);
     if (device != 0 || s.contexts == 0)
         return KVG_CU_INVALID_CONTEXT;
-    --s.contexts;
+    if (--s.contexts == 0)
+        fake_stop_work();
     return KVG_CU_SUCCESS;
 }
 

@@ -14,6 +14,9 @@
  *   FAKECUDA_FLUSH=0         no cuFlushGPUDirectRDMAWrites
  *   FAKECUDA_C2C=1           GPU and CPU share page tables
  *   FAKECUDA_SEED=n          of the order in which streams go on; default 1
+ *   FAKECUDA_ORDER=oldest    no drawing: always the stream made first that can go on, or newest
+ *   FAKECUDA_LATE=ms         work begins so long after it was queued, that of the stream that is
+ *                            always first at once; a thread of its own does it. Default 0
  */
 #ifndef FAKE_H
 #define FAKE_H

@@ -15,6 +15,8 @@ struct fake_config {
     int version, arch, ordering;
     size_t bytes;
     uint64_t seed;
+    int first; /* of the streams that can go on: -1 the newest, 1 the oldest, 0 a drawn one */
+    uint64_t late_ns;
 };
 extern fake_config fake_cfg;
 extern std::recursive_mutex fake_lock;
@@ -36,6 +38,9 @@ void fake_count_memory(fakecuda_live *live);
 /* stream.cpp */
 void fake_count_streams(fakecuda_live *live);
 uint64_t fake_draw(void);
+/* Late work begins with the first context and ends with the last. */
+void fake_start_work(void);
+void fake_stop_work(void);
 
 /* Every function of the table, with the types of driver.h: another type doesn't compile. */
 extern "C" {

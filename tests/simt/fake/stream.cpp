@@ -3,13 +3,17 @@
  * stream.cpp - streams, events and launches of the stand-in. A stream is a queue, and nothing moves
  * but when somebody asks: each question (event_query, stream_synchronize) lets zero to three steps
  * happen, each on a stream drawn from the seed. So work is late, and out of order between streams,
- * in every way that CUDA allows; a forgotten stream_wait_event shows.
+ * in every way that CUDA allows; a forgotten stream_wait_event shows. What two processes may get
+ * wrong between them shows if the work is late and one stream is always first (fake.h).
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <deque>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "inside.h"
@@ -21,9 +25,15 @@ struct event_state {
 struct kvg_cu_event {
     std::shared_ptr<event_state> state;
 };
+struct queued {
+    std::function<bool()> work; /* false: it can't go on yet */
+    uint64_t from_ns;           /* nor before this */
+};
 struct kvg_cu_stream {
-    std::deque<std::function<bool()>> work; /* false: it can't go on yet */
+    std::deque<queued> queue;
     bool destroyed = false;
+
+    void push(std::function<bool()> work);
 };
 struct kvg_cu_kernel {
     const fake_kernel *kernel;
@@ -36,7 +46,30 @@ struct kvg_cu_library {
 static std::vector<std::unique_ptr<kvg_cu_stream>> streams;
 static std::vector<std::unique_ptr<kvg_cu_event>> events;
 static std::vector<std::unique_ptr<kvg_cu_library>> libraries;
+static bool working;      /* late work, by a thread of its own */
 static kvg_result broken; /* of device work; then every call about streams says so, as in CUDA */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Whether it is the one that goes before all others. */
+static bool is_first(const kvg_cu_stream *s)
+{
+    return fake_cfg.first != 0 &&
+           (fake_cfg.first > 0 ? streams.front() : streams.back()).get() == s;
+}
+
+void kvg_cu_stream::push(std::function<bool()> work)
+{
+    const bool late = fake_cfg.late_ns != 0 && !is_first(this);
+
+    queue.push_back({std::move(work), late ? now_ns() + fake_cfg.late_ns : 0});
+}
 
 uint64_t fake_draw(void)
 {
@@ -66,19 +99,32 @@ static bool is_stream(kvg_stream s)
     return i != streams.end() && !s->destroyed;
 }
 
-static void step(size_t i)
+/* False: it hasn't gone on. */
+static bool step(size_t i)
 {
     kvg_cu_stream *s = streams[i].get();
+    bool done = false;
 
-    if (!s->work.empty()) {
+    if (!s->queue.empty() &&
+        (s->queue.front().from_ns == 0 || now_ns() >= s->queue.front().from_ns)) {
         fake_open_vram(true);
-        const bool done = s->work.front()();
+        done = s->queue.front().work();
         fake_open_vram(false);
         if (done)
-            s->work.pop_front();
+            s->queue.pop_front();
     }
-    if (s->destroyed && s->work.empty())
-        streams.erase(streams.begin() + (ptrdiff_t)i);
+    if (s->destroyed && s->queue.empty())
+        streams.erase(find(streams, s));
+    return done;
+}
+
+/* One step of the first stream that can go on. */
+static bool step_first(void)
+{
+    for (size_t n = streams.size(), i = 0; i < n; ++i)
+        if (step(fake_cfg.first < 0 ? n - 1 - i : i) || streams.size() != n)
+            return true;
+    return false;
 }
 
 static bool held;
@@ -92,10 +138,52 @@ void fakecuda_hold(int hold)
 
 static void pump(void)
 {
-    if (held)
+    if (held || fake_cfg.late_ns != 0)
         return;
-    for (uint64_t n = fake_draw() % 4; n > 0 && !streams.empty(); --n)
-        step(fake_draw() % streams.size());
+    for (uint64_t n = fake_draw() % 4; n > 0 && !streams.empty(); --n) {
+        if (fake_cfg.first != 0)
+            step_first();
+        else
+            step(fake_draw() % streams.size());
+    }
+}
+
+/* Late work is done by a thread of its own, as a GPU does it: who asks doesn't move it, and isn't
+ * held up by it. */
+static std::thread worker;
+
+static void give_way(void)
+{
+    fake_lock.unlock();
+    usleep(200);
+    fake_lock.lock();
+}
+
+static void work_apart(void)
+{
+    const std::lock_guard<std::recursive_mutex> guard(fake_lock);
+
+    while (working)
+        if (held || !step_first())
+            give_way();
+}
+
+void fake_start_work(void)
+{
+    if (fake_cfg.late_ns == 0 || working)
+        return;
+    working = true;
+    worker = std::thread(work_apart);
+}
+
+void fake_stop_work(void)
+{
+    if (!working)
+        return;
+    working = false;
+    fake_lock.unlock();
+    worker.join();
+    fake_lock.lock();
 }
 
 static bool touch(kvg_devptr at, size_t bytes)
@@ -125,7 +213,7 @@ kvg_result cuStreamDestroy_v2(kvg_stream stream)
     if (!is_stream(stream))
         return KVG_CU_INVALID_HANDLE;
     stream->destroyed = true;
-    if (stream->work.empty())
+    if (stream->queue.empty())
         streams.erase(find(streams, stream));
     return KVG_CU_SUCCESS;
 }
@@ -135,12 +223,15 @@ kvg_result cuStreamSynchronize(kvg_stream stream)
     FAKE_ENTER(FAKE_CONTEXT);
     if (!is_stream(stream))
         return KVG_CU_INVALID_HANDLE;
-    for (uint64_t turns = 0; !stream->work.empty(); ++turns) {
+    for (uint64_t turns = 0; !stream->queue.empty(); ++turns) {
         if (broken != KVG_CU_SUCCESS)
             return broken;
         if (turns > 1000000)
             abort(); /* it waits for an event that nobody will record: CUDA would hang */
-        pump();
+        if (working)
+            give_way();
+        else
+            pump();
     }
     return broken;
 }
@@ -154,7 +245,7 @@ kvg_result cuStreamWaitEvent(kvg_stream stream, kvg_event event, unsigned flags)
     const auto state = event->state;
     const uint64_t n = state->recorded;
 
-    stream->work.push_back([=] { return state->done >= n; });
+    stream->push([=] { return state->done >= n; });
     return KVG_CU_SUCCESS;
 }
 
@@ -189,7 +280,7 @@ kvg_result cuEventRecordWithFlags(kvg_event event, kvg_stream stream, unsigned f
     const auto state = event->state;
     const uint64_t n = ++state->recorded;
 
-    stream->work.push_back([=] {
+    stream->push([=] {
         state->done = std::max(state->done, n);
         return true;
     });
@@ -212,7 +303,7 @@ kvg_result cuMemcpyAsync(kvg_devptr to, kvg_devptr from, size_t bytes, kvg_strea
     FAKE_ENTER(FAKE_CONTEXT);
     if (!is_stream(stream))
         return KVG_CU_INVALID_HANDLE;
-    stream->work.push_back([=] {
+    stream->push([=] {
         if (touch(to, bytes) && touch(from, bytes))
             memcpy((void *)to, (const void *)from, bytes);
         return true;
@@ -225,7 +316,7 @@ kvg_result cuMemsetD8Async(kvg_devptr to, unsigned char v, size_t bytes, kvg_str
     FAKE_ENTER(FAKE_CONTEXT);
     if (!is_stream(stream))
         return KVG_CU_INVALID_HANDLE;
-    stream->work.push_back([=] {
+    stream->push([=] {
         if (touch(to, bytes))
             memset((void *)to, v, bytes);
         return true;
@@ -297,8 +388,16 @@ kvg_result cuLaunchKernelEx(const kvg_launch *c, kvg_kernel kernel, void **param
 
     const std::function<void()> bound = kernel->kernel->bind(params);
 
-    c->stream->work.push_back([=] {
-        simt_launch(grid, block, shared_bytes, {fake_draw() | 1, 3}, bound);
+    c->stream->push([=] {
+        const uint64_t seed = fake_draw() | 1;
+
+        const bool apart = working;
+
+        if (apart) /* others call meanwhile */
+            fake_lock.unlock();
+        simt_launch(grid, block, shared_bytes, {seed, 3}, bound);
+        if (apart)
+            fake_lock.lock();
         return true;
     });
     return KVG_CU_SUCCESS;
