@@ -622,7 +622,7 @@ def a_short_packet_on_the_way():
 
 def thresholds():
     one_sentence(run("kv", *SMALL, "-n", "1", "--no-gantt", "--max-exposed-ms", "0", code=THRESHOLD), "--max-exposed-ms is 0")
-    one_sentence(run("kv", *SMALL, "-n", "1", "--min-percent-of-floor", "1000", code=THRESHOLD), "--min-percent-of-floor is 1000")
+    one_sentence(run("kv", *SMALL, "-n", "7", "--min-percent-of-floor", "1000", code=THRESHOLD), "--min-percent-of-floor is 1000")
     run("kv", *SMALL, "-n", "1", "--max-exposed-ms", "1e9", "--min-percent-of-floor", "0")
 
 
