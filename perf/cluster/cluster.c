@@ -21,7 +21,7 @@ struct options {
 
 static const char help[] =
     "usage: kvcluster [options]\n"
-    "A cluster of prefill and decode workers on a virtual clock, with kvserve's own router.\n"
+    "A cluster of prefill and decode workers on a virtual clock, with the router of engine/route.\n"
     "Prints a row of a table for each policy.\n"
     "\n"
     "  --trace FILE        JSON lines as Mooncake published them; or:\n"

@@ -293,7 +293,7 @@ static void fill_links(struct sim *m)
             const bool same = m->s->racks == 0 || a % m->s->racks == b % m->s->racks;
 
             m->mbps[(uint64_t)a * n + b] =
-                (uint32_t)(m->s->route.link_mbps * (same ? 1 : m->s->cross));
+                (uint32_t)fmax(1, m->s->route.link_mbps * (same ? 1 : m->s->cross));
         }
     m->links = (struct kve_route_links){m->mbps, n};
     m->r.links = &m->links;

@@ -43,7 +43,8 @@ TRACED = [
     ("The highest speed with 90 % of all requests within both promises", "1 is the trace's own.", [("", "--policy all --find")]),
 ]
 PLACES = [
-    ("Four workers, split or together", "The highest speed with 90 % good, of made requests; no lending, refusals or prefill at home. Together: the best of three sizes of pieces.",
+    ("Four workers, split or together",
+     "The highest speed with 90 % good, of made requests; no lending, refusals or prefill at home. Together: the best of three sizes of pieces.",
      [(name + ", " + link, "--make 1500 --place 4 %s %s%s" % (PLAIN, options, more))
       for name, options in (("70B, 50 ms", "--model llama-3.1-70b --machine 4xh100 --itl 50 --ttft 10"),
                             ("8B, 20 ms", "--model llama-3.1-8b --machine h100 --itl 20 --ttft 5"),
@@ -86,7 +87,8 @@ def main(argv):
     trace = names[0] if names else None
     path = os.path.join(HERE, "cluster.md" if trace else "cluster-made.md")
     out = ["# The router on a simulated cluster, " + ("Mooncake's conversation trace" if trace else "made requests"), "",
-           "On a virtual clock, by `perf/results/cluster.py%s`; ../cluster/README.md says what is modelled and what the columns mean." % (" TRACE" if trace else "")]
+           "On a virtual clock, by `perf/results/cluster.py%s`; ../cluster/README.md says what is modelled and what the columns mean."
+           % (" TRACE" if trace else "")]
     for s in TRACED if trace else MADE + ([] if check else PLACES):
         section(*s, trace, out)
     if not check:
