@@ -85,7 +85,7 @@ static uint32_t finish_prefill(const struct kve_route_look *l)
             holds_more(&holder, &c);
     }
     /* Where all queues are long, a prefix is worth a quarter of the promise, while it is kept. */
-    allowed = fmin(0.9 * ttft - waited, soonest.first_ns + ttft / 4);
+    allowed = fmin(0.98 * ttft - waited, soonest.first_ns + ttft / 4);
     allowed = fmax(fmax(allowed, ttft / 2 - waited), soonest.first_ns);
     if (holder.node != KVE_ROUTE_NONE && holder.first_ns <= allowed)
         return holder.node;
