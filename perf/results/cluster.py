@@ -14,6 +14,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 TOOL = os.path.join(os.environ.get("KVW_BUILD", os.path.join(ROOT, "build")), "perf", "cluster", "kvcluster")
+BY_HAND = "## Read together"  # from there on the file is written by hand, and kept
 PLAIN = "--no-lend --no-local --no-admit"
 
 # Each: a heading, a sentence, rows of (what the row is called, options; its table's rows as kvcluster names them).
@@ -92,7 +93,8 @@ def main(argv):
     for s in TRACED if trace else MADE + ([] if check else PLACES):
         section(*s, trace, out)
     if not check:
-        open(path, "w", encoding="utf-8").write("\n".join(out) + "\n")
+        kept = open(path, encoding="utf-8").read().partition("\n" + BY_HAND)[2] if os.path.exists(path) else ""
+        open(path, "w", encoding="utf-8").write("\n".join(out) + "\n" + ("\n" + BY_HAND + kept if kept else ""))
         return 0
     out, was = "\n".join(out).split("\n"), open(path, encoding="utf-8").read().split("\n")
     bad = [(a, b) for a, b in zip(out, was) if differs(a, b)]
