@@ -14,7 +14,7 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import known  # noqa: E402
 
-FOLDERS = ["kvwire", "compress", "engine", "net/loop", "net/packet", "net/port", "net/queues", "net/verbs", "perf/kvperf"]
+FOLDERS = ["kvwire", "compress", "engine", "net/loop", "net/packet", "net/port", "net/queues", "net/verbs", "perf/kvperf", "perf/cluster"]
 OPTIONAL = {"net/verbs", "compress"}  # not in every build, or with objects that only one CPU has
 
 

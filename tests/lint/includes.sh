@@ -17,6 +17,7 @@ check net 'compress|gpu|engine|perf|tests'
 check compress 'net|gpu|engine|perf|tests'
 check gpu 'net|compress|engine|perf|tests'
 check engine 'net|perf|tests|gpu' '"(\.\./)+(net/net|gpu/loaded)\.h"'
+check engine/route 'kvwire|serve|model|text|gguf|kernels' # the router's judgement stands alone: the simulator runs it, too
 check examples 'engine|perf|tests'
 check perf/kvperf 'kvwire|net|compress|gpu|engine|tests' # installed headers only, by <kvwire/...>
 # gpu/: the driver is asked through driver.h alone, so there is no runtime API; PTX is in dev.h alone, beside its twin

@@ -26,4 +26,5 @@ prefix compress kvc_
 prefix gpu kvg_
 prefix engine kve_
 prefix perf/kvperf kvp_
+prefix perf/cluster kcl_
 exit $bad
