@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * KV from VRAM into VRAM by a NIC alone: pools of the stand-in for CUDA, registered by their dma-bufs
- * with the verbs transport on a pretended fabric, whose devices reach them by a mapping of their own.
- * A layer is put when the event behind it has come, and read by a stream behind its landing; without
- * either some bytes differ. The CPU touches no VRAM: that would be fatal. A host copy is the last
- * rung. When an end is gone all is given back.
+ * KV from VRAM into VRAM by a NIC alone: pools of the stand-in for CUDA, registered by their
+ * dma-bufs with the verbs transport on a pretended fabric, whose devices reach them by a mapping of
+ * their own. A layer is put when the event behind it has come, and read by a stream behind its
+ * landing; without either some bytes differ. The CPU touches no VRAM: that would be fatal. A host
+ * copy is the last rung. When an end is gone all is given back.
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
