@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rows.h - for L0's kernels: a tile out of a pool and into it, where a warp finds a few rows and not
- * each 16 bytes. (E's have no registers left for it.)
+ * rows.h - for L0's kernels: a tile out of a pool and into it, where a warp finds a few rows and
+ * not each 16 bytes. (E's have no registers left for it.)
  */
 #ifndef KVG_ROWS_H
 #define KVG_ROWS_H
