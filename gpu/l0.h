@@ -26,7 +26,7 @@ extern "C" {
 #define KVG_L0_PLAN_SHARED   16u
 #define KVG_L0_OPEN_SHARED   16u
 #define KVG_L0_ENCODE_SHARED 33024u
-#define KVG_L0_DECODE_SHARED 32944u
+#define KVG_L0_DECODE_SHARED 33104u
 
 /*
  * kvg_chunk_shape() for these kernels.

@@ -15,16 +15,16 @@ static __device__ const uint8_t place_of[32] = {
 struct decode_shared {
     uint4 tile[KVG_PIECES];
     uint32_t in[KVG_UNIT_MAX * 2 / 4 + 8];
-    uint8_t place_of[32];
+    uint8_t place_of[256]; /* of a code's byte: bits as kvg_bit_of() says, and the class */
     struct kvg_scan<1> scan;
     uint32_t bad;
 };
 static_assert(sizeof(struct decode_shared) <= KVG_L0_DECODE_SHARED, "l0.h");
 
-/* Where a block lies: `bytes` at `from`, or nowhere. */
+/* Where a block lies: `bytes` at `from`, or nowhere. Behind it `pad` bytes must be zero. */
 struct found {
     const unsigned char *from;
-    uint32_t bytes;
+    uint32_t bytes, pad;
     bool sound;
 };
 
@@ -34,21 +34,19 @@ static __device__ struct found find(const struct kvg_chunk &c, uint32_t index, u
     const uint32_t mode = c.stream[0];
 
     if (mode == L0_STORED)
-        return {c.stream + KVG_L0_HEAD + index * c.unit * c.value_bytes, raw, true};
+        return {c.stream + KVG_L0_HEAD + index * c.unit * c.value_bytes, raw, 0, true};
 
     const uint32_t *ends = reinterpret_cast<const uint32_t *>(c.stream + l0_ends_at(c, mode));
     const uint32_t first = l0_first_at(c, mode), all = c.stream_bytes - first;
     const uint32_t before = index > 0 ? ends[index - 1] : 0, end = ends[index];
 
     if (before > all || end > all || kvg_aligned(before) > end || kvg_aligned(end) > all)
-        return {NULL, 0, false};
+        return {NULL, 0, 0, false};
 
     const uint32_t begin = kvg_aligned(before), bytes = end - begin;
-    bool sound = bytes <= raw && (index + 1 < c.blocks || kvg_aligned(end) == all);
+    const bool sound = bytes <= raw && (index + 1 < c.blocks || kvg_aligned(end) == all);
 
-    for (uint32_t i = end; i < kvg_aligned(end); ++i)
-        sound = sound && c.stream[first + i] == 0;
-    return {c.stream + first + begin, bytes, sound};
+    return {c.stream + first + begin, bytes, kvg_aligned(end) - end, sound};
 }
 
 /* What a thread knows of its values' codes. */
@@ -100,27 +98,34 @@ static __device__ __forceinline__ bool take_planes(struct decode_shared &s, uint
     return sound && k.at + total[0] == bytes;
 }
 
-/* Two values: ranks from the planes' fields, places, exponents modulo 256, one to a half word. f:
- * of four values the bits of each plane; which: 0 for the first two of them, 2 for the others. */
-static __device__ __forceinline__ uint32_t exponents(const struct decode_shared &s, uint32_t f,
-                                                     int which, uint32_t column)
+/* The place of a code's byte. Its rank: a bit of each plane, and one more of b0, g2.1 and g3.1. */
+static __device__ __forceinline__ uint32_t place_at(uint32_t code)
 {
-    const uint32_t a = f >> which & 0x11111111u, b = f >> (which + 1) & 0x11111111u;
-    const uint32_t ra = (a * 0x11111111u >> 28) + (a >> 4 & 1) + (a >> 16 & 1) + (a >> 24 & 1);
-    const uint32_t rb = (b * 0x11111111u >> 28) + (b >> 4 & 1) + (b >> 16 & 1) + (b >> 24 & 1);
-    const uint32_t rows = column >> 4 & 0x00100010u;
+    const uint32_t twice = 1u << kvg_bit_of(1) | 1u << kvg_bit_of(4) | 1u << kvg_bit_of(6);
 
-    return ((s.place_of[(rows & 0xffff) + ra] | (uint32_t)s.place_of[(rows >> 16) + rb] << 16) +
-            (column & 0x00ff00ffu)) &
-           0x00ff00ffu;
+    return place_of[(code >> 7 << 4) +
+                    (uint32_t)(__popc((int)(code & 0x7f)) + __popc((int)(code & twice)))];
 }
 
-/* Two bf16 of one word. */
-static __device__ __forceinline__ uint32_t join(uint32_t e, int which, uint32_t low)
+/* Four exponents modulo 256, a byte each; f: of four values the bits of each plane. */
+static __device__ __forceinline__ uint32_t exponents(const struct decode_shared &s, uint32_t f,
+                                                     uint32_t columns, uint32_t columns2)
 {
-    const uint32_t l = __byte_perm(low, 0, which == 0 ? 0x4140 : 0x4342);
+    const uint32_t code = kvg_bytes_of(f) | (__byte_perm(columns, columns2, 0x7531) & 0x01010101u)
+                                                << 7;
+    const uint32_t two = __byte_perm(s.place_of[code & 0xff], s.place_of[code >> 8 & 0xff], 0x5140);
+    const uint32_t more =
+        __byte_perm(s.place_of[code >> 16 & 0xff], s.place_of[code >> 24], 0x5140);
+    const uint32_t start = __byte_perm(columns, columns2, 0x6420);
 
-    return e << 7 | (l >> 1 & 0x007f007fu) | (l & 0x00010001u) << 15;
+    /* places are less than 128 */
+    return ((start & 0x7f7f7f7fu) + __byte_perm(two, more, 0x5410)) ^ (start & 0x80808080u);
+}
+
+/* Two bf16 of one word; each half of `two` has its exponent, mantissa and sign from the top. */
+static __device__ __forceinline__ uint32_t join(uint32_t two)
+{
+    return (two >> 1 & 0x7fff7fffu) | (two << 15 & 0x80008000u);
 }
 
 /* Four high bytes, or fp8 values; care: which of them have a code. *over: not 0 where an exponent
@@ -147,25 +152,30 @@ static __device__ __forceinline__ void values_of(struct decode_shared &s, const 
                                                  uint32_t n, struct codes &k, uint32_t (&words)[16])
 {
     const uint32_t t = threadIdx.x, valid = kvg_valid(n);
-    uint32_t columns[16], over = 0;
+    uint32_t columns[16], lows[8] = {0}, over = 0;
 
     l0_columns(c, columns);
-    k.plane[7] = 0;
+    k.plane[7] = 0; /* where a code's byte has its class */
     kvg_turn(k.plane);
     if constexpr (!l0_dtype<D>::is_bf16)
         kvg_turn(k.kept);
+    if (l0_dtype<D>::has_low) {
+        const uint4 *in = reinterpret_cast<const uint4 *>(s.in) + t * 2;
+        const uint4 q = in[0], r = in[1];
+
+        lows[0] = q.x, lows[1] = q.y, lows[2] = q.z, lows[3] = q.w;
+        lows[4] = r.x, lows[5] = r.y, lows[6] = r.z, lows[7] = r.w;
+    }
 #pragma unroll
     for (int g = 0; g < 8; ++g) {
-        const uint32_t e = exponents(s, k.plane[g], 0, columns[2 * g]);
-        const uint32_t e2 = exponents(s, k.plane[g], 2, columns[2 * g + 1]);
-        const uint32_t low = l0_dtype<D>::has_low ? s.in[t * 8 + g] : 0;
+        const uint32_t e = exponents(s, k.plane[g], columns[2 * g], columns[2 * g + 1]);
+        const uint32_t low = lows[g];
 
         if constexpr (l0_dtype<D>::is_bf16) {
-            words[2 * g] = join(e, 0, low);
-            words[2 * g + 1] = join(e2, 2, low);
+            words[2 * g] = join(__byte_perm(low, e, 0x5140));
+            words[2 * g + 1] = join(__byte_perm(low, e, 0x7362));
         } else {
-            const uint32_t high = join_bytes<D>(__byte_perm(e, e2, 0x6420), k.kept[g],
-                                                (valid & ~k.escapes) >> 4 * g, &over);
+            const uint32_t high = join_bytes<D>(e, k.kept[g], (valid & ~k.escapes) >> 4 * g, &over);
 
             words[l0_dtype<D>::has_low ? 2 * g : g] =
                 l0_dtype<D>::has_low ? __byte_perm(low, high, 0x5140)
@@ -227,6 +237,8 @@ static __device__ bool decode(struct decode_shared &s, const struct kvg_chunk &c
     for (uint32_t i = threadIdx.x; i * 16 < f.bytes; i += KVG_THREADS)
         reinterpret_cast<uint4 *>(s.in)[i] = reinterpret_cast<const uint4 *>(f.from)[i];
     __syncthreads();
+    if (threadIdx.x < f.pad && kvg_byte_at(s.in, f.bytes + threadIdx.x) != 0)
+        atomicOr(&s.bad, 1u);
     sound = take_planes<D>(s, n, f.bytes, k);
     put_values<D>(s, c, n, k);
     if (sound)
@@ -243,26 +255,27 @@ static __device__ bool land(struct decode_shared &s, const struct kvg_chunk &c, 
     const struct found f = find(c, index, bytes * n);
     bool sound = f.sound;
 
-    if (sound && f.bytes == bytes * n)
+    if (sound && f.bytes == bytes * n) {
         kvg_load(s.tile, c, f.from, bytes * n);
-    else if (sound)
+        for (uint32_t i = 0; i < f.pad; ++i)
+            sound = sound && f.from[f.bytes + i] == 0;
+    } else if (sound)
         sound = decode<D>(s, c, f, n);
     __syncthreads();
     if (!sound || s.bad != 0)
         return false;
     if (threadIdx.x / 32 == index % KVG_WARPS)
         kvg_digest(s.tile, bytes * n, index, &c.state->digest);
-    kvg_scatter(s.tile, c, bytes * first, bytes * n);
+    kvg_scatter_rows(s.tile, c, bytes * first, bytes * n);
     return true;
 }
 
 template <uint32_t D> static __device__ void decode_all(const struct kvg_batch &b)
 {
     KVG_SHARED(struct decode_shared, s);
-    const uint32_t t = threadIdx.x;
 
-    if (t < 32)
-        s.place_of[t] = place_of[t];
+    static_assert(KVG_THREADS == 256, "an entry of place_of each");
+    s.place_of[threadIdx.x] = (uint8_t)place_at(threadIdx.x);
     kvg_decode_blocks(
         s, b, [&](const struct kvg_chunk &c, uint32_t index) { return land<D>(s, c, index); });
 }

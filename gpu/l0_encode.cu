@@ -65,7 +65,7 @@ static __device__ __forceinline__ uint32_t fields(const struct encode_shared &s,
                                                   uint32_t column, int shift)
 {
     const uint32_t places = ((exponents | 0x01000100u) - (column & 0x00ff00ffu)) & 0x00ff00ffu;
-    const uint32_t at = at_most_15(places) + (column >> 4 & 0x00100010u);
+    const uint32_t at = at_most_15(places) | (column >> 4 & 0x00100010u);
 
     return (s.planes_of[at & 0xffff] << shift) + (s.planes_of[at >> 16] << (shift + 1));
 }
@@ -80,17 +80,17 @@ static __device__ __forceinline__ void split_bf16(const struct encode_shared &s,
 
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            uint32_t sum = 0, lows[2];
+            uint32_t sum = 0, turned[2]; /* of each value exponent, mantissa, sign */
 
 #pragma unroll
             for (int pair = 0; pair < 2; ++pair) {
                 const uint32_t two = w[half * 2 + pair];
 
-                lows[pair] = (two << 1 & 0x00fe00feu) | (two >> 15 & 0x00010001u);
-                sum += fields(s, two >> 7 & 0x00ff00ffu, columns[piece * 4 + half * 2 + pair],
-                              pair * 2);
+                turned[pair] = (two << 1 & 0xfffefffeu) | (two >> 15 & 0x00010001u);
+                sum += fields(s, turned[pair] >> 8 & 0x00ff00ffu,
+                              columns[piece * 4 + half * 2 + pair], pair * 2);
             }
-            m.low[piece * 2 + half] = __byte_perm(lows[0], lows[1], 0x6420);
+            m.low[piece * 2 + half] = __byte_perm(turned[0], turned[1], 0x6420);
             m.plane[piece * 2 + half] = sum;
         }
     }
@@ -297,7 +297,7 @@ static __device__ void encode_block(struct encode_shared &s, const struct kvg_ch
     constexpr uint32_t bytes = l0_dtype<D>::bytes;
     const uint32_t t = threadIdx.x, first = index * c.unit, n = min(c.values - first, c.unit);
 
-    kvg_gather(s.tile, c, first * bytes, n * bytes);
+    kvg_gather_rows(s.tile, c, first * bytes, n * bytes);
     for (uint32_t i = (l0_rest<D>(n) + 2 * kvg_first_plane(n)) / 4 + t; i < OUT_WORDS + 8;
          i += KVG_THREADS)
         s.out[i] = 0;

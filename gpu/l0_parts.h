@@ -9,7 +9,7 @@
 
 #include "l0.h"
 #include "blocks.h"
-#include "planes.h"
+#include "rows.h"
 
 #define L0_FORMAT 2u
 
@@ -80,6 +80,21 @@ static __device__ __forceinline__ uint32_t l0_ends_at(const struct kvg_chunk &c,
 static __device__ __forceinline__ uint32_t l0_first_at(const struct kvg_chunk &c, uint32_t mode)
 {
     return l0_ends_at(c, mode) + kvg_aligned(4 * c.blocks);
+}
+
+/* What kvg_turn() leaves, a byte a value: byte i has bit i of each field, and field p is its bit
+ * kvg_bit_of(p). */
+static __device__ __forceinline__ uint32_t kvg_bytes_of(uint32_t fields)
+{
+    uint32_t w = fields, t = (w ^ w >> 14) & 0x0000ccccu;
+
+    w ^= t ^ t << 14;
+    t = (w ^ w >> 7) & 0x00aa00aau;
+    return w ^ t ^ t << 7;
+}
+static __device__ __forceinline__ uint32_t kvg_bit_of(uint32_t field)
+{
+    return field >> 1 | (field & 1) << 2;
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */

@@ -143,6 +143,8 @@ static __device__ __forceinline__ struct kvg_moves kvg_moves_of(uint32_t mask)
         p ^= p << 4;
         p ^= p << 8;
         p ^= p << 16;
+        if (i == 4) /* of 31 zeros at most one is left */
+            p = 0 - zeros;
         m.move[i] = p & left;
         left = (left ^ m.move[i]) | m.move[i] >> (1 << i);
         zeros &= ~p;

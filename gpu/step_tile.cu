@@ -88,7 +88,7 @@ static __device__ void load_tile(const struct kvg_attend &p, uint32_t kv_head, u
         const uint16_t *const k = is ? kvg_row(p.kv, p.kv.k, key + at, kv_head) + d : NULL;
         const uint16_t *const v = is ? kvg_row(p.kv, p.kv.v, key + at, kv_head) + d : NULL;
 
-        *reinterpret_cast<uint4 *>(&s.k[at][d]) =
+        *reinterpret_cast<uint4 *>((uintptr_t)&s.k[at][d]) =
             is ? *reinterpret_cast<const uint4 *>(k) : make_uint4(0, 0, 0, 0);
 #pragma unroll
         for (uint32_t j = 0; j < 8; ++j)

@@ -12,7 +12,7 @@ a row in TABLE that says by what it was caught, and no row is of a mutation that
 import argparse, csv, os, re, shutil, subprocess, sys, tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
-FILES = ["parts.h", "planes.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
+FILES = ["parts.h", "planes.h", "rows.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
          "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c",
          "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_tile.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
 # What is compiled anew for a file, and the codecs to run; files not named here are in "kernels".
@@ -64,13 +64,19 @@ STEPS = {
     "run.c": [(r"r->dev->driver->event_record\([^;]*\)\);", "(kvg_result)(layer & 0));", "no event"),
               (r"r->dev->driver->stream_wait_event\([^;]*\)\);", "(kvg_result)(layer & 0));", "no wait")],
 }
+# The same of the kernels of codecs.
+CODECS = {
+    "rows.h": [(r"lane = row - r\.first", "lane = 0", "each row is the first")],
+    "l0_decode.cu": [(r" \|\s*\(__byte_perm\(columns, columns2, 0x7531\) & 0x01010101u\)\s*<< 7", "", "no class"),
+                     (r"threadIdx\.x < f\.pad", "false", "padding not looked at"), (r"i < f\.pad", "false", "padding not looked at")],
+}
 FIELDS = ["file", "mutation", "nth", "caught_by"]
 
 
 def unit_of(file):
     if file.endswith(".c"):
         return file[:-2]
-    return "kernels_steps" if file in STEPS else "kernels_e" if file in OF_E else "kernels"
+    return "kernels_steps" if file.startswith("step_") else "kernels_e" if file in OF_E else "kernels"
 
 
 def mutants():
@@ -78,7 +84,7 @@ def mutants():
     for name in FILES:
         text = open(os.path.join(ROOT, "gpu", name)).read()
         seen = {}
-        for what, to, kind in (HOST if name == "jobs.c" else [] if name.endswith(".c") else DEVICE) + STEPS.get(name, []):
+        for what, to, kind in (HOST if name == "jobs.c" else [] if name.endswith(".c") else DEVICE) + STEPS.get(name, CODECS.get(name, [])):
             for m in re.finditer(what, text):
                 seen[kind] = seen.get(kind, 0) + 1
                 yield ((name, kind, seen[kind]), name, text.count("\n", 0, m.start()) + 1,

@@ -2,8 +2,8 @@
 /*
  * KV from one GPU's memory into another's, between a prefill and a decode node in two processes, on
  * the stand-in: kernels encode out of VRAM into pinned slots and decode out of pinned slots into
- * VRAM, by udp; layers are ordered by events alone. Without each of the two orders some bytes
- * differ; a CPU that touches VRAM dies; a node that loses its peer gives all back.
+ * VRAM, by udp and by dpdk; layers are ordered by events alone. Without each of the two orders some
+ * bytes differ; a CPU that touches VRAM dies; a node that loses its peer gives all back.
  */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
@@ -16,9 +16,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kvwire/node.h"
 #include "side.h"
 
-static char folder[64], address[32];
+static char folder[64], address[32], link_path[80];
 
 /* A port that nobody has now. */
 static void choose_port(void)
@@ -44,6 +45,7 @@ static void begin(void)
     setenv("KVWIRE_PLUGINS", folder, 1);
     setenv("KVW_LIBCUDA", FAKECUDA, 1);
     choose_port();
+    snprintf(link_path, sizeof(link_path), "%s/link.sock", folder);
 }
 
 static void end(void)
@@ -52,7 +54,10 @@ static void end(void)
 
     snprintf(path, sizeof(path), "%s/libkvwire-cuda.so", folder);
     unlink(path);
-    rmdir(folder);
+    unlink(link_path);
+    snprintf(path, sizeof(path), "%s.lock", link_path);
+    unlink(path);
+    cr_expect_eq(rmdir(folder), 0, "something is left in %s", folder);
 }
 
 TestSuite(gpu_pair, .init = begin, .fini = end, .timeout = 300);
@@ -86,6 +91,20 @@ static struct pair pair_of(unsigned seed)
     };
 }
 
+static bool has_dpdk(void)
+{
+    return strstr(kvw_features(), "dpdk") != NULL;
+}
+
+/* Over the same-host link of DPDK, whose ends are the path of a socket. */
+static struct pair pair_by_dpdk(unsigned seed)
+{
+    return (struct pair){
+        .p = {"dpdk", link_path, NULL, seed, .tell = -1},
+        .d = {"dpdk", link_path, NULL, seed + 100, .tell = -1},
+    };
+}
+
 /* Both to their ends; prefill has to end well. Decode's outcome. */
 static int run(const struct pair *pair)
 {
@@ -108,31 +127,45 @@ Test(gpu_pair, bytes_are_equal)
     }
 }
 
+/* Out of VRAM into pinned slots, from there through rings of DPDK, and back. */
+Test(gpu_pair, bytes_are_equal_by_dpdk)
+{
+    if (!has_dpdk())
+        cr_skip_test("this build has no DPDK");
+    for (unsigned seed = 21; seed <= 22; ++seed) {
+        const struct pair pair = pair_by_dpdk(seed);
+        const int step = run(&pair);
+
+        cr_expect_eq(step, 0, "seed %u: %d", seed, step);
+    }
+}
+
 /* The control of each order: without it some bytes differ under one of a few orders. */
-Test(gpu_pair, prefill_must_push_after)
+static void expect_order(struct pair (*pair_of_seed)(unsigned), bool prefill)
 {
     int last = 0;
 
     for (unsigned seed = 1; seed <= 8 && last == 0; ++seed) {
-        struct pair pair = pair_of(seed);
+        struct pair pair = pair_of_seed(seed);
 
-        pair.p.unordered = true;
+        (prefill ? &pair.p : &pair.d)->unordered = true;
         last = run(&pair);
     }
-    cr_expect_eq(last, SIDE_BYTES_DIFFER, "%d", last);
+    cr_expect_eq(last, SIDE_BYTES_DIFFER, "%s: %d", prefill ? "prefill" : "decode", last);
+}
+
+Test(gpu_pair, prefill_must_push_after)
+{
+    expect_order(pair_of, true);
+    if (has_dpdk())
+        expect_order(pair_by_dpdk, true);
 }
 
 Test(gpu_pair, decode_must_wait_for_layers)
 {
-    int last = 0;
-
-    for (unsigned seed = 1; seed <= 8 && last == 0; ++seed) {
-        struct pair pair = pair_of(seed);
-
-        pair.d.unordered = true;
-        last = run(&pair);
-    }
-    cr_expect_eq(last, SIDE_BYTES_DIFFER, "%d", last);
+    expect_order(pair_of, false);
+    if (has_dpdk())
+        expect_order(pair_by_dpdk, false);
 }
 
 /* What makes the tests above say something: a CPU can't read VRAM, and a node that took it for host
@@ -158,9 +191,8 @@ Test(gpu_pair, a_cpu_touch_is_fatal)
 
 /* One is killed between two layers, with kill -9. The other's transfer fails, and when its node is
  * closed all device memory, events and descriptors are back. */
-static bool kill_one(bool prefill)
+static bool kill_one(struct pair pair, bool prefill)
 {
-    struct pair pair = pair_of(prefill ? 5 : 6);
     struct side_args *dies = prefill ? &pair.p : &pair.d, *lives = prefill ? &pair.d : &pair.p;
     int told[2];
     char byte;
@@ -188,19 +220,22 @@ static bool kill_one(bool prefill)
     return stopped;
 }
 
-static void kill_once(bool prefill)
+static void kill_each(struct pair (*pair_of_seed)(unsigned))
 {
-    cr_expect(kill_one(prefill), "it never got to its second layer");
+    cr_expect(kill_one(pair_of_seed(5), true), "prefill never got to its second layer");
+    cr_expect(kill_one(pair_of_seed(6), false), "decode never got to its second layer");
 }
 
-Test(gpu_pair, prefill_is_killed)
+Test(gpu_pair, one_is_killed)
 {
-    kill_once(true);
+    kill_each(pair_of);
 }
 
-Test(gpu_pair, decode_is_killed)
+Test(gpu_pair, one_is_killed_by_dpdk)
 {
-    kill_once(false);
+    if (!has_dpdk())
+        cr_skip_test("this build has no DPDK");
+    kill_each(pair_by_dpdk);
 }
 
 static void *prefill_thread(void *arg)

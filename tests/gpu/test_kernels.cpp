@@ -277,6 +277,16 @@ static void damage_padding(t_job *j)
         memset(j->stream + at + low + p * plane + (n + 7) / 8, 0xff, plane - (n + 7) / 8);
 }
 
+/* A byte of what pads the last block, if anything does. */
+static void damage_behind(t_job *j)
+{
+    uint32_t n, bytes;
+    const uint32_t at = last_block(j, &n, &bytes), pad = (bytes + 15) / 16 * 16 - bytes;
+
+    if (pad > 0)
+        j->stream[at + bytes + t_below(pad)] = 1;
+}
+
 /* A block's entry, or what pads one of the parts or a block, gets another value. */
 static void damage_e(t_job *j)
 {
@@ -363,7 +373,7 @@ static uint32_t damage(t_job *j)
         break;
     case 2:
         if (now->codec != &kvc_codec_raw && !j->is_lossy() && j->want[0] != 0)
-            damage_padding(j);
+            t_below(2) == 0 ? damage_padding(j) : damage_behind(j);
         break;
     default:
         for (uint32_t k = 1 + t_below(3); k > 0; --k)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # run.sh BUILD - a stranger's view: install into an empty prefix, build the examples elsewhere with nothing but
-# `pkg-config kvwire`, and run them; on libraries of one day; and of a build without DPDK. Prints TAP.
+# `pkg-config kvwire`, and run them; on libraries of one day; and of builds without DPDK, without gpu/, without nvcc. Prints TAP.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$root/${1:-build}
@@ -116,9 +116,11 @@ without_dpdk() {
     grep -q "librte_xyz" "$work/said" || { cat "$work/said"; return 1; }
     KVWIRE_PLUGINS=$PWD/gone ./02_two_nodes
 }
-build_no_dpdk() { # what a machine without DPDK and rdma-core builds
-    meson setup "$work/bare" "$root" --buildtype=debug -Ddpdk=disabled -Dverbs=disabled &&
-        ninja -C "$work/bare" examples/01_loopback examples/02_two_nodes examples/05_serial "$(basename "$(readlink -f "$lib/libkvwire.so")")"
+examples="examples/01_loopback examples/02_two_nodes examples/05_serial"
+build_no_dpdk() { # what a machine without DPDK and rdma-core builds; and without gpu/, whether nvcc is there or not
+    # shellcheck disable=SC2086
+    meson setup "$work/bare" "$root" --buildtype=debug -Ddpdk=disabled -Dverbs=disabled -Dcuda=disabled &&
+        ninja -C "$work/bare" $examples "$(basename "$(readlink -f "$lib/libkvwire.so")")" && ! of_gpu
 }
 run_no_dpdk() {
     local e
@@ -126,6 +128,42 @@ run_no_dpdk() {
         "$work/bare/examples/$e" && no_dpdk_in "$work/bare/examples/$e" || return 1
     done
     no_dpdk_in "$(find "$work/bare" -maxdepth 1 -name 'libkvwire.so.*.*.*' -type f)" && [ -z "$(ls "$work/bare" | grep -E 'dpdk|verbs')" ]
+}
+# gpu/, its plugin and its tests in that build, a line each.
+of_gpu() {
+    meson introspect --targets --tests "$work/bare" |
+        python3 -c 'import json, sys
+names = {t["name"] for kind in json.load(sys.stdin).values() for t in kind}
+print(*sorted(n for n in names if any(w in n for w in ("gpu", "cuda", "fatbin"))), sep="\n")' | grep .
+}
+# The same build where no nvcc is found, and no toolkit: this process and its children see them no more. gpu/ is built, the harness
+# tests its kernels, and there is no plugin and no test of what nvcc makes.
+hide_nvcc() {
+    local at
+    while at=$(command -v nvcc) && [ -x "$at" ]; do # bash names one that it may not run, too
+        mount --bind /dev/null "$(readlink -f "$at")" || return 1
+    done
+    [ ! -d /usr/local/cuda ] || mount -t tmpfs none "$(readlink -f /usr/local/cuda)"
+}
+no_nvcc() {
+    hide_nvcc && meson configure "$work/bare" -Dcuda=auto -Dtests=enabled || return 1
+    # shellcheck disable=SC2086
+    ninja -C "$work/bare" $examples gpu/libkvwire_gpu.a && of_gpu >"$work/names" && cat "$work/names" &&
+        grep -qx kvwire_gpu "$work/names" && grep -qx 'gpu kernels, plain' "$work/names" && ! grep -xE 'kernels.fatbin|gpu sass' "$work/names"
+}
+with_nvcc() { # the plugin, bigger than its kernels; those for each architecture (kind 2), and PTX (1) for what comes after them
+    python3 - "$build/kernels.fatbin" "$lib/kvwire/libkvwire-cuda.so" <<'PY'
+import os, struct, sys
+image = open(sys.argv[1], "rb").read()
+magic, _, at, size = struct.unpack_from("<IHHQ", image)
+found, end = set(), at + size
+while at < end:
+    kind, _, head, size = struct.unpack_from("<HHIQ", image, at)
+    found.add((kind, struct.unpack_from("<I", image, at + 28)[0]))
+    at += head + size
+print(sorted(found))
+sys.exit(magic != 0xba55ed50 or not found >= {(2, 80), (2, 90), (2, 100), (1, 80), (1, 100)} or os.path.getsize(sys.argv[2]) < len(image))
+PY
 }
 check "installed headers compile alone, as C99 and C++17" headers_alone
 check "examples build with pkg-config alone" build_all
@@ -155,7 +193,20 @@ check "a library whose structs have grown at their ends is built" grow
 check "programs of today run on it" old_on_grown
 check "its programs run on today's library, which refuses fields that it doesn't know" new_on_old
 check "the control: a program with a field in a struct's middle doesn't" in_the_middle
-check "-Ddpdk=disabled, -Dverbs=disabled: it builds" build_no_dpdk
+check "-Ddpdk=disabled, -Dverbs=disabled, -Dcuda=disabled: it builds" build_no_dpdk
 check "and its examples run, over loop and udp" run_no_dpdk
+export -f hide_nvcc no_nvcc of_gpu
+export work examples
+if unshare -rm true 2>/dev/null; then
+    check "where no nvcc is: gpu/ and its tests are built, without the plugin" unshare -rm bash -c no_nvcc
+    check "and the examples run" run_no_dpdk
+else
+    skip "where no nvcc is" "no namespace of mounts may be made here"
+fi
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+    check "where nvcc is: the plugin is there, with kernels of each architecture" with_nvcc
+else
+    skip "where nvcc is" "none is here"
+fi
 echo "1..$n"
 exit $bad

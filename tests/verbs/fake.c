@@ -79,13 +79,10 @@ uint32_t vf_random(void)
 
 void vf_reset(uint64_t seed)
 {
-    const int live = vf.live, live_qps = vf.qps, live_mrs = vf.mrs, live_mws = vf.mws;
+    const struct vf was = vf;
 
-    memset(&vf, 0, sizeof(vf));
-    vf.live = live;
-    vf.qps = live_qps;
-    vf.mrs = live_mrs;
-    vf.mws = live_mws;
+    vf = (struct vf){.live = was.live, .qps = was.qps, .mrs = was.mrs, .mws = was.mws};
+    vf.dmabufs = was.dmabufs;
     vf.devices = VF_DEVICES;
     vf.random = seed * 2654435761u + 1;
     vf.mtu[0] = vf.mtu[1] = IBV_MTU_4096;
@@ -686,11 +683,10 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int acce
 struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova,
                                  int fd, int access)
 {
-    (void)fd;
-    if (vf_fails(vf_device_of(pd->context), EOPNOTSUPP))
-        return NULL;
-    errno = vf.dmabuf_error;
-    return errno != 0 ? NULL : make_mr(pd, vf.vram + offset, length, iova, access);
+    uint8_t *const host =
+        vf_fails(vf_device_of(pd->context), EOPNOTSUPP) ? NULL : vf_dmabuf(fd, offset, length);
+
+    return host == NULL ? NULL : make_mr(pd, host, length, iova, access);
 }
 
 int ibv_dereg_mr(struct ibv_mr *mr)
@@ -701,6 +697,7 @@ int ibv_dereg_mr(struct ibv_mr *mr)
         if (mrs[i] != NULL && &mrs[i]->base == mr)
             mrs[i] = NULL;
     --vf.mrs;
+    vf_dmabuf_gone(mr->addr);
     vf_unmade(mr);
     return 0;
 }

@@ -41,6 +41,7 @@ struct vf {
     /* Objects that exist, and calls that may fail: the fail_at-th does (0: none). */
     int live, steps, fail_at;
     int qps, mrs, mws;   /* of live */
+    int dmabufs;         /* mapped */
     bool no_windows;     /* the devices have no memory windows */
     uint32_t bind_65536; /* of 65536: a bind is not carried out and ends its queue pair */
     uint64_t binds;
@@ -59,7 +60,8 @@ struct vf {
     uint32_t fail_65536, ack_lost_65536;
     uint32_t echo_65536; /* a write that was carried out is followed by itself without its bytes */
     enum ibv_wc_status status; /* of the former; IBV_WC_SUCCESS: any of those that networks make */
-    /* Memory in [vram, vram + vram_bytes) is a GPU's: 0 or the errno of registering it. */
+    /* Memory in [vram, vram + vram_bytes) is a GPU's: 0 or the errno of registering it. Where vram
+     * is NULL a dma-buf is mapped as it is, and the devices reach it by that mapping alone. */
     uint8_t *vram;
     uint64_t vram_bytes;
     int dmabuf_error, peermem_error, register_error;
@@ -95,6 +97,9 @@ uint8_t *vf_window(struct ibv_pd *pd, uint64_t address, uint32_t rkey, uint64_t 
 int vf_windows_of(const struct ibv_mr *mr);
 uint8_t *vf_bindable(const struct ibv_mr *mr, uint64_t address, uint64_t length);
 uint32_t vf_key(void);
+/* What a device sees of a dma-buf from `offset` on; NULL: it can't be imported, errno says why. */
+uint8_t *vf_dmabuf(int fd, uint64_t offset, size_t length);
+void vf_dmabuf_gone(const void *host);
 /* The device leaves: an event, then silence. */
 void vf_remove(uint32_t device);
 uint32_t vf_random(void);

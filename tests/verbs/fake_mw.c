@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory windows of type 1 on the pretended fabric. A key is good from the moment that its bind is
- * carried out until the window is deallocated, and for what it was bound to. */
+/*
+ * Memory windows of type 1 on the pretended fabric, and dma-bufs. A key is good from the moment
+ * that its bind is carried out until the window is deallocated, and for what it was bound to.
+ */
 #include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "fake.h"
 
-#define MWS 256
+#define MWS     256
+#define DMABUFS 16
 
 /* base.rkey is what the caller was told, rkey what the device knows. */
 struct fake_mw {
@@ -121,4 +126,50 @@ void vf_window_ops(struct ibv_context *c)
     c->ops.alloc_mw = alloc_mw;
     c->ops.dealloc_mw = dealloc_mw;
     c->ops.bind_mw = bind_mw;
+}
+
+/* ---- dma-bufs -------------------------------------------------------------------------------- */
+
+static struct {
+    uint8_t *base, *host;
+    size_t bytes;
+} dmabufs[DMABUFS];
+
+uint8_t *vf_dmabuf(int fd, uint64_t offset, size_t length)
+{
+    const uint64_t first = offset & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+
+    errno = vf.dmabuf_error;
+    if (errno != 0)
+        return NULL;
+    if (vf.vram != NULL)
+        return vf.vram + offset;
+    for (uint32_t i = 0; i < DMABUFS; ++i) {
+        void *base;
+
+        if (dmabufs[i].base != NULL)
+            continue;
+        base = mmap(NULL, length + (offset - first), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                    (off_t)first);
+        if (base == MAP_FAILED)
+            return NULL;
+        dmabufs[i].base = base;
+        dmabufs[i].host = dmabufs[i].base + (offset - first);
+        dmabufs[i].bytes = length + (offset - first);
+        ++vf.dmabufs;
+        return dmabufs[i].host;
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+void vf_dmabuf_gone(const void *host)
+{
+    for (uint32_t i = 0; i < DMABUFS; ++i)
+        if (dmabufs[i].base != NULL && dmabufs[i].host == host) {
+            munmap(dmabufs[i].base, dmabufs[i].bytes);
+            dmabufs[i].base = NULL;
+            --vf.dmabufs;
+            return;
+        }
 }
