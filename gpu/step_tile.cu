@@ -87,9 +87,9 @@ static __device__ void load_tile(const struct kvg_attend &p, uint32_t kv_head, u
         const bool is = key + at < last && d < p.dim;
         const uint16_t *const k = is ? kvg_row(p.kv, p.kv.k, key + at, kv_head) + d : NULL;
         const uint16_t *const v = is ? kvg_row(p.kv, p.kv.v, key + at, kv_head) + d : NULL;
+        const uint4 q = is ? *reinterpret_cast<const uint4 *>(k) : make_uint4(0, 0, 0, 0);
 
-        *reinterpret_cast<uint4 *>((uintptr_t)&s.k[at][d]) =
-            is ? *reinterpret_cast<const uint4 *>(k) : make_uint4(0, 0, 0, 0);
+        memcpy(__builtin_assume_aligned((void *)&s.k[at][d], sizeof(q)), &q, sizeof(q));
 #pragma unroll
         for (uint32_t j = 0; j < 8; ++j)
             s.v[d + j][at] = is ? v[j] : 0;
