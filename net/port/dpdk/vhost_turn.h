@@ -8,9 +8,9 @@
  *
  * threads  any, one at a time
  * memory   one vhost device without queues and two descriptors, until the process ends
- * time     open: none. turn: below a millisecond; up to a second where no device was connected since
- *          open, as that thread looks for new sockets so often; until_ns (CLOCK_MONOTONIC) at the
- *          latest
+ * time     open: none. turn: below a millisecond; up to a second where no device was connected
+ *          since open, as that thread looks for new sockets so often; until_ns (CLOCK_MONOTONIC) at
+ *          the latest
  */
 #ifndef KVN_DPDK_VHOST_TURN_H
 #define KVN_DPDK_VHOST_TURN_H
@@ -18,8 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Has the socket made, if it isn't there. Without one (no folder for temporary files, no descriptor)
- * turn() says false. EAL runs. */
+/* Has the socket made, if it isn't there. Without one (no folder for temporary files, no
+ * descriptor) turn() says false. EAL runs. */
 void kvn_dpdk_vhost_turn_open(void);
 
 /* False: there is no socket, or no answer in time. */
