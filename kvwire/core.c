@@ -394,7 +394,7 @@ static void take_landed(struct kvw_core *c, uint32_t way, const struct kvw_trans
 
     if (l == NULL || l->state != KVW_LINK_READY)
         return;
-    if (kvw_slots_land(&c->slots, l->peer, ev->offset, ev->bytes, ev->imm) != KVW_OK)
+    if (kvw_slots_land(&c->slots, l->peer, ev->offset, ev->bytes, ev->imm, c->now_ns) != KVW_OK)
         kvw_core_breach(c, l->peer, "a put landed where none was granted");
     else if (kvw_traced(c))
         kvw_trace_tell(c, (struct kvw_trace_event){.kind = KVW_TRACE_LANDED,

@@ -7,6 +7,7 @@
  *   ../core_api.c      what a caller may ask and add: peers, pools, stats
  *   link.c             connections: dial, HELLO, REJECT, which connection is the peer's
  *   slots.c            landing slots: granted, landed, free; the gate
+ *   window.c           how many of them a peer is to hold
  *   owed.c             what is owed to a peer, as messages
  *   ../kv/flow.c       one transfer's part with one peer: made, found, given back
  *   ../kv/transfer.c   transfers, and how each ends

@@ -196,7 +196,8 @@ static bool send_grant(struct kvw_core *c, struct kvw_peer *p)
 {
     const uint32_t held = p->lent.granted + p->lent.landed;
     uint32_t before;
-    const uint32_t share = kvw_slots_share(&c->slots, receiving_peers(c, p, &before));
+    const uint32_t share = kvw_window_size(
+        &p->lent.window, kvw_slots_share(&c->slots, receiving_peers(c, p, &before)));
     const uint32_t free = c->slots.free_count > before ? c->slots.free_count - before : 0;
     struct kvw_wire_grant m = {.from = p->lent.limit};
     uint32_t want = share > held ? share - held : 0;
@@ -216,7 +217,7 @@ static bool send_grant(struct kvw_core *c, struct kvw_peer *p)
     }
     m.count = want;
     tell_cost(c, p, &m);
-    m.count = kvw_slots_lend(&c->slots, p, want, c->msg + KVW_WIRE_GRANT_LEN);
+    m.count = kvw_slots_lend(&c->slots, p, want, c->msg + KVW_WIRE_GRANT_LEN, c->now_ns);
     if (send_msg(c, p, kvw_wire_grant_encode(c->msg, &m))) {
         kvw_list_remove(&p->receiving);
         kvw_list_add(&c->receiving, &p->receiving);

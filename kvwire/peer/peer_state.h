@@ -17,6 +17,7 @@
 #include "../core.h"
 #include "../wire/hello.h"
 #include "../wire/layout.h"
+#include "window.h"
 
 /* Connections that haven't said who they are, of a node that knows so many peers. */
 #define KVW_NEWCOMERS(peers_max) ((peers_max) / 4 > 64u ? (peers_max) / 4 : 64u)
@@ -97,6 +98,7 @@ struct kvw_lent {
     uint32_t gaps;    /* spans of core.span_pool that its flows hold: <= granted + landed */
     bool recall_due, recalled;
     bool open; /* the transport lets it put (region_open) */
+    struct kvw_window window;
 };
 
 /* An id under which a peer is known. */
@@ -180,7 +182,7 @@ enum kvw_landing_state {
 
 struct kvw_landing {
     struct kvw_peer *peer;
-    uint64_t seq;
+    uint64_t seq, lent_ns;
     uint32_t bytes;
     uint16_t next; /* free or landed after it */
     uint8_t state;

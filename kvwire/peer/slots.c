@@ -43,7 +43,8 @@ static void give_free(struct kvw_slots *s, struct kvw_landing *l)
     ++s->free_count;
 }
 
-uint32_t kvw_slots_lend(struct kvw_slots *s, struct kvw_peer *p, uint32_t count, uint8_t *to)
+uint32_t kvw_slots_lend(struct kvw_slots *s, struct kvw_peer *p, uint32_t count, uint8_t *to,
+                        uint64_t now_ns)
 {
     uint32_t n = 0;
 
@@ -56,6 +57,7 @@ uint32_t kvw_slots_lend(struct kvw_slots *s, struct kvw_peer *p, uint32_t count,
         l->state = KVW_LANDING_GRANTED;
         l->peer = p;
         l->seq = p->lent.limit++;
+        l->lent_ns = now_ns;
         open_to(s, l, p);
     }
     p->lent.granted += n;
@@ -100,7 +102,7 @@ static struct kvw_landing *take_first(struct kvw_slots *s, struct kvw_slot_line 
 }
 
 kvw_err kvw_slots_land(struct kvw_slots *s, struct kvw_peer *p, uint64_t offset, uint32_t bytes,
-                       uint32_t imm)
+                       uint32_t imm, uint64_t now_ns)
 {
     struct kvw_landing *l;
 
@@ -120,6 +122,7 @@ kvw_err kvw_slots_land(struct kvw_slots *s, struct kvw_peer *p, uint64_t offset,
     ++s->landed_count;
     --p->lent.granted;
     ++p->lent.landed;
+    kvw_window_landed(&p->lent.window, bytes, now_ns - l->lent_ns, now_ns);
     return KVW_OK;
 }
 
@@ -235,6 +238,7 @@ void kvw_slots_needed(struct kvw_core *c, struct kvw_peer *p)
 void kvw_slots_unneeded(struct kvw_core *c, struct kvw_peer *p)
 {
     kvw_list_remove(&p->receiving);
+    kvw_window_pause(&p->lent.window);
     p->idle_at_ns = c->now_ns + KVW_IDLE_SLOTS_NS;
     kvw_heap_set(&c->timers, &p->timer,
                  p->idle_at_ns < p->dial_at_ns ? p->idle_at_ns : p->dial_at_ns);

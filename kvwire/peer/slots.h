@@ -3,7 +3,7 @@
  * slots.h - the receiver's landing slots: one table shared by all peers. A slot is lent to one peer
  * for one put at a time (SPEC.md 4.2).
  *
- * threads  one, but for kvw_slots_allow()      memory  the core's arena      time  none
+ * threads  one, but for kvw_slots_allow()   memory  the core's arena   time  the core's now_ns
  */
 #ifndef KVW_PEER_SLOTS_H
 #define KVW_PEER_SLOTS_H
@@ -14,7 +14,8 @@ void kvw_slots_init(struct kvw_slots *s);
 
 /* Lend up to count free slots to the peer as the puts that follow its limit; numbers go to `to`,
  * little-endian u16 each. Returns how many. */
-uint32_t kvw_slots_lend(struct kvw_slots *s, struct kvw_peer *p, uint32_t count, uint8_t *to);
+uint32_t kvw_slots_lend(struct kvw_slots *s, struct kvw_peer *p, uint32_t count, uint8_t *to,
+                        uint64_t now_ns);
 
 /* Whether a put of that connection at `offset`, `bytes` long, with this imm is one that was lent to
  * it. From any thread. */
@@ -23,7 +24,7 @@ bool kvw_slots_allow(const struct kvw_slots *s, uint32_t path, kvw_conn_id conn,
 
 /* Such a put has landed: it waits to be taken. KVW_E_PROTOCOL: it wasn't allowed. */
 KVW_NODISCARD kvw_err kvw_slots_land(struct kvw_slots *s, struct kvw_peer *p, uint64_t offset,
-                                     uint32_t bytes, uint32_t imm);
+                                     uint32_t bytes, uint32_t imm, uint64_t now_ns);
 
 /* The slot of a transfer that landed first, NULL: none waits. */
 struct kvw_landing *kvw_slots_first(const struct kvw_slots *s);

@@ -8,6 +8,7 @@
 
 #include "../../../compress/compress.h"
 #include "../../../kvwire/core.h"
+#include "../../../kvwire/peer/core_state.h"
 #include "../../../net/net.h"
 #include "state.h"
 
@@ -25,6 +26,7 @@ struct side {
 };
 
 static uint64_t now = 1000 * MS;
+static bool at_once; /* small chunks, all pushed before anybody looks; and a poll takes time */
 
 static void open_side(struct side *s, bool listen, const char *name, uint32_t codec)
 {
@@ -37,7 +39,8 @@ static void open_side(struct side *s, bool listen, const char *name, uint32_t co
                                   .instance = listen ? 77 : 78,
                                   .name = listen ? "decode" : "prefill",
                                   .codecs = kvc_codecs,
-                                  .codec = codec};
+                                  .codec = codec,
+                                  .chunk_raw_bytes = at_once ? 16384 : 0};
     const char *field = "";
 
     cr_assert_eq(kvn_open(&s->t, "loop", &net, why), KVW_OK, "%s", why);
@@ -72,16 +75,30 @@ static void take_events(struct side *s)
     }
 }
 
-/* Poll each side when its deadline says so, and no more, until nothing is due within 50 ms. */
+/* at_once: 10 us a chunk, at either end. */
+static void pass_time(const struct side *a, const struct side *b)
+{
+    static uint64_t passed;
+    struct kvw_core_stats s = {.size = sizeof(s)}, t = {.size = sizeof(t)};
+
+    kvw_core_stats(a->core, &s);
+    kvw_core_stats(b->core, &t);
+    if (at_once)
+        now += (s.chunks_landed + t.chunks_sent - passed) * 10000;
+    passed = s.chunks_landed + t.chunks_sent;
+}
+
+/* Poll each side when its deadline says so, and no more, until nothing is due within 50 ms
+ * (at_once: 1). */
 static void run(struct side *a, struct side *b)
 {
     struct side *const sides[] = {a, b};
 
-    for (uint32_t calm = 0; calm < 50; ++calm, now += MS)
+    for (uint32_t calm = 0; calm < 50; ++calm, now += at_once ? 20000 : MS)
         for (uint32_t i = 0; i < 2; ++i)
             while (kvw_core_deadline_ns(sides[i]->core) <= now) {
                 while (kvw_core_poll(sides[i]->core, now))
-                    ;
+                    pass_time(a, b);
                 take_events(sides[i]);
                 calm = 0;
             }
@@ -140,12 +157,14 @@ static void move(struct side *d, struct side *p, uint32_t tokens, uint32_t want_
     cr_assert_eq(kvw_core_stream(p->core, &stream, now, &px, why, sizeof(why)), KVW_OK, "%s", why);
     for (uint32_t l = 0; l < p->state.model_layers; ++l) {
         cr_assert_eq(kvw_core_push(p->core, px, l, tokens, NULL), KVW_OK);
-        run(d, p);
+        if (!at_once)
+            run(d, p);
     }
     cr_assert_eq(kvw_core_commit(p->core, px, "note", 4), KVW_OK);
     run(d, p);
     cr_assert_eq(d->dones, 1, "%s", d->text);
     cr_assert_eq(p->dones, 1, "%s", p->text);
+    d->dones = p->dones = 0;
     cr_expect_eq(d->done.err, KVW_OK, "%s", d->done.text);
     cr_expect_eq(p->done.err, KVW_OK, "%s", p->done.text);
     cr_expect(d->done.note_bytes == 4 && memcmp(d->done.note, "note", 4) == 0);
@@ -191,6 +210,41 @@ Test(core_loop, only_what_is_lacking_goes_across)
     join(&d, &p);
     move(&d, &p, 320, 256, "request 2");
     cr_expect_eq(d.done.raw_bytes, 64ull * 3 * 2 * 2 * 128);
+    close_side(&p);
+    close_side(&d);
+}
+
+static uint32_t slots_of(const struct side *d)
+{
+    const struct kvw_lent *lent = &kvw_core_peer(d->core, d->peer)->lent;
+
+    return lent->granted + lent->landed;
+}
+
+/* All 64 slots are its share; a peer that uses each at once is granted few of them, so that they
+ * stay in the cache. */
+Test(core_loop, a_peer_that_is_near_holds_few_slots)
+{
+    static struct side d, p;
+    char key[16];
+
+    at_once = true;
+    open_side(&d, true, "near", KVW_CODEC_RAW);
+    open_side(&p, false, "near", KVW_CODEC_RAW);
+    t_state_dense(&d.state, T_STATE_LAYERS_MAX, 2, 128, KVW_DTYPE_BF16, 16, 40);
+    t_state_dense(&p.state, T_STATE_LAYERS_MAX, 2, 128, KVW_DTYPE_BF16, 16, 40);
+    t_state_make(&d.state);
+    t_state_make(&p.state);
+    add_pool(&d);
+    add_pool(&p);
+    join(&d, &p);
+    move(&d, &p, 16, 0, "request 1");
+    cr_expect_gt(slots_of(&d), 2 * KVW_WINDOW_MIN, "nothing was known of it");
+    for (uint32_t i = 2; i < 30; ++i) {
+        snprintf(key, sizeof(key), "request %u", i);
+        move(&d, &p, 128, 0, key);
+    }
+    cr_expect(slots_of(&d) >= 1 && slots_of(&d) <= 2 * KVW_WINDOW_MIN, "%u", slots_of(&d));
     close_side(&p);
     close_side(&d);
 }
