@@ -7,10 +7,14 @@
 #include <string.h>
 
 #include "../core_types.h"
+#include "../cpu.h"
 #include "../wire/batches.h"
 
 #define RUN_BYTES_MAX (1u << 30) /* longer pieces are runs of such */
 #define AHEAD         512u       /* bytes of the next piece that are fetched while one is copied */
+#define ABREAST       4u         /* pieces that are gathered at the same time */
+#define ABREAST_MAX   16384u     /* bytes of each; longer ones' beginnings cost little */
+#define STEP          256u       /* bytes of each of them in turn */
 
 /* --- regions ---------------------------------------------------------------------------------- */
 
@@ -297,8 +301,75 @@ static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r,
     }
 }
 
-static inline void copy(const struct kvw_runs *l, uint64_t from, uint8_t *buffer, uint32_t n,
-                        bool gather)
+/*
+ * The next pieces of the row, which begins with whole ones at r: as long as each other, and of
+ * whole steps. Returns what they are together, 0: they aren't such, or more than n.
+ */
+static uint32_t abreast(const struct kvw_runs *l, const struct kvw_run *r, uint64_t k, uint32_t n,
+                        const uint8_t *from[ABREAST])
+{
+    const struct kvw_run *const end = l->runs + l->count;
+    const uint32_t bytes = r->bytes;
+
+    if (bytes % STEP != 0 || bytes > ABREAST_MAX || bytes > n / ABREAST)
+        return 0;
+    for (uint32_t i = 0; i < ABREAST; ++i, ++k) {
+        if (k == r->count) {
+            ++r;
+            k = 0;
+        }
+        if (r == end || r->bytes != bytes)
+            return 0;
+        from[i] = piece_at(r, k);
+    }
+    return ABREAST * bytes;
+}
+
+/* A piece that lies on its own costs a page's look-up and the time until its first lines come: of
+ * several at a time these overlap. */
+static KVW_FOR_EACH_CPU void gather_abreast(uint8_t *restrict to,
+                                            const uint8_t *const from[ABREAST], uint32_t bytes)
+{
+    typedef uint64_t words __attribute__((vector_size(32), aligned(1)));
+
+    for (uint32_t at = 0; at < bytes; at += STEP)
+        for (uint32_t i = 0; i < ABREAST; ++i)
+            for (uint32_t w = 0; w < STEP; w += sizeof(words)) {
+                words v;
+
+                memcpy(&v, from[i] + at + w, sizeof(v));
+                memcpy(to + (size_t)i * bytes + at + w, &v, sizeof(v));
+            }
+}
+
+void kvw_runs_gather(const struct kvw_runs *l, uint64_t from, uint8_t *buffer, uint32_t n)
+{
+    const struct kvw_run *r = run_at(l, from);
+
+    while (n > 0) {
+        const uint8_t *pieces[ABREAST];
+        uint32_t skip, len;
+        uint64_t k;
+
+        while (from - r->start >= (uint64_t)r->bytes * r->count)
+            ++r;
+        k = (from - r->start) / r->bytes;
+        skip = (uint32_t)((from - r->start) % r->bytes);
+        len = skip == 0 ? abreast(l, r, k, n, pieces) : 0;
+        if (len > 0) {
+            gather_abreast(buffer, pieces, len / ABREAST);
+        } else {
+            len = r->bytes - skip < n ? r->bytes - skip : n;
+            look_ahead(l, r, k, true);
+            memcpy(buffer, piece_at(r, k) + skip, len);
+        }
+        buffer += len;
+        from += len;
+        n -= len;
+    }
+}
+
+void kvw_runs_scatter(const struct kvw_runs *l, uint64_t from, const uint8_t *buffer, uint32_t n)
 {
     for (const struct kvw_run *r = run_at(l, from); n > 0; ++r) {
         const uint64_t in = from - r->start;
@@ -307,27 +378,13 @@ static inline void copy(const struct kvw_runs *l, uint64_t from, uint8_t *buffer
 
         for (; k < r->count && n > 0; ++k) {
             const uint32_t left = r->bytes - skip, len = left < n ? left : n;
-            uint8_t *at = piece_at(r, k) + skip;
 
-            look_ahead(l, r, k, gather);
-            if (gather)
-                memcpy(buffer, at, len);
-            else
-                memcpy(at, buffer, len);
+            look_ahead(l, r, k, false);
+            memcpy(piece_at(r, k) + skip, buffer, len);
             buffer += len;
             from += len;
             n -= len;
             skip = 0;
         }
     }
-}
-
-void kvw_runs_gather(const struct kvw_runs *l, uint64_t from, uint8_t *buffer, uint32_t n)
-{
-    copy(l, from, buffer, n, true);
-}
-
-void kvw_runs_scatter(const struct kvw_runs *l, uint64_t from, const uint8_t *buffer, uint32_t n)
-{
-    copy(l, from, (uint8_t *)(uintptr_t)buffer, n, false);
 }

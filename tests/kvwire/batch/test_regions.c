@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The region that holds an address is the one that a walk over all of them finds, whatever
- * overlaps, comes and goes. */
+ * overlaps, comes and goes; and a row of pieces is theirs, byte for byte. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,4 +80,43 @@ Test(regions, at_the_end_of_memory)
     cr_expect_not_null(kvw_regions_at(&g, UINT64_MAX - 9, 10, 1, &hint));
     cr_expect_null(kvw_regions_at(&g, UINT64_MAX - 100, 10, 1, &hint));
     kvw_regions_free(&g);
+}
+
+/* What is gathered is what byte after byte says, wherever it begins and ends; and scattered again
+ * it lies where it was. Pieces of one length, in disorder, are gathered several at a time. */
+Test(regions, gather_and_scatter_are_byte_for_byte)
+{
+    static const uint32_t lengths[] = {256, 1024, 100, 4096, 257, 768};
+    static uint8_t memory[1 << 20], row[1 << 20], part[1 << 20], before[1 << 20];
+    uint64_t state = 7;
+
+    for (uint32_t seed = 1; seed <= 20; ++seed) {
+        struct kvw_runs l = {.runs = NULL};
+        uint32_t at = 0, n = 0;
+
+        for (uint32_t i = 0; i < sizeof(memory); ++i)
+            memory[i] = (uint8_t)(t_below(&state, 256));
+        for (uint32_t i = 0; i < 60;
+             ++i) { /* places go down, so that none touches the one before */
+            const uint32_t bytes = lengths[t_below(&state, seed % 2 != 0 ? 6 : 2)];
+            const uint32_t place = sizeof(memory) - (i + 1) * 8192 + t_below(&state, 3000);
+
+            cr_assert_eq(kvw_runs_add(&l, 1, (uintptr_t)memory + place, bytes), KVW_OK);
+            memcpy(row + n, memory + place, bytes);
+            n += bytes;
+        }
+        for (uint32_t tries = 0; tries < 20; ++tries) {
+            const uint32_t first = t_below(&state, n), len = 1 + t_below(&state, n - first);
+
+            at = tries == 0 ? 0 : first;
+            kvw_runs_gather(&l, at, part, tries == 0 ? n : len);
+            cr_assert_arr_eq(part, row + at, tries == 0 ? n : len, "seed %u", seed);
+        }
+        memcpy(before, memory, sizeof(memory));
+        for (uint32_t i = 0; i < 60; ++i)
+            memset((void *)(uintptr_t)l.runs[i < l.count ? i : 0].base, 0, 100);
+        kvw_runs_scatter(&l, 0, row, n);
+        cr_assert_arr_eq(memory, before, sizeof(memory), "seed %u", seed);
+        kvw_runs_free(&l);
+    }
 }
