@@ -177,7 +177,12 @@ class Tree:
 
     def resolve(self, entry):
         """The names of meson's tests, some with a filter behind, and the scripts that judge it."""
-        wanted = [t.strip() for t in entry.get("test", "").split(",") if t.strip()]
+        wanted = []
+        for t in (t.strip() for t in entry.get("test", "").split(",") if t.strip()):
+            if wanted and wanted[-1] + ", " + t in self.tests:  # a name with a comma in it
+                wanted[-1] += ", " + t
+            else:
+                wanted.append(t)
         meson, scripts = [], []
         for t in wanted:
             name = t.split(" / ", 1)[-1]
