@@ -212,8 +212,6 @@ static void bring_up_job(void *arg)
     p->started = false;
     b->step = "make";
     b->mark = kvn_dpdk_log_mark();
-    if (p->vhost)
-        kvn_dpdk_vhost_turn_open(); /* before: that thread finds it with our connection */
     if ((b->rc = rte_eal_hotplug_add("vdev", p->device, options)) < 0)
         return;
     if ((b->rc = rte_eth_dev_get_port_by_name(p->device, &p->id)) < 0)
@@ -261,6 +259,8 @@ static void port_free(struct kvn_dpdk_port *p)
         close(p->link_fd);
     if (p->lock_fd >= 0)
         kvn_dpdk_sock_release(p->path, p->lock_fd);
+    if (p->vhost)
+        kvn_dpdk_vhost_turn_close();
     if (p->entered)
         kvn_dpdk_thread_leave();
     sem_destroy(&p->stopped);
@@ -293,6 +293,8 @@ static kvw_err port_new(struct kvn_dpdk_port **port, const struct kvn_dpdk_confi
     p->port.one_host = true;
     p->port.payload_max = cfg->payload_max != 0 ? cfg->payload_max : KVN_DPDK_PAYLOAD_MAX;
     p->vhost = !cfg->listener;
+    if (p->vhost)
+        kvn_dpdk_vhost_turn_open(); /* before the device: its connection brings that thread to it */
     p->self = cfg->listener ? kvn_ether_listener : kvn_ether_sender;
     p->peer = cfg->listener ? kvn_ether_sender : kvn_ether_listener;
     to_addr(&p->port.local, &p->self);

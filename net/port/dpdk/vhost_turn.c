@@ -13,6 +13,7 @@
 
 #include <rte_vhost.h>
 
+#include "eal.h"
 #include "job.h"
 
 /* vhost-user's header: request, flags, bytes that follow. */
@@ -26,10 +27,14 @@ struct answer {
 #define GET_FEATURES 1u
 #define VERSION      1u
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static int asking = -1; /* our end of the socket */
+#define PATH_BYTES 40u
 
-static int dial(const char *path)
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t users;
+static char path[PATH_BYTES]; /* as DPDK knows the socket; "": there is none */
+static int asking = -1;       /* our end of it */
+
+static int dial(void)
 {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -42,23 +47,53 @@ static int dial(const char *path)
     return fd;
 }
 
-void kvn_dpdk_vhost_turn_open(void)
+static void hang_up(void)
+{
+    if (asking >= 0)
+        close(asking);
+    asking = -1;
+}
+
+/* The socket, without a name as soon as we have an end of it. */
+static void begin(void)
 {
     static const struct rte_vhost_device_ops none;
-    char folder[] = "/tmp/kvwire-vhost-XXXXXX", path[sizeof(folder) + 2];
+    char folder[] = "/tmp/kvwire-vhost-XXXXXX";
 
-    pthread_mutex_lock(&mutex);
-    if (asking < 0 && mkdtemp(folder) != NULL) {
-        snprintf(path, sizeof(path), "%s/s", folder);
-        if (rte_vhost_driver_register(path, 0) == 0) {
-            if (rte_vhost_driver_callback_register(path, &none) == 0 &&
-                rte_vhost_driver_start(path) == 0)
-                asking = dial(path); /* whoever holds an end of it doesn't need its name */
-            if (asking < 0)
-                (void)rte_vhost_driver_unregister(path);
-        }
+    if (mkdtemp(folder) == NULL)
+        return;
+    snprintf(path, sizeof(path), "%s/s", folder);
+    if (rte_vhost_driver_register(path, 0) != 0) {
+        path[0] = '\0';
+    } else {
+        if (rte_vhost_driver_callback_register(path, &none) == 0 &&
+            rte_vhost_driver_start(path) == 0)
+            asking = dial();
         (void)unlink(path);
-        (void)rmdir(folder);
+    }
+    (void)rmdir(folder);
+}
+
+void kvn_dpdk_vhost_turn_open(void)
+{
+    sigset_t before;
+
+    kvn_dpdk_signals_block(&before); /* DPDK starts that thread here, if it is the first */
+    pthread_mutex_lock(&mutex);
+    if (users++ == 0)
+        begin();
+    pthread_mutex_unlock(&mutex);
+    kvn_dpdk_signals_restore(&before);
+}
+
+void kvn_dpdk_vhost_turn_close(void)
+{
+    pthread_mutex_lock(&mutex);
+    if (--users == 0) {
+        if (path[0] != '\0')
+            (void)rte_vhost_driver_unregister(path);
+        path[0] = '\0';
+        hang_up();
     }
     pthread_mutex_unlock(&mutex);
 }
@@ -94,10 +129,8 @@ bool kvn_dpdk_vhost_turn(uint64_t until_ns)
     pthread_mutex_lock(&mutex);
     was = asking >= 0 && send(asking, &q, sizeof(q), MSG_NOSIGNAL) == (ssize_t)sizeof(q) &&
           answered(until_ns);
-    if (!was && asking >= 0) { /* a late answer must not be the next one's */
-        close(asking);
-        asking = -1;
-    }
+    if (!was) /* a late answer must not be the next one's */
+        hang_up();
     pthread_mutex_unlock(&mutex);
     return was;
 }

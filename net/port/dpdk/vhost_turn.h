@@ -6,11 +6,12 @@
  * among them: once a question there is answered, all that had come in before has been dealt with,
  * such as the end of a peer.
  *
- * threads  any, one at a time
- * memory   one vhost device without queues and two descriptors, until the process ends
- * time     open: none. turn: below a millisecond; up to a second where no device was connected
- *          since open, as that thread looks for new sockets so often; until_ns (CLOCK_MONOTONIC) at
- *          the latest
+ * threads  any
+ * memory   one vhost device without queues and three descriptors, from the first open to the last
+ *          close
+ * time     open, close: none. turn: below a millisecond; up to a second where no device was
+ *          connected since open, as that thread looks for new sockets so often; until_ns
+ *          (CLOCK_MONOTONIC) at the latest
  */
 #ifndef KVN_DPDK_VHOST_TURN_H
 #define KVN_DPDK_VHOST_TURN_H
@@ -18,9 +19,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Has the socket made, if it isn't there. Without one (no folder for temporary files, no
- * descriptor) turn() says false. EAL runs. */
+/* The socket is there from the first open to the last close. Without one (no folder for temporary
+ * files, no descriptor) turn() says false. EAL runs. */
 void kvn_dpdk_vhost_turn_open(void);
+void kvn_dpdk_vhost_turn_close(void);
 
 /* False: there is no socket, or no answer in time. */
 bool kvn_dpdk_vhost_turn(uint64_t until_ns);
