@@ -111,7 +111,8 @@ Test(window, a_far_peer_keeps_what_it_needs)
     with = run_far(&m, 400 * SLOTS);
     without = (400 - 1) * m.away_ns;
     (void)all;
-    cr_expect_leq(with * 100, without * 104, "%lu instead of %lu us", with / US, without / US);
+    cr_expect_leq(with * 100, without * 104, "%lu instead of %lu us", (unsigned long)(with / US),
+                  (unsigned long)(without / US));
     cr_expect_eq(kvw_window_size(&m.w, SLOTS), SLOTS);
 }
 
@@ -127,7 +128,7 @@ Test(window, a_peer_in_the_next_rack_holds_a_part)
     m.most = 0;
     took = run_far(&m, 300 * SLOTS);
     cr_expect_lt(m.most, SLOTS * 3 / 4, "it holds up to %u", m.most);
-    cr_expect_leq(took * 100, 300 * SLOTS * m.send_ns * 103, "%lu us", took / US);
+    cr_expect_leq(took * 100, 300 * SLOTS * m.send_ns * 103, "%lu us", (unsigned long)(took / US));
 }
 
 /* Below that, memory's speed is nobody's concern. */
@@ -155,7 +156,7 @@ Test(window, a_peer_that_moves_away_gets_its_share_again)
     m.away_ns = 1200 * US;
     run_far(&m, 16 * SLOTS);
     took = run_far(&m, 100 * SLOTS);
-    cr_expect_leq(took * 100, 100 * SLOTS * m.send_ns * 108, "%lu us", took / US);
+    cr_expect_leq(took * 100, 100 * SLOTS * m.send_ns * 108, "%lu us", (unsigned long)(took / US));
 }
 
 /* Between two transfers nothing is asked for: that is no slow peer. */
