@@ -24,8 +24,8 @@
 void kvn_dpdk_vhost_turn_open(void);
 void kvn_dpdk_vhost_turn_close(void);
 
-/* False: there is no socket, or no answer in time. After the latter none is asked any more until the
- * last link is closed: a late answer would be taken for the next one's. */
+/* False: there is no socket, or no answer in time. After the latter none is asked any more until
+ * the last link is closed: a late answer would be taken for the next one's. */
 bool kvn_dpdk_vhost_turn(uint64_t until_ns);
 
 #endif
