@@ -49,6 +49,9 @@ class Node:
                 self.say("peer %d %d" % (other.at, m.args.port + other.at))
 
     def say(self, line):
+        """Tells the process; one that has died by itself, as the control's does, isn't told."""
+        if self.proc is None:
+            return
         try:
             self.proc.stdin.write(line.encode() + b"\n")
             self.proc.stdin.flush()
