@@ -132,6 +132,7 @@ static bool retype_fp8(struct kvp_part *p)
 static bool retype_nvfp4(struct kvp_group *g, uint32_t at, char *why)
 {
     struct kvp_part *p = &g->parts[at], *scale;
+    char name[sizeof(p->name)];
 
     if (p->dtype != KVW_DTYPE_BF16 && p->dtype != KVW_DTYPE_F16)
         return true;
@@ -141,9 +142,10 @@ static bool retype_nvfp4(struct kvp_group *g, uint32_t at, char *why)
                  p->row_bytes / 2);
         return false;
     }
+    snprintf(name, sizeof(name), "%.16s_scale", p->name);
     scale = &g->parts[g->part_count++];
     *scale = *p;
-    snprintf(scale->name, sizeof(scale->name), "%.16s_scale", p->name);
+    memcpy(scale->name, name, sizeof(name));
     scale->dtype = KVW_DTYPE_BYTES;
     scale->row_bytes = p->row_bytes / 32;
     p->dtype = KVW_DTYPE_U4X2;

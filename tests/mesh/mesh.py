@@ -346,7 +346,7 @@ def main():
     mesh.close()
     tap(4, "all leave by themselves", before)
     print("# seed, transfers, pairs, right, failed, of them touched, kill -9, leaves, restarts at once, joins, losses heard, most resident KiB, seconds")
-    print("ROW | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.0f |" % (args.seed, mesh.made, len(mesh.pairs), mesh.right, mesh.failed, mesh.touched, mesh.kills, mesh.leaves, mesh.restarts, mesh.joins, mesh.losses, mesh.most_kb, time.monotonic() - began))
+    print("# ROW | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.0f |" % (args.seed, mesh.made, len(mesh.pairs), mesh.right, mesh.failed, mesh.touched, mesh.kills, mesh.leaves, mesh.restarts, mesh.joins, mesh.losses, mesh.most_kb, time.monotonic() - began))
     sys.exit(1 if mesh.problems else 0)
 
 

@@ -46,7 +46,7 @@ static bool ask(struct kvn_dpdk_ifc *ifc, const char *name, short *flags)
 
     if (fd < 0)
         return false;
-    snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
+    snprintf(r.ifr_name, sizeof(r.ifr_name), "%.15s", name);
     if (ioctl(fd, SIOCGIFINDEX, &r) == 0) {
         ifc->index = r.ifr_ifindex;
         if (ioctl(fd, SIOCGIFMTU, &r) == 0) {
