@@ -7,7 +7,7 @@
 
 #include "../../kvwire/past.h"
 
-#define AROUND 80u /* bytes on both sides that must stay */
+#define AROUND  80u /* bytes on both sides that must stay */
 #define LONGEST 4161u
 
 static unsigned char from[LONGEST + 64], to[LONGEST + 64 + 2 * AROUND], want[sizeof(to)];
