@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+#include "../kvwire/past.h"
+
+enum way { GATHER, SCATTER, SCATTER_PAST };
+
 /* How a view's memory runs: tokens of one block may be contiguous, or a token's heads, or
  * a head. */
 struct run_shape {
@@ -46,7 +50,7 @@ static inline void copy_run(unsigned char *to, const unsigned char *from, uint32
  * by side, memory is walked in order, and the jumps fall on the piece, which is in the cache.
  */
 static void copy_tokens(const struct kvw_view *v, const struct run_shape *s, uint32_t at,
-                        uint32_t tokens, unsigned char *piece, bool gather)
+                        uint32_t tokens, unsigned char *piece, enum way way)
 {
     const uint32_t run_bytes = s->head_step * v->head_bytes;
 
@@ -61,10 +65,12 @@ static void copy_tokens(const struct kvw_view *v, const struct run_shape *s, uin
             unsigned char *mem = block + h * v->head_stride, *p = piece + h * v->head_bytes;
 
             for (uint32_t t = 0; t < part; t += s->token_step) {
-                if (gather)
+                if (way == GATHER)
                     copy_run(p, mem, bytes);
-                else
+                else if (way == SCATTER || bytes < KVW_PAST_MIN)
                     copy_run(mem, p, bytes);
+                else
+                    kvw_past_copy(mem, p, bytes);
                 mem += v->token_stride;
                 p += s->token_bytes;
             }
@@ -77,14 +83,14 @@ static void copy_tokens(const struct kvw_view *v, const struct run_shape *s, uin
 
 /* Part of one token: canonical bytes [in, in + bytes) of it. */
 static void copy_part(const struct kvw_view *v, uint32_t token, uint32_t in, uint32_t bytes,
-                      unsigned char *piece, bool gather)
+                      unsigned char *piece, enum way way)
 {
     while (bytes > 0) {
         const uint32_t off = in % v->head_bytes, left = v->head_bytes - off;
         const uint32_t n = bytes < left ? bytes : left;
         unsigned char *mem = kvw_view_at(v, token, in / v->head_bytes) + off;
 
-        if (gather)
+        if (way == GATHER)
             memcpy(piece, mem, n);
         else
             memcpy(mem, piece, n);
@@ -95,7 +101,7 @@ static void copy_part(const struct kvw_view *v, uint32_t token, uint32_t in, uin
 }
 
 static void copy(const struct kvw_view *v, uint64_t at, uint64_t bytes, unsigned char *piece,
-                 bool gather)
+                 enum way way)
 {
     const struct run_shape s = shape_of(v);
     uint32_t token = (uint32_t)(at / s.token_bytes);
@@ -105,28 +111,33 @@ static void copy(const struct kvw_view *v, uint64_t at, uint64_t bytes, unsigned
         const uint64_t left = s.token_bytes - in;
         const uint32_t n = (uint32_t)(bytes < left ? bytes : left);
 
-        copy_part(v, token++, in, n, piece, gather);
+        copy_part(v, token++, in, n, piece, way);
         piece += n;
         bytes -= n;
     }
 
     const uint32_t tokens = (uint32_t)(bytes / s.token_bytes);
 
-    copy_tokens(v, &s, token, tokens, piece, gather);
+    copy_tokens(v, &s, token, tokens, piece, way);
     piece += (uint64_t)tokens * s.token_bytes;
     bytes -= (uint64_t)tokens * s.token_bytes;
     if (bytes > 0)
-        copy_part(v, token + tokens, 0, (uint32_t)bytes, piece, gather);
+        copy_part(v, token + tokens, 0, (uint32_t)bytes, piece, way);
 }
 
 void kvc_gather(const struct kvw_view *v, uint64_t at, uint64_t bytes, void *to)
 {
-    copy(v, at, bytes, to, true);
+    copy(v, at, bytes, to, GATHER);
 }
 
 void kvc_scatter(const struct kvw_view *v, uint64_t at, uint64_t bytes, const void *from)
 {
-    copy(v, at, bytes, (unsigned char *)(uintptr_t)from, false); /* only read */
+    copy(v, at, bytes, (unsigned char *)(uintptr_t)from, SCATTER); /* only read */
+}
+
+void kvc_scatter_past(const struct kvw_view *v, uint64_t at, uint64_t bytes, const void *from)
+{
+    copy(v, at, bytes, (unsigned char *)(uintptr_t)from, SCATTER_PAST);
 }
 
 unsigned char *kvc_contiguous(const struct kvw_view *v, uint64_t at, uint64_t bytes)

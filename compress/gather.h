@@ -22,6 +22,8 @@ extern "C" {
 void kvc_gather(const struct kvw_view *v, uint64_t at, uint64_t bytes, void *to);
 /* The way back. */
 void kvc_scatter(const struct kvw_view *v, uint64_t at, uint64_t bytes, const void *from);
+/* The same past the caches, for what is not looked at again: kvw_past_done() ends it. */
+void kvc_scatter_past(const struct kvw_view *v, uint64_t at, uint64_t bytes, const void *from);
 /* Where those bytes lie if they lie side by side in the pool, else NULL. */
 unsigned char *kvc_contiguous(const struct kvw_view *v, uint64_t at, uint64_t bytes);
 /* Where the rows of row_bytes lie that a view's tokens are cut into, worked out for one block of

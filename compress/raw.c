@@ -4,8 +4,10 @@
  *
  * The digest sees the stream, not the runs. A head's run may be 128 bytes, and a digest call for
  * each would cost more than the copy; so a tile of the stream is copied first and digested while it
- * is still in the first-level cache.
+ * is still in the first-level cache. On the way back the runs are stored past the caches: a pool is
+ * larger than they are.
  */
+#include "../kvwire/past.h"
 #include "compress.h"
 #include "gather.h"
 
@@ -63,8 +65,9 @@ static kvw_err raw_decode(const void *src, uint64_t src_bytes, const struct kvw_
     for (uint64_t at = 0, n; at < src_bytes; at += n) {
         n = tile_bytes(dst, src_bytes - at);
         kvw_digest_update(digest, from + at, n);
-        kvc_scatter(dst, at, n, from + at);
+        kvc_scatter_past(dst, at, n, from + at);
     }
+    kvw_past_done();
     return KVW_OK;
 }
 

@@ -8,6 +8,7 @@
 
 #include "../core_types.h"
 #include "../cpu.h"
+#include "../past.h"
 #include "../wire/batches.h"
 
 #define RUN_BYTES_MAX (1u << 30) /* longer pieces are runs of such */
@@ -279,9 +280,8 @@ static inline uint8_t *piece_at(const struct kvw_run *r, uint64_t k)
 }
 
 /* Pieces lie anywhere: the next one's page is looked up, and its first lines are fetched, while
- * this one is copied. The CPU's own prefetchers don't look beyond a page. */
-static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r, uint64_t k,
-                              bool gather)
+ * this one is gathered. The CPU's own prefetchers don't look beyond a page. */
+static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r, uint64_t k)
 {
     const uint8_t *at;
     uint32_t ahead;
@@ -293,12 +293,8 @@ static inline void look_ahead(const struct kvw_runs *l, const struct kvw_run *r,
     }
     at = piece_at(r, k);
     ahead = r->bytes < AHEAD ? r->bytes : AHEAD;
-    for (uint32_t i = 0; i < ahead; i += 64) {
-        if (gather)
-            __builtin_prefetch(at + i);
-        else
-            __builtin_prefetch(at + i, 1);
-    }
+    for (uint32_t i = 0; i < ahead; i += 64)
+        __builtin_prefetch(at + i);
 }
 
 /*
@@ -360,7 +356,7 @@ void kvw_runs_gather(const struct kvw_runs *l, uint64_t from, uint8_t *buffer, u
             gather_abreast(buffer, pieces, len / ABREAST);
         } else {
             len = r->bytes - skip < n ? r->bytes - skip : n;
-            look_ahead(l, r, k, true);
+            look_ahead(l, r, k);
             memcpy(buffer, piece_at(r, k) + skip, len);
         }
         buffer += len;
@@ -379,12 +375,12 @@ void kvw_runs_scatter(const struct kvw_runs *l, uint64_t from, const uint8_t *bu
         for (; k < r->count && n > 0; ++k) {
             const uint32_t left = r->bytes - skip, len = left < n ? left : n;
 
-            look_ahead(l, r, k, false);
-            memcpy(piece_at(r, k) + skip, buffer, len);
+            kvw_past_copy(piece_at(r, k) + skip, buffer, len);
             buffer += len;
             from += len;
             n -= len;
             skip = 0;
         }
     }
+    kvw_past_done();
 }

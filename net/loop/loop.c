@@ -191,6 +191,24 @@ static kvw_err loop_send(struct kvw_transport *t, kvw_conn_id id, const void *ms
     return err;
 }
 
+/* Copy a put into the memory of the end e that receives it by c; false: it may not be there. */
+static bool place(struct loop_end *e, const struct loop_conn *c, const struct kvw_put *put,
+                  uint32_t bytes)
+{
+    const struct loop_region *r = region_find(e, &put->key);
+    unsigned char *to;
+
+    if (r == NULL || put->offset > r->mem.bytes || bytes > r->mem.bytes - put->offset ||
+        (r->gate != NULL && !r->gate(r->gate_arg, c->id, put->offset, bytes, put->imm)))
+        return false;
+    to = (unsigned char *)r->mem.base + put->offset;
+    for (uint32_t i = 0; i < put->iov_count; ++i) {
+        memcpy(to, put->iov[i].base, put->iov[i].bytes);
+        to += put->iov[i].bytes;
+    }
+    return true;
+}
+
 static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kvw_put *put)
 {
     struct loop_end *e = end_of(t);
@@ -204,8 +222,8 @@ static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kv
     c = kvn_loop_conn_find(e, id);
     if (c == NULL || c->state != CONN_LIVE) {
         err = KVW_E_NOTFOUND;
-    } else if (c->in_flight == LOOP_PUTS) {
-        err = KVW_E_AGAIN;
+    } else if (c->in_flight == LOOP_PUTS || c->other->put_count == LOOP_PUTS) {
+        err = KVW_E_AGAIN; /* a PUT_DONE comes when there is room: see LOOP_EARLY */
     } else {
         struct loop_conn *to = c->other;
         struct loop_put_in *p = &to->puts[to->order[to->put_count]];
@@ -217,6 +235,11 @@ static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kv
                       : 0;
         ++to->put_count;
         ++c->in_flight;
+        p->placed = p->hold == 0 && to->put_count <= LOOP_EARLY && place(c->peer, to, put, bytes);
+        if (p->placed) {
+            kvn_loop_conn_push_done(c, put->cookie, KVW_OK);
+            kvn_loop_end_wake(e);
+        }
         ++e->stats.packets_sent;
         e->stats.bytes_sent += bytes;
         e->stats.put_bytes_sent += bytes;
@@ -226,30 +249,23 @@ static kvw_err loop_put(struct kvw_transport *t, kvw_conn_id id, const struct kv
     return err;
 }
 
-/* Copy one put into this end's memory, or end the connection over it (rule 5). */
-static bool place(struct loop_end *e, struct loop_conn *c, const struct kvw_put *put,
-                  struct kvw_transport_event *ev)
+/* A put's turn has come: it is in this end's memory now, or ends the connection (rule 5). */
+static bool land(struct loop_end *e, struct loop_conn *c, const struct loop_put_in *p,
+                 struct kvw_transport_event *ev)
 {
-    struct loop_region *r = region_find(e, &put->key);
-    unsigned char *to;
-    uint32_t bytes = 0;
+    const struct kvw_put *put = &p->put;
+    const uint32_t bytes = kvn_put_bytes(put);
 
-    for (uint32_t i = 0; i < put->iov_count; ++i)
-        bytes += put->iov[i].bytes;
-    if (r == NULL || put->offset > r->mem.bytes || bytes > r->mem.bytes - put->offset ||
-        (r->gate != NULL && !r->gate(r->gate_arg, c->id, put->offset, bytes, put->imm))) {
+    if (!p->placed && !place(e, c, put, bytes)) {
         kvn_loop_conn_push_done(c->other, put->cookie, KVW_E_PROTOCOL);
         kvn_loop_conn_part(c, KVW_E_PROTOCOL, "a put lay outside of what the receiver allows");
         ++e->stats.packets_rejected;
         return false;
     }
-    to = (unsigned char *)r->mem.base + put->offset;
-    for (uint32_t i = 0; i < put->iov_count; ++i) {
-        memcpy(to, put->iov[i].base, put->iov[i].bytes);
-        to += put->iov[i].bytes;
+    if (!p->placed) {
+        kvn_loop_conn_push_done(c->other, put->cookie, KVW_OK);
+        kvn_loop_end_wake(c->peer);
     }
-    kvn_loop_conn_push_done(c->other, put->cookie, KVW_OK);
-    kvn_loop_end_wake(c->peer);
     ++e->stats.packets_received;
     e->stats.bytes_received += bytes;
     e->stats.put_bytes_received += bytes;
@@ -294,7 +310,7 @@ static bool conn_next(struct loop_end *e, struct loop_conn *c, struct kvw_transp
     if (k < c->put_count && (msg == NULL || c->puts[c->order[k]].stamp < h.stamp)) {
         const struct loop_put_in *p = kvn_loop_conn_pop_put(c, k);
 
-        if (place(e, c, &p->put, ev))
+        if (land(e, c, p, ev))
             return true;
         return conn_next(e, c, ev); /* broken now: outcomes first, CONN_DOWN last */
     }

@@ -18,6 +18,7 @@
 
 #define LOOP_CONNS    8u            /* connections of one end */
 #define LOOP_PUTS     256u          /* puts of one connection in flight, each way */
+#define LOOP_EARLY    128u          /* that wait, when put() no longer copies at once */
 #define LOOP_RING     (256u * 1024) /* bytes of messages waiting at one end of a connection */
 #define LOOP_NAME_MAX 63u
 #define LOOP_HOLD_MAX 8u /* polls that a reordered put is held back */
@@ -35,6 +36,7 @@ struct loop_put_in {
     struct kvw_put put;
     uint64_t stamp; /* arrival order among this connection's messages and puts */
     uint32_t hold;  /* polls to wait before it may be placed */
+    bool placed;    /* by put(), which has told the outcome, too */
 };
 
 struct loop_put_out {

@@ -72,13 +72,14 @@ struct loop_put_in *kvn_loop_conn_pop_put(struct loop_conn *c, uint32_t k)
     return &c->puts[i];
 }
 
-/* Puts that wait at c never land any more; their owner learns it. */
+/* Puts that wait at c never land any more; their owner learns it of those that weren't placed. */
 static void conn_fail_puts(struct loop_conn *c)
 {
     while (c->put_count > 0) {
         const struct loop_put_in *p = kvn_loop_conn_pop_put(c, 0);
 
-        kvn_loop_conn_push_done(c->other, p->put.cookie, KVW_E_PEER_LOST);
+        if (!p->placed)
+            kvn_loop_conn_push_done(c->other, p->put.cookie, KVW_E_PEER_LOST);
     }
 }
 
