@@ -30,7 +30,7 @@
 #   long         equal tokens of prompts up to 2,000 tokens over everything; in a guest, verbs beside perftest
 #   peers        Mooncake's own class beside kvwire.mooncake, two real NIXL agents over the plugin (0.6 GB from PyPI, a minute)
 #   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 40 minutes); KVW_VLLM_PROMPTS (100),
-#                KVW_VLLM_SHAPES (blocks window ranks2to1 ranks1to2)
+#                KVW_VLLM_SHAPES (blocks window ranks2to1 ranks1to2 preemption)
 #   beside       vLLM's NixlConnector and MooncakeConnector beside KvwireConnector, and over our plugin and class: TTFT and hand-over;
 #                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire"); KVW_BESIDE_LINK=1gbit:
 #                prefill and decode in network namespaces with such a link between them (needs root)

@@ -262,6 +262,9 @@ def check():
         tables = blocks_of(p, 208, 0)
         answer = p.prefill(request, tables)
         assert d.load(Request("d", request.prompt_token_ids, **answer), blocks_of(d, 208, 1)) == {"d"}
+    with pair(patient, dict(patient, ranks=2)) as (p, d):  # prefill wasn't told: one rank gets its heads, and all is refused
+        answer = p.prefill(Request("p", list(range(200)), do_remote_decode=True), blocks_of(p, 200, 0))
+        assert d.load(Request("d", list(range(200)), **answer), blocks_of(d, 200, 1))
     with pair(patient, patient) as (p, d):
         preempted(p, d)
     refused()

@@ -8,10 +8,12 @@ comparison hold here. MODEL, SmolLM2-135M, has 3 KV heads and no window; for the
 which are large enough that what follows depends on the whole prompt, and MODEL's tokenizer."""
 import http.client
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 CASES = sys.argv[4:]
@@ -117,14 +119,74 @@ def case(tap, servers, name):
     tap.ok(None not in free, "%s: at the end every block is free" % what, "yes" if None not in free else "no")
 
 
+CACHE, PROMPT = 49, 1100  # prefill's blocks of 32 tokens, one of which vLLM keeps for itself; a prompt that takes 35
+
+
+def ids(seed, count):
+    r = random.Random(seed)
+    return [r.randint(100, 49000) for _ in range(count)]
+
+
+def squeezed(prompt, seed, params):
+    """Prefill's answer to a prompt that just fits beside three requests that grow; and how often it was begun."""
+    before = {r["request"] for r in v.journal("prefill") if r["what"] == "stream"}
+    growing = [threading.Thread(target=v.ask, args=("prefill", ids(seed + n, 60), 300)) for n in range(3)]
+    for t in growing:
+        t.start()
+    until = time.monotonic() + 60
+    while v.usage("prefill") < (CACHE - 1 - 35 - 2) / (CACHE - 1) and time.monotonic() < until:
+        time.sleep(0.01)
+    got = v.ask("prefill", prompt, 1, kv_transfer_params=params)
+    for t in growing:
+        t.join()
+    begun = [r["request"] for r in v.journal("prefill") if r["what"] == "stream" and r["request"] not in before]
+    return got, len(begun)
+
+
+def preemption(tap, servers):
+    """A prompt that prefill preempts in the middle, as others grow into its room."""
+    more = ["--model", made("llama"), "--max-model-len", "1280"]
+    v.PORTS["node"] = two_ports()
+    servers.vllm("prefill", "kv_producer", {"kvwire_port": v.PORTS["node"]},
+                 more=more + ["--block-size", "32", "--num-gpu-blocks-override", str(CACHE), "--max-num-batched-tokens", "32"])
+    servers.vllm("decode", "kv_consumer", {}, more=more)
+    servers.healthy(["prefill", "decode"])
+    hello = v.ask("prefill", [100], 1, kv_transfer_params=dict(do_remote_decode=True, kvwire_hello=True))[3]["kv_transfer_params"]
+    for how in ("serial", "concurrent"):
+        seen = []  # (how often begun, what decode answered, prompt)
+        for n in range(6):
+            prompt, asked = ids(1000 * n + len(how), PROMPT), dict(do_remote_decode=True, do_remote_prefill=False)
+            if how == "serial":
+                got, begun = squeezed(prompt, 50 * n, asked)
+                answer = v.ask("decode", prompt, kv_transfer_params=got[3]["kv_transfer_params"])
+            else:
+                theirs, answers = dict(hello, do_remote_prefill=True, transfer_id="t %d" % n), []
+                t = threading.Thread(target=lambda p=prompt, q=theirs, a=answers: a.append(v.ask("decode", p, kv_transfer_params=q)))
+                t.start()
+                got, begun = squeezed(prompt, 50 * n, dict(asked, transfer_id="t %d" % n))
+                t.join()
+                answer = answers[0]
+            seen.append((begun, answer, prompt))
+            if begun > 1:
+                break
+        right = [answer[0] == 200 and answer[1] == v.ask("decode", prompt)[1] for _, answer, prompt in seen]
+        wrong = sum(answer[0] == 200 and not good for (_, answer, _), good in zip(seen, right))
+        tap.ok(seen[-1][0] > 1 and wrong == 0 and (how == "concurrent" or all(right)),
+               "a prompt that prefill preempts in the middle, %s" % how, "begun %d times, HTTP %d%s; %d of %d others right, %d wrong" % (
+                   seen[-1][0], seen[-1][1][0], ", tokens right" if right[-1] else "", sum(right[:-1]), len(right) - 1, wrong))
+
+
 def main():
     os.makedirs(v.FOLDER, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.join(v.ROOT, "kvwire", "python"), os.environ.get("PYTHONPATH")]))
     tap, begun = v.Tap(), time.monotonic()
-    for name in CASES or KNOWN:
+    for name in CASES or [*KNOWN, "preemption"]:
         servers = v.Servers()
         try:
-            case(tap, servers, name)
+            if name == "preemption":
+                preemption(tap, servers)
+            else:
+                case(tap, servers, name)
         except (RuntimeError, OSError, KeyError, http.client.HTTPException, subprocess.CalledProcessError) as e:
             tap.ok(False, name, "%s: %s" % (type(e).__name__, e))
         finally:
