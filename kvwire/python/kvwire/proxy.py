@@ -139,7 +139,7 @@ class Server:
             address = (answer.get("kv_transfer_params") if isinstance(answer, dict) else None) or {}
             if not address.get("remote_port"):
                 raise Refused(502, "%s doesn't run KvwireConnector as a producer" % self.url)
-            self.address = {k: address[k] for k in ("remote_host", "remote_port", "remote_engine_id")}
+            self.address = {k: address[k] for k in ("remote_host", "remote_port", "remote_engine_id", "tp_size") if k in address}
         return self.address
 
 

@@ -12,42 +12,56 @@ from vllm.logger import init_logger
 from vllm.utils.network_utils import get_ip
 
 from . import plan
+from .memory import windows_of
 from .plan import Plan
 from .scheduler import Scheduler
 from .settings import Settings
 from .stats import PromMetrics, Stats
-from .worker import Worker
+from .worker import Rank, Worker
 
 logger = init_logger("vllm.kvwire")
 
 
-class KvwireConnector(KVConnectorBase_V1):
-    """One KV group, one rank, host memory; README.md of this folder has the table of what works."""
+HYBRID = getattr(base, "SupportsHMA", None)  # an older vLLM then has one KV cache group
+
+
+def _rank(vllm_config: Any) -> Rank:
+    ranks = vllm_config.parallel_config.tensor_parallel_size
+    if ranks == 1:
+        return Rank()
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+
+    return Rank(get_tensor_model_parallel_rank(), ranks, vllm_config.model_config.get_total_num_kv_heads())
+
+
+class KvwireConnector(KVConnectorBase_V1, *((HYBRID,) if HYBRID is not None else ())):  # type: ignore[misc]
+    """Host memory; groups of full attention and of sliding windows; tensor parallelism. README.md of kvwire/python has the
+    table of what works."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any = None) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         parallel, transfer = vllm_config.parallel_config, vllm_config.kv_transfer_config
-        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-            if getattr(parallel, name) != 1:
+        for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+            if getattr(parallel, name, 1) != 1:
                 raise ValueError("kvwire: %s is %d; this version takes 1" % (name, getattr(parallel, name)))
-        groups = len(getattr(kv_cache_config, "kv_cache_groups", ()) or ())
-        if groups > 1:
-            raise ValueError("kvwire: the model has %d KV cache groups; this version takes 1" % groups)
-        self._vllm_config = vllm_config
+        windows = windows_of(kv_cache_config)
+        if (len(windows) > 1 or any(windows)) and not plan.FAILED:
+            raise ValueError("kvwire: the model has KV cache groups %r, and this vLLM takes no failed requests" % windows)
+        self._vllm_config, self._cache_config = vllm_config, kv_cache_config
         settings = Settings.of(transfer.kv_connector_extra_config or {})
         host = settings.host or get_ip()
         self._scheduler: Any = None
         self._worker: Any = None
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = Scheduler(settings, host, transfer.is_kv_producer, transfer.is_kv_consumer,
-                                        str(transfer.engine_id))
+            self._scheduler = Scheduler(settings, host, (transfer.is_kv_producer, transfer.is_kv_consumer),
+                                        str(transfer.engine_id), windows, parallel.tensor_parallel_size)
         else:
-            self._worker = Worker(settings, host, transfer.is_kv_producer, logger)
+            self._worker = Worker(settings, host, transfer.is_kv_producer, logger, _rank(vllm_config))
 
     # -- worker -----------------------------------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        self._worker.register(self._vllm_config, kv_caches)
+        self._worker.register(self._vllm_config, self._cache_config, kv_caches)
 
     def bind_connector_metadata(self, connector_metadata: Any) -> None:
         super().bind_connector_metadata(connector_metadata)
@@ -73,9 +87,10 @@ class KvwireConnector(KVConnectorBase_V1):
     if hasattr(base, "KVConnectorTransferResults"):
 
         def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
-            # Failed requests are told by their blocks, so that what is whole isn't computed again.
+            # With one block table failed requests are told by their blocks, so that what is whole isn't computed again.
             r = self._worker.results(finished_req_ids)
-            return base.KVConnectorTransferResults(finished_sending=r.sent, finished_recving=r.received)
+            more = {"failed_recving": r.failed} if plan.FAILED else {}
+            return base.KVConnectorTransferResults(finished_sending=r.sent, finished_recving=r.received, **more)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         bad: set[int] = self._worker.take_bad()
@@ -110,7 +125,7 @@ class KvwireConnector(KVConnectorBase_V1):
         return found
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+        self._scheduler.allocated(request, blocks.get_block_ids(), num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> Any:
         return self._scheduler.step(scheduler_output)
@@ -121,6 +136,9 @@ class KvwireConnector(KVConnectorBase_V1):
         complete = request.status in (RequestStatus.FINISHED_LENGTH_CAPPED, RequestStatus.FINISHED_STOPPED)
         held: tuple[bool, dict[str, Any] | None] = self._scheduler.finished(request, complete)
         return held
+
+    def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, dict[str, Any] | None]:
+        return self.request_finished(request, [])
 
     def update_connector_output(self, connector_output: Any) -> None:
         told = getattr(connector_output, "kv_connector_worker_meta", None)

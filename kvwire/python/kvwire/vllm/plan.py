@@ -16,7 +16,8 @@ class Send:
 
     key      of the transfer, the same on both sides
     tokens   of the whole prompt
-    blocks   ids that are new in this step, of table entries first, first+1 ...
+    first    of each block table: how many of its entries were told before
+    blocks   of each block table: ids that are new in this step, of entries first, first+1 ...
     computed tokens that are computed when this step's forward is over
     begins   this is its first step
     staged   serial mode: decode is told later, so it is staged
@@ -25,8 +26,8 @@ class Send:
     request: str
     key: str
     tokens: int
-    first: int
-    blocks: list[int]
+    first: list[int]
+    blocks: list[list[int]]
     computed: int
     begins: bool
     staged: bool
@@ -34,17 +35,27 @@ class Send:
 
 @dataclass
 class Receive:
-    """One request whose blocks from token `want` on are asked of the node at `address`; without one, why. reference: of what
-    is staged there, empty: a stream brings it."""
+    """One request whose tokens want to end-1 are asked of the ranks of the engine at source; without one, why."""
 
     request: str
     key: str
     tokens: int
     want: int
-    blocks: list[int]
-    address: str
-    why: str = ""
+    end: int
+    blocks: list[list[int]]  # of each block table
+    source: "Source"
+
+
+@dataclass
+class Source:
+    """A prefill engine's nodes: rank r listens at port + r. reference: of what each rank has staged, one after the other;
+    empty: streams bring it."""
+
+    host: str = ""
+    port: int = 0
+    ranks: int = 1
     reference: bytes = b""
+    why: str = ""  # nobody can be asked
 
 
 @dataclass
@@ -55,16 +66,21 @@ class Plan(KVConnectorMetadata):
     dropped: dict[str, str] = field(default_factory=dict)  # {request: why its transfer is to end}
 
 
+REFERENCE_BYTES = 32
+FAILED = "failed_recving" in getattr(getattr(base, "KVConnectorTransferResults", None), "__dataclass_fields__", ())
 CAN_STAGE = hasattr(base, "KVConnectorWorkerMetadata")  # an older vLLM has no way from worker to scheduler
 
 if CAN_STAGE:
 
     @dataclass
     class Staged(base.KVConnectorWorkerMetadata):
-        """{request: reference of what is staged of it}: made in the worker, for kv_transfer_params."""
+        """{request: {rank: reference of what is staged of it there}}: made in the workers, for kv_transfer_params."""
 
-        references: dict[str, bytes] = field(default_factory=dict)
+        references: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
         def aggregate(self, other: base.KVConnectorWorkerMetadata) -> base.KVConnectorWorkerMetadata:
             assert isinstance(other, Staged)
-            return Staged({**self.references, **other.references})
+            both = {name: dict(of) for name, of in self.references.items()}
+            for name, of in other.references.items():
+                both.setdefault(name, {}).update(of)
+            return Staged(both)

@@ -15,7 +15,8 @@ class Settings:
 
     transport  of Node: "udp", "dpdk", "verbs"
     host       how peers reach this node; None: vLLM's own address (VLLM_HOST_IP)
-    port       producers listen on it; consumers need none
+    port       producers listen on it, rank r of a tensor-parallel one on port + r; consumers need none
+    decode_tp  producers: tensor-parallel ranks of the consumers, 0: as many as here. With a wrong number transfers fail
     codec      "choose", or a codec's name
     budget     what codecs may do to values: "exact", "e8", "e4"
     wait       seconds that one side waits for the other's part: a prompt may stand in prefill's queue for that long,
@@ -30,6 +31,7 @@ class Settings:
     transport: str = "udp"
     host: str | None = None
     port: int = 0
+    decode_tp: int = 0
     codec: str = "choose"
     budget: str = "exact"
     wait: float = 30.0
@@ -57,8 +59,9 @@ class Settings:
             setattr(made, name, value)
         if not 0 <= made.port < 65536:
             raise ValueError("kv_connector_extra_config: kvwire_port is %d" % made.port)
-        if made.stage_mb < 0:
-            raise ValueError("kv_connector_extra_config: kvwire_stage_mb is %d" % made.stage_mb)
+        for name in ("stage_mb", "decode_tp"):
+            if getattr(made, name) < 0:
+                raise ValueError("kv_connector_extra_config: kvwire_%s is %d" % (name, getattr(made, name)))
         if min(made.wait, made.lease, made.keep) <= 0:
             raise ValueError("kv_connector_extra_config: kvwire_wait, kvwire_lease and kvwire_keep are more than 0 s")
         return made

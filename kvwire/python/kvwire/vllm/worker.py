@@ -14,7 +14,8 @@ from typing import Any
 import kvwire
 
 from .memory import Pages
-from .plan import Plan, Receive, Send
+from .pages import heads_of, partners
+from .plan import REFERENCE_BYTES, Plan, Receive, Send
 from .settings import Journal, Settings
 from .stats import Stats
 
@@ -23,9 +24,18 @@ PEERS_MAX = 512
 
 
 @dataclass
+class Rank:
+    """Which of an engine's tensor-parallel ranks this is, and how many KV heads the model has."""
+
+    number: int = 0
+    ranks: int = 1
+    heads: int = 1
+
+
+@dataclass
 class _Sending:
     stream: kvwire.Stream | None  # None: it couldn't be opened, or has ended
-    blocks: list[int]
+    blocks: list[list[int]]  # of each block table
 
     @property
     def over(self) -> bool:
@@ -47,12 +57,14 @@ class Results:
 
 
 class Worker:
-    def __init__(self, settings: Settings, host: str, producer: bool, log: Any) -> None:
-        self.settings, self.log = settings, log
-        if producer and settings.port == 0:
-            raise ValueError("kv_connector_extra_config: a producer needs kvwire_port")
-        self.node = kvwire.Node("vllm %s:%d" % (host, settings.port), transport=settings.transport,
-                                local="%s:%d" % (host, settings.port), listen=producer, codec=settings.codec,
+    def __init__(self, settings: Settings, host: str, producer: bool, log: Any, rank: Rank = Rank()) -> None:
+        self.settings, self.log, self.rank = settings, log, rank
+        if producer and not 0 < settings.port <= 65536 - rank.ranks:
+            raise ValueError("kv_connector_extra_config: a producer needs kvwire_port, and one more for each rank")
+        address = "%s:%d" % (host, settings.port + rank.number if settings.port else 0)
+        self.receivers = len(partners(rank.heads, rank.ranks, rank.number, settings.decode_tp or rank.ranks))
+        self.node = kvwire.Node("vllm " + address, transport=settings.transport,
+                                local=address, listen=producer, codec=settings.codec,
                                 dead_ms=max(1, int(settings.lease * 1000)),  # its thread shares a core with the model's
                                 stage_bytes=settings.stage_mb << 20 if producer else 0)
         self.pages: Any = None  # Pages and a Pool, once vLLM has allocated its cache
@@ -71,66 +83,76 @@ class Worker:
         self.journal = Journal(settings.log)
         self.note = self.journal.note
 
-    def register(self, vllm_config: Any, tensors: dict[str, Any]) -> None:
-        self.pages = Pages(vllm_config, tensors, self.settings.scratch)
+    def register(self, vllm_config: Any, kv_cache_config: Any, tensors: dict[str, Any]) -> None:
+        heads = heads_of(self.rank.heads, self.rank.ranks, self.rank.number) if self.rank.ranks > 1 else None
+        self.pages = Pages(vllm_config, kv_cache_config, tensors, self.settings.scratch, heads)
         self.pool = self.node.add_pool(self.pages.desc)
 
     # -- before the forward -----------------------------------------------------------------------------------------
 
     def begin(self, plan: Plan) -> None:
         self.step, self.pushed, self.forward = plan.sends, set(), False
+        for name, why in plan.dropped.items():  # first: its blocks may be another's in this very step
+            self._drop(name, why)
         for send in plan.sends:
             self._send(send)
         for receive in plan.receives:
             self._receive(receive)
-        for name, why in plan.dropped.items():
-            self._drop(name, why)
         self.held.update(plan.held)
 
     def _send(self, s: Send) -> None:
-        table = -(-s.tokens // self.pages.block_tokens)
+        entries = [-(-s.tokens // size) for size in self.pages.tokens]
         try:
             if s.begins:
-                ids = (s.blocks + [0] * table)[:table]
+                ids = [(b + [0] * n)[:n] for b, n in zip(s.blocks, entries)]
                 stream = self._open(s, ids)
-                self.sending[s.request] = _Sending(stream, list(ids))
+                self.sending[s.request] = _Sending(stream, ids)
                 self.names[stream.ref] = s.request
                 self.note("stream", request=s.request, key=s.key, tokens=s.tokens, staged=isinstance(stream, kvwire.Stage))
                 return
             sending = self.sending[s.request]
-            new = s.blocks[:max(0, table - s.first)]
-            sending.blocks[s.first:s.first + len(new)] = new
-            if sending.stream is not None and new:
-                sending.stream.set_blocks(s.first, new)
+            for table, (n, first, blocks) in enumerate(zip(entries, s.first, s.blocks)):
+                new = blocks[:max(0, n - first)]
+                sending.blocks[table][first:first + len(new)] = new
+                for group in self._groups(table):
+                    if sending.stream is not None and new:
+                        sending.stream.set_blocks(first, new, group)
         except kvwire.Error as e:
             self.log.warning("kvwire: request %s isn't sent: %s", s.request, e)
             self.sending.setdefault(s.request, _Sending(None, [])).stream = None
 
-    def _open(self, s: Send, ids: list[int]) -> kvwire.Stream:
+    def _groups(self, table: int) -> list[int]:
+        return [g for g, of in enumerate(self.pages.tables) if of == table]
+
+    def _open(self, s: Send, ids: list[list[int]]) -> kvwire.Stream:
+        blocks = [kvwire.Blocks(ids[table], group) for group, table in enumerate(self.pages.tables)]
         if s.staged:
             try:
-                stage = self.node.stage(self.pool, s.key, s.tokens, ids, until=self.settings.keep)
+                stage = self.node.stage(self.pool, s.key, s.tokens, blocks, pulls=self.receivers, until=self.settings.keep)
                 self.references[s.request] = stage.reference
                 return stage
             except kvwire.Error as e:
                 self.log.warning("kvwire: request %s can't be staged, so its blocks are held: %s", s.request, e)
-        return self.node.stream(self.pool, s.key, s.tokens, ids, offer_by=self.settings.wait)
+        return self.node.stream(self.pool, s.key, s.tokens, blocks, receivers=self.receivers, offer_by=self.settings.wait)
 
-    def take_references(self) -> dict[str, bytes]:
+    def take_references(self) -> dict[str, dict[int, bytes]]:
         references, self.references = self.references, {}
-        return references
+        return {name: {self.rank.number: reference} for name, reference in references.items()}
 
     def _receive(self, r: Receive) -> None:
         offer = None
         try:
-            if not r.address:
-                raise kvwire.InvalidError(-2, r.why)
-            groups = kvwire.Blocks(r.blocks, want=(r.want, r.tokens))
-            offer = self.node.offer(self.pool, r.key, r.tokens, groups, self._peer(r.address), take_by=self.settings.wait,
-                                    lease=self.settings.lease, budget=self.settings.budget, staged=r.reference or None)
+            if r.source.why:
+                raise kvwire.InvalidError(-2, r.source.why)
+            ranks = partners(self.rank.heads, self.rank.ranks, self.rank.number, r.source.ranks)
+            peers = [self._peer("%s:%d" % (r.source.host, r.source.port + rank)) for rank in ranks]
+            staged = [r.source.reference[rank * REFERENCE_BYTES:(rank + 1) * REFERENCE_BYTES] for rank in ranks]
+            blocks = [kvwire.Blocks(r.blocks[table], group, want=(r.want, r.end)) for group, table in enumerate(self.pages.tables)]
+            offer = self.node.offer(self.pool, r.key, r.tokens, blocks, peers, take_by=self.settings.wait, lease=self.settings.lease,
+                                    budget=self.settings.budget, staged=staged if r.source.reference else None)
             self.names[offer.ref] = r.request
             self.note("offer", request=r.request, key=r.key, tokens=r.tokens, want=r.want)
-        except kvwire.Error as e:
+        except (kvwire.Error, ValueError) as e:
             self.log.error("kvwire: request %s can't be received: %s", r.request, e)
             self.note("refused", request=r.request, why=str(e))
         self.receiving[r.request] = _Receiving(offer, r)
@@ -193,7 +215,8 @@ class Worker:
             except kvwire.NotFoundError:
                 pass
             if self.journal.file is not None:
-                self.note("digest", side="prefill", key=s.key, digest=self.pages.digest(sending.blocks))
+                end = s.tokens - (1 if any(self.pages.windows) else 0)  # as decode asks for
+                self.note("digest", side="prefill", key=s.key, digest=self.pages.digest(sending.blocks, end))
         self.step = []
 
     def results(self, finished: set[str]) -> Results:
@@ -207,7 +230,7 @@ class Worker:
             self._heed(event, r)
         for name in [n for n, x in self.receiving.items() if x.offer is None]:
             self.stats.failed("received")
-            self._received(name, kvwire.InvalidError(-2, "nobody was asked"), (), r)
+            self._received(name, kvwire.InvalidError(-2, "nobody was asked"), set(), r)
         for name in list(self.held):
             sending = self.sending.get(name)
             if sending is None or sending.over:
@@ -242,11 +265,12 @@ class Worker:
         self.note("done", request=name, error=str(event.error or ""), raw=event.raw_bytes, wire=event.wire_bytes,
                   first=event.first_ns, last=event.last_ns, codec=event.codec)
         if isinstance(event.transfer, kvwire.Offer):
-            self._received(name, event.error, (event.bad_blocks or {}).get(0, ()), r)
+            bad = {b for blocks in (event.bad_blocks or {}).values() for b in blocks}
+            self._received(name, event.error, bad, r)
         elif event.error is not None:
             self.log.warning("kvwire: request %s wasn't sent: %s", name, event.error)
 
-    def _received(self, name: str, error: kvwire.Error | None, bad: tuple[int, ...], r: Results) -> None:
+    def _received(self, name: str, error: kvwire.Error | None, bad: set[int], r: Results) -> None:
         receiving = self.receiving.pop(name, None)
         if receiving is None:
             return
@@ -254,14 +278,15 @@ class Worker:
         if error is None:
             if self.journal.file is not None:
                 self.note("digest", side="decode", key=receiving.what.key,
-                          digest=self.pages.digest(receiving.what.blocks[:-(-receiving.what.tokens
-                                                                            // self.pages.block_tokens)]))
+                          digest=self.pages.digest(receiving.what.blocks, receiving.what.end))
             return
         if receiving.dropped:
             return  # vLLM has ended the request and only waits for its blocks
         self.log.error("kvwire: request %s wasn't received: %s", name, error)
-        lacking = receiving.what.blocks[receiving.what.want // self.pages.block_tokens:]
-        r.failed.add(name)
+        if len(self.pages.windows) > 1:  # the same id may stand in several block tables, so the request is named
+            r.failed.add(name)
+            return
+        lacking = receiving.what.blocks[0][receiving.what.want // self.pages.tokens[0]:]
         self.bad.update(bad or lacking)
 
     def take_stats(self) -> Stats | None:
