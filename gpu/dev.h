@@ -92,6 +92,32 @@ static __device__ __forceinline__ void kvg_mma(float (&sums)[4], const uint32_t 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Of a warp: v and that of the lane d below, where there is one. A shuffle says if there is. */
+static __device__ __forceinline__ uint32_t kvg_add_from_below(uint32_t v, int d)
+{
+    asm volatile("{\n\t.reg .pred there;\n\t.reg .u32 other;\n\t"
+                 "shfl.sync.up.b32 other|there, %0, %1, 0, 0xffffffff;\n\t"
+                 "@there add.u32 %0, %0, other;\n\t}"
+                 : "+r"(v)
+                 : "r"(d));
+    return v;
+}
+
+/* The sum over a warp's lanes. */
+static __device__ __forceinline__ uint32_t kvg_add_lanes(uint32_t v)
+{
+    return __reduce_add_sync(0xffffffffu, v);
+}
+
+/* Bits of a where mask has ones, of b elsewhere: one instruction, where the compiler makes two. */
+static __device__ __forceinline__ uint32_t kvg_choose(uint32_t mask, uint32_t a, uint32_t b)
+{
+    uint32_t v;
+
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(v) : "r"(mask), "r"(a), "r"(b));
+    return v;
+}
+
 #else
 
 #include "simt.h"
@@ -132,6 +158,25 @@ static inline uint32_t kvg_add_acq_rel(uint32_t *p, uint32_t v)
 {
     simt_give_way(false);
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+
+static inline uint32_t kvg_add_from_below(uint32_t v, int d)
+{
+    const uint32_t other = __shfl_up_sync(0xffffffffu, v, d);
+
+    return v + (threadIdx.x % 32 >= (uint32_t)d ? other : 0);
+}
+
+static inline uint32_t kvg_add_lanes(uint32_t v)
+{
+    for (int d = 16; d > 0; d /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+
+static inline uint32_t kvg_choose(uint32_t mask, uint32_t a, uint32_t b)
+{
+    return (mask & a) | (~mask & b);
 }
 
 /* Of what isn't an infinity or NaN. */

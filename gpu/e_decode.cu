@@ -49,28 +49,22 @@ static __device__ __forceinline__ uint32_t byte_of(const struct decode_shared &s
 
 /* ---- symbols --------------------------------------------------------------------------------- */
 
-/* What a thread knows of its values' codes. */
-struct codes {
-    uint32_t plane[8], escapes, at;
-};
-
-/* Group 0, of every value; *past: what pads it and the lows. */
+/* Group 0, of every value; k.past: what pads it and the lows. */
 static __device__ __forceinline__ void take_words(const struct decode_shared &s, uint32_t n,
-                                                  uint32_t low_bits, struct codes &k,
-                                                  uint32_t *past)
+                                                  uint32_t low_bits, struct kvg_codes &k)
 {
     const uint32_t t = threadIdx.x, plane = kvg_first_plane(n), lows = kvg_ceil8(low_bits);
     const uint32_t at = kvg_aligned(lows);
 
     k.plane[0] = 4 * t < plane ? s.in[at / 4 + t] : 0;
     k.plane[1] = 4 * t < plane ? s.in[(at + plane) / 4 + t] : 0;
-    *past = (k.plane[0] | k.plane[1]) & ~kvg_valid(n);
+    k.past = (k.plane[0] | k.plane[1]) & ~kvg_valid(n);
     for (uint32_t i = lows + t; i < at; i += KVG_THREADS)
-        *past |= kvg_byte_at(s.in, i);
+        k.past |= kvg_byte_at(s.in, i);
     if (t == 0 && low_bits % 8 != 0)
-        *past |= kvg_byte_at(s.in, low_bits / 8) >> low_bits % 8;
+        k.past |= kvg_byte_at(s.in, low_bits / 8) >> low_bits % 8;
     k.at = at + 2 * plane;
-    k.escapes = k.plane[0] & k.plane[1] & kvg_valid(n);
+    k.alive = k.plane[0] & k.plane[1] & kvg_valid(n);
 }
 
 /* The ranks of this thread's values, four to a word: bits are added plane by plane for all 32. */
@@ -153,24 +147,24 @@ static __device__ void take_exact(struct decode_shared &s, const struct found &f
 static __device__ __forceinline__ bool take_symbols(struct decode_shared &s, const struct found &f,
                                                     uint32_t n, uint32_t low_bits, uint32_t first)
 {
-    uint32_t count[1], before[1], total[1], past;
-    struct codes k;
+    uint32_t count[1], before[1], total[1];
+    struct kvg_codes k;
     bool sound;
 
-    take_words(s, n, low_bits, k, &past);
-    if (past != 0)
+    take_words(s, n, low_bits, k);
+    sound = kvg_take_groups<2>(s.scan, s.in, f.bytes, k);
+    if (k.past != 0)
         atomicOr(&s.bad, 1u);
-    sound = kvg_take_groups<2>(s.scan, s.in, f.bytes, k.plane, &k.escapes, &k.at);
     put_ranks(s, k.plane);
-    count[0] = (uint32_t)__popc(k.escapes);
+    count[0] = (uint32_t)__popc(k.alive);
     kvg_before(s.scan, count, before, total);
     if (!sound || total[0] != f.wide || k.at + f.wide + 2 * f.exact != f.bytes)
         return false;
-    count[0] = take_wide(s, f, k.escapes, k.at + before[0]);
+    count[0] = take_wide(s, f, k.alive, k.at + before[0]);
     kvg_before(s.scan, count, before, total);
     if (total[0] != f.exact)
         return false;
-    take_exact(s, f, k.escapes, k.at + f.wide + 2 * before[0], first);
+    take_exact(s, f, k.alive, k.at + f.wide + 2 * before[0], first);
     return true;
 }
 

@@ -25,7 +25,7 @@ extern "C" {
 /* Dynamic shared memory of a block of each kernel. */
 #define KVG_L0_PLAN_SHARED   16u
 #define KVG_L0_OPEN_SHARED   16u
-#define KVG_L0_ENCODE_SHARED 33024u
+#define KVG_L0_ENCODE_SHARED 37056u
 #define KVG_L0_DECODE_SHARED 33104u
 
 /*

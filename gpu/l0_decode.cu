@@ -15,7 +15,7 @@ static __device__ const uint8_t place_of[32] = {
 struct decode_shared {
     uint4 tile[KVG_PIECES];
     uint32_t in[KVG_UNIT_MAX * 2 / 4 + 8];
-    uint8_t place_of[256]; /* of a code's byte: bits as kvg_bit_of() says, and the class */
+    uint8_t place_of[256]; /* of a code's byte: a bit of each plane, and the class */
     struct kvg_scan<1> scan;
     uint32_t bad;
 };
@@ -50,20 +50,21 @@ static __device__ struct found find(const struct kvg_chunk &c, uint32_t index, u
 }
 
 /* What a thread knows of its values' codes. */
-struct codes {
-    uint32_t kept[8], plane[8];   /* as in l0_encode.cu */
-    uint32_t escapes, before, at; /* escapes of the threads before; where their bytes begin */
+struct codes : kvg_codes {
+    uint32_t kept[8]; /* as in l0_encode.cu */
+    uint32_t before;  /* escapes of the threads before */
 };
 
 /* Group 0 and the kept planes, of every value, and what pads them and the low bytes. */
 template <uint32_t D>
-static __device__ __forceinline__ bool take_words(const struct decode_shared &s, uint32_t n,
+static __device__ __forceinline__ void take_words(const struct decode_shared &s, uint32_t n,
                                                   struct codes &k)
 {
     const uint32_t t = threadIdx.x, plane = kvg_first_plane(n), at = l0_rest<D>(n);
     const uint32_t low = l0_dtype<D>::has_low ? kvg_aligned(n) : 0, valid = kvg_valid(n);
     uint32_t past = 0;
 
+    k.at = at + 2 * plane;
     k.plane[0] = 4 * t < plane ? s.in[at / 4 + t] : 0;
     k.plane[1] = 4 * t < plane ? s.in[(at + plane) / 4 + t] : 0;
     past = k.plane[0] | k.plane[1];
@@ -76,7 +77,8 @@ static __device__ __forceinline__ bool take_words(const struct decode_shared &s,
     past &= ~valid;
     for (uint32_t i = n + t; l0_dtype<D>::has_low && i < low; i += KVG_THREADS)
         past |= kvg_byte_at(s.in, i);
-    return past == 0;
+    k.alive = k.plane[0] & k.plane[1] & valid;
+    k.past = past;
 }
 
 /* All threads return the same but for what only one can see, which goes to s.bad. */
@@ -87,12 +89,11 @@ static __device__ __forceinline__ bool take_planes(struct decode_shared &s, uint
     uint32_t count[1], before[1], total[1];
     bool sound;
 
-    if (!take_words<D>(s, n, k))
+    take_words<D>(s, n, k);
+    sound = kvg_take_groups<1>(s.scan, s.in, bytes, k);
+    if (k.past != 0)
         atomicOr(&s.bad, 1u);
-    k.at = l0_rest<D>(n) + 2 * kvg_first_plane(n);
-    k.escapes = k.plane[0] & k.plane[1] & kvg_valid(n);
-    sound = kvg_take_groups<1>(s.scan, s.in, bytes, k.plane, &k.escapes, &k.at);
-    count[0] = (uint32_t)__popc(k.escapes);
+    count[0] = (uint32_t)__popc(k.alive);
     kvg_before(s.scan, count, before, total);
     k.before = before[0];
     return sound && k.at + total[0] == bytes;
@@ -101,31 +102,34 @@ static __device__ __forceinline__ bool take_planes(struct decode_shared &s, uint
 /* The place of a code's byte. Its rank: a bit of each plane, and one more of b0, g2.1 and g3.1. */
 static __device__ __forceinline__ uint32_t place_at(uint32_t code)
 {
-    const uint32_t twice = 1u << kvg_bit_of(1) | 1u << kvg_bit_of(4) | 1u << kvg_bit_of(6);
-
     return place_of[(code >> 7 << 4) +
-                    (uint32_t)(__popc((int)(code & 0x7f)) + __popc((int)(code & twice)))];
+                    (uint32_t)(__popc((int)(code & 0x7f)) + __popc((int)(code & 0x52)))];
 }
 
-/* Four exponents modulo 256, a byte each; f: of four values the bits of each plane. */
-static __device__ __forceinline__ uint32_t exponents(const struct decode_shared &s, uint32_t f,
-                                                     uint32_t columns, uint32_t columns2)
+/* Exponents of this thread's values 4 g to 4 g + 3 modulo 256, a byte each; code: as
+ * l0_turn_planes() leaves it. */
+static __device__ __forceinline__ uint32_t exponents(const struct decode_shared &s,
+                                                     const uint32_t (&code)[8], int g,
+                                                     uint32_t start)
 {
-    const uint32_t code = kvg_bytes_of(f) | (__byte_perm(columns, columns2, 0x7531) & 0x01010101u)
-                                                << 7;
-    const uint32_t two = __byte_perm(s.place_of[code & 0xff], s.place_of[code >> 8 & 0xff], 0x5140);
-    const uint32_t more =
-        __byte_perm(s.place_of[code >> 16 & 0xff], s.place_of[code >> 24], 0x5140);
-    const uint32_t start = __byte_perm(columns, columns2, 0x6420);
+    const uint32_t byte = 0x4440u + (uint32_t)(g / 2); /* of each word */
+    uint32_t place[4];
+
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        place[i] = s.place_of[__byte_perm(code[4 * (g % 2) + i], 0, byte)];
+
+    const uint32_t places = __byte_perm(__byte_perm(place[0], place[1], 0x5140),
+                                        __byte_perm(place[2], place[3], 0x5140), 0x5410);
 
     /* places are less than 128 */
-    return ((start & 0x7f7f7f7fu) + __byte_perm(two, more, 0x5410)) ^ (start & 0x80808080u);
+    return ((start & 0x7f7f7f7fu) + places) ^ (start & 0x80808080u);
 }
 
 /* Two bf16 of one word; each half of `two` has its exponent, mantissa and sign from the top. */
 static __device__ __forceinline__ uint32_t join(uint32_t two)
 {
-    return (two >> 1 & 0x7fff7fffu) | (two << 15 & 0x80008000u);
+    return kvg_choose(0x7fff7fffu, two >> 1, two << 15);
 }
 
 /* Four high bytes, or fp8 values; care: which of them have a code. *over: not 0 where an exponent
@@ -145,18 +149,16 @@ static __device__ __forceinline__ uint32_t join_bytes(uint32_t e, uint32_t kept,
     return v;
 }
 
-/* This thread's values, two to a word, or four. Past the last they are zero, as the digest wants.
- * */
+/* This thread's values, two to a word, or four; past the last of the block, anything. */
 template <uint32_t D>
 static __device__ __forceinline__ void values_of(struct decode_shared &s, const struct kvg_chunk &c,
                                                  uint32_t n, struct codes &k, uint32_t (&words)[16])
 {
-    const uint32_t t = threadIdx.x, valid = kvg_valid(n);
-    uint32_t columns[16], lows[8] = {0}, over = 0;
+    const uint32_t t = threadIdx.x, coded = kvg_valid(n) & ~k.alive;
+    uint32_t starts[8], lows[8] = {0}, over = 0;
 
-    l0_columns(c, columns);
-    k.plane[7] = 0; /* where a code's byte has its class */
-    kvg_turn(k.plane);
+    l0_decode_columns(c, starts, &k.plane[7]); /* the last bit of a code's byte is its class */
+    l0_turn_planes(k.plane);
     if constexpr (!l0_dtype<D>::is_bf16)
         kvg_turn(k.kept);
     if (l0_dtype<D>::has_low) {
@@ -168,35 +170,32 @@ static __device__ __forceinline__ void values_of(struct decode_shared &s, const 
     }
 #pragma unroll
     for (int g = 0; g < 8; ++g) {
-        const uint32_t e = exponents(s, k.plane[g], columns[2 * g], columns[2 * g + 1]);
+        const uint32_t e = exponents(s, k.plane, g, starts[g]);
         const uint32_t low = lows[g];
 
         if constexpr (l0_dtype<D>::is_bf16) {
             words[2 * g] = join(__byte_perm(low, e, 0x5140));
             words[2 * g + 1] = join(__byte_perm(low, e, 0x7362));
         } else {
-            const uint32_t high = join_bytes<D>(e, k.kept[g], (valid & ~k.escapes) >> 4 * g, &over);
+            const uint32_t high = join_bytes<D>(e, k.kept[g], coded >> 4 * g, &over);
 
             words[l0_dtype<D>::has_low ? 2 * g : g] =
-                l0_dtype<D>::has_low ? __byte_perm(low, high, 0x5140)
-                                     : high & kvg_of_nibble(valid >> 4 * g & 15) * 255;
+                l0_dtype<D>::has_low ? __byte_perm(low, high, 0x5140) : high;
             if (l0_dtype<D>::has_low)
                 words[2 * g + 1] = __byte_perm(low, high, 0x7362);
         }
     }
-    if (l0_dtype<D>::has_low && valid != KVG_ALL)
-#pragma unroll
-        for (int i = 0; i < 16; ++i)
-            words[i] &= (valid >> 2 * i & 1 ? 0xffffu : 0) | (valid >> 2 * i & 2 ? 0xffff0000u : 0);
     if (over != 0)
         atomicOr(&s.bad, 1u);
 }
 
+/* Values to the tile; past the last of the block they are zero, as the digest wants. */
 template <uint32_t D>
 static __device__ __forceinline__ void
 put_values(struct decode_shared &s, const struct kvg_chunk &c, uint32_t n, struct codes &k)
 {
     constexpr int pieces = l0_dtype<D>::has_low ? 4 : 2;
+    const uint32_t past = (threadIdx.x + 1) * KVG_MINE;
     uint32_t words[16];
 
     values_of<D>(s, c, n, k, words);
@@ -204,6 +203,10 @@ put_values(struct decode_shared &s, const struct kvg_chunk &c, uint32_t n, struc
     for (int p = 0; p < pieces; ++p)
         s.tile[kvg_slot(threadIdx.x * pieces + p)] =
             make_uint4(words[4 * p], words[4 * p + 1], words[4 * p + 2], words[4 * p + 3]);
+    if (n < past)
+#pragma unroll 1
+        for (uint32_t i = max(n, past - KVG_MINE); i < past; ++i)
+            *l0_value<D>(s.tile, i) = 0;
 }
 
 /* The exponents that had no code. The values are this thread's. */
@@ -213,7 +216,7 @@ static __device__ __forceinline__ void put_escapes(struct decode_shared &s, cons
     typedef l0_dtype<D> d;
     uint32_t at = k.at + k.before, over = 0;
 
-    for (uint32_t left = k.escapes; left != 0; left &= left - 1, ++at) {
+    for (uint32_t left = k.alive; left != 0; left &= left - 1, ++at) {
         const uint32_t i = threadIdx.x * KVG_MINE + (uint32_t)__ffs((int)left) - 1;
         const uint32_t e = kvg_byte_at(s.in, at);
         typename d::value *v = l0_value<D>(s.tile, i);
@@ -231,11 +234,14 @@ template <uint32_t D>
 static __device__ bool decode(struct decode_shared &s, const struct kvg_chunk &c,
                               const struct found &f, uint32_t n)
 {
+    const uint4 *const from = reinterpret_cast<const uint4 *>(f.from);
+    const uint32_t pieces = (f.bytes + 15) / 16;
     struct codes k;
     bool sound;
 
-    for (uint32_t i = threadIdx.x; i * 16 < f.bytes; i += KVG_THREADS)
-        reinterpret_cast<uint4 *>(s.in)[i] = reinterpret_cast<const uint4 *>(f.from)[i];
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < pieces; i += KVG_THREADS)
+        reinterpret_cast<uint4 *>(s.in)[i] = from[i];
     __syncthreads();
     if (threadIdx.x < f.pad && kvg_byte_at(s.in, f.bytes + threadIdx.x) != 0)
         atomicOr(&s.bad, 1u);

@@ -7,6 +7,7 @@
 #include "l0_parts.h"
 
 #define OUT_WORDS (KVG_UNIT_MAX * 2 / 4)
+#define NOWHERE   0xffffffffu /* the chunk will be stored */
 
 /* Of a class and a place, the bits of its code, as fields that add up: field p, bit i is plane p of
  * the i-th of four values. Planes: a0 b0 a1 g2.0 g2.1 g3.0 g3.1, and the escapes. */
@@ -25,18 +26,20 @@
 #define R9  PL(1, 1, 1, 1, 1, 0, 1, 0)
 #define ESC PL(1, 1, 1, 1, 1, 1, 1, 1)
 
-/* SPEC.md 3.3, the other way round: [class][place]. */
-static __device__ const uint32_t planes_of[32] = {
-    ESC, ESC, ESC, ESC, R9, R7, R6, R5, R4, R2, R1, R0, R3, R8, ESC, ESC,
-    ESC, ESC, ESC, ESC, R9, R8, R7, R6, R4, R3, R2, R0, R1, R5, ESC, ESC,
+/* SPEC.md 3.3, the other way round: [class][place]; any other place is an escape. */
+#define PLACES 14u
+static __device__ const uint32_t fields_of[2][PLACES] = {
+    {ESC, ESC, ESC, ESC, R9, R7, R6, R5, R4, R2, R1, R0, R3, R8},
+    {ESC, ESC, ESC, ESC, R9, R8, R7, R6, R4, R3, R2, R0, R1, R5},
 };
+#define FIELDS (2 * L0_PLACES + L0_ASIDE)
 
 struct encode_shared {
     uint4 tile[KVG_PIECES];
     uint32_t out[OUT_WORDS + 8];
-    uint32_t planes_of[32];
+    uint32_t fields[FIELDS]; /* of a class and of an exponent less a start, and 256 */
     struct kvg_scan<2> scan;
-    uint32_t offset, ticket, last;
+    uint32_t at, ticket, last;
 };
 static_assert(sizeof(struct encode_shared) <= KVG_L0_ENCODE_SHARED, "l0.h");
 
@@ -54,20 +57,17 @@ struct parts {
     bool coded;
 };
 
-/* Each half of a word, or 15 if that is less. */
-static __device__ __forceinline__ uint32_t at_most_15(uint32_t two)
-{
-    return __vminu2(two, 0x000f000fu);
-}
-
-/* The fields of two values' codes, the first of the two at bit `shift` of them. */
+/* The fields of two values' codes, the first of the two at bit `shift` of them. exponents: each
+ * times 4, in halves of a word; column: of l0_encode_columns(). */
 static __device__ __forceinline__ uint32_t fields(const struct encode_shared &s, uint32_t exponents,
                                                   uint32_t column, int shift)
 {
-    const uint32_t places = ((exponents | 0x01000100u) - (column & 0x00ff00ffu)) & 0x00ff00ffu;
-    const uint32_t at = at_most_15(places) | (column >> 4 & 0x00100010u);
+    const uint32_t at = exponents + column;
+    const unsigned char *const all = reinterpret_cast<const unsigned char *>(s.fields);
+    const uint32_t first = *reinterpret_cast<const uint32_t *>(all + (at & 0xffff));
+    const uint32_t second = *reinterpret_cast<const uint32_t *>(all + (at >> 16));
 
-    return (s.planes_of[at & 0xffff] << shift) + (s.planes_of[at >> 16] << (shift + 1));
+    return (first << shift) + (second << (shift + 1));
 }
 
 static __device__ __forceinline__ void split_bf16(const struct encode_shared &s,
@@ -80,18 +80,14 @@ static __device__ __forceinline__ void split_bf16(const struct encode_shared &s,
 
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            uint32_t sum = 0, turned[2]; /* of each value exponent, mantissa, sign */
+            const uint32_t two = w[half * 2], more = w[half * 2 + 1];
+            const uint32_t low = __byte_perm(two, more, 0x6420);
+            const uint32_t high = __byte_perm(two, more, 0x7531);
+            const int g = piece * 2 + half;
 
-#pragma unroll
-            for (int pair = 0; pair < 2; ++pair) {
-                const uint32_t two = w[half * 2 + pair];
-
-                turned[pair] = (two << 1 & 0xfffefffeu) | (two >> 15 & 0x00010001u);
-                sum += fields(s, turned[pair] >> 8 & 0x00ff00ffu,
-                              columns[piece * 4 + half * 2 + pair], pair * 2);
-            }
-            m.low[piece * 2 + half] = __byte_perm(turned[0], turned[1], 0x6420);
-            m.plane[piece * 2 + half] = sum;
+            m.low[g] = kvg_choose(0xfefefefeu, low << 1, high >> 7); /* mantissa, sign */
+            m.plane[g] = fields(s, two >> 5 & 0x03fc03fcu, columns[2 * g], 0) +
+                         fields(s, more >> 5 & 0x03fc03fcu, columns[2 * g + 1], 2);
         }
     }
 }
@@ -118,8 +114,8 @@ static __device__ __forceinline__ void split_bytes(const struct encode_shared &s
 
             if (d::has_low)
                 m.low[g] = __byte_perm(w[2 * i % 4], w[2 * i % 4 + 1], 0x6420);
-            m.plane[g] = fields(s, __byte_perm(e, 0, 0x4140), columns[2 * g], 0) +
-                         fields(s, __byte_perm(e, 0, 0x4342), columns[2 * g + 1], 2);
+            m.plane[g] = fields(s, __byte_perm(e << 2, 0, 0x4140), columns[2 * g], 0) +
+                         fields(s, __byte_perm(e << 2, 0, 0x4342), columns[2 * g + 1], 2);
             m.kept[g] = kvg_nibble(high >> 7);
 #pragma unroll
             for (int k = 0; k < d::high_mantissa; ++k)
@@ -209,23 +205,45 @@ static __device__ __forceinline__ struct parts parts_of(uint32_t n, const uint32
     return p;
 }
 
-/* The block at its place, with what pads it; its end to the table of ends. */
-static __device__ void copy_out(const struct encode_shared &s, const struct kvg_chunk &c,
-                                const struct parts &p, uint32_t index)
+/* Where the block goes in the stream, by one warp: s.at. Its end goes to the table of ends. */
+static __device__ __forceinline__ void
+find_place(struct encode_shared &s, const struct kvg_chunk &c, uint32_t bytes, uint32_t index)
 {
-    const uint32_t mode = c.book != NULL ? L0_BOOK : l0_has_one_window(c) ? L0_ONE : L0_COLUMNS;
-    const uint32_t at = l0_first_at(c, mode) + s.offset, end = s.offset + p.bytes;
-    uint32_t *ends = reinterpret_cast<uint32_t *>(c.stream + l0_ends_at(c, mode));
+    const uint32_t offset = kvg_look_back(c.state->said, index, kvg_aligned(bytes));
 
-    if (index + 1 == c.blocks && threadIdx.x == 0)
-        c.state->bytes = at + kvg_aligned(p.bytes);
-    if (at + kvg_aligned(p.bytes) > c.stream_bytes)
-        return; /* the chunk will be stored */
-    if (threadIdx.x == 0)
-        ends[index] = end;
-    for (uint32_t i = threadIdx.x; i * 16 < p.bytes; i += KVG_THREADS)
-        reinterpret_cast<uint4 *>(c.stream + at)[i] =
-            p.coded ? reinterpret_cast<const uint4 *>(s.out)[i] : s.tile[kvg_slot(i)];
+    if (threadIdx.x % 32 != 0)
+        return;
+
+    const uint32_t mode = c.book != NULL ? L0_BOOK : l0_has_one_window(c) ? L0_ONE : L0_COLUMNS;
+    const uint32_t at = l0_first_at(c, mode) + offset, past = at + kvg_aligned(bytes);
+
+    if (index + 1 == c.blocks)
+        c.state->bytes = past;
+    s.at = past > c.stream_bytes ? NOWHERE : at;
+    if (s.at != NOWHERE)
+        reinterpret_cast<uint32_t *>(c.stream + l0_ends_at(c, mode))[index] = offset + bytes;
+}
+
+/* The block at its place, with what pads it. */
+static __device__ void copy_out(const struct encode_shared &s, const struct kvg_chunk &c,
+                                const struct parts &p)
+{
+    const uint32_t pieces = (p.bytes + 15) / 16;
+    const uint4 *const from = reinterpret_cast<const uint4 *>(s.out);
+
+    if (s.at == NOWHERE)
+        return;
+
+    uint4 *const to = reinterpret_cast<uint4 *>(c.stream + s.at);
+
+    if (p.coded)
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < pieces; i += KVG_THREADS)
+            to[i] = from[i];
+    else
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < pieces; i += KVG_THREADS)
+            to[i] = s.tile[kvg_slot(i)];
 }
 
 /* A chunk that would not get shorter is stored after all. */
@@ -264,7 +282,7 @@ code(struct encode_shared &s, const struct kvg_chunk &c, uint32_t index, uint32_
     uint32_t columns[16], before[2], total[2];
     struct mine m;
 
-    l0_columns(c, columns);
+    l0_encode_columns(c, columns);
     split<D>(s, columns, kvg_valid(n), m);
 
     const uint32_t alive1 = m.plane[0] & m.plane[1], alive2 = alive1 & m.plane[2];
@@ -276,12 +294,8 @@ code(struct encode_shared &s, const struct kvg_chunk &c, uint32_t index, uint32_
 
     const struct parts p = parts_of<D>(n, total);
 
-    if (threadIdx.x < 32) {
-        const uint32_t offset = kvg_look_back(c.state->said, index, kvg_aligned(p.bytes));
-
-        if (threadIdx.x == 0)
-            s.offset = offset;
-    }
+    if (threadIdx.x < 32)
+        find_place(s, c, p.bytes, index);
     if (p.coded) {
         put_words<D>(s, m, p);
         put_planes<D>(s, m, p, before);
@@ -298,26 +312,42 @@ static __device__ void encode_block(struct encode_shared &s, const struct kvg_ch
     const uint32_t t = threadIdx.x, first = index * c.unit, n = min(c.values - first, c.unit);
 
     kvg_gather_rows(s.tile, c, first * bytes, n * bytes);
-    for (uint32_t i = (l0_rest<D>(n) + 2 * kvg_first_plane(n)) / 4 + t; i < OUT_WORDS + 8;
+#pragma unroll 1
+    for (uint32_t i = (l0_rest<D>(n) + 2 * kvg_first_plane(n)) / 16 + t; i < OUT_WORDS / 4 + 2;
          i += KVG_THREADS)
-        s.out[i] = 0;
+        reinterpret_cast<uint4 *>(s.out)[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     if (t / 32 == index % KVG_WARPS)
         kvg_digest(s.tile, n * bytes, index, &c.state->digest);
 
     const struct parts p = code<D>(s, c, index, n);
 
-    copy_out(s, c, p, index);
+    copy_out(s, c, p);
     finish(s, c);
+}
+
+/* All fields, twice: an exponent may be less than its start. The barrier after is the caller's. */
+static __device__ __forceinline__ void put_fields(struct encode_shared &s)
+{
+    uint4 *const all = reinterpret_cast<uint4 *>(s.fields);
+
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < FIELDS / 4; i += KVG_THREADS)
+        all[i] = make_uint4(ESC, ESC, ESC, ESC);
+    __syncthreads();
+    if (threadIdx.x < 4 * PLACES) {
+        const uint32_t place = threadIdx.x % PLACES, copy = threadIdx.x / PLACES;
+
+        s.fields[copy / 2 * (L0_PLACES + L0_ASIDE) + copy % 2 * 256 + place] =
+            fields_of[copy / 2][place];
+    }
 }
 
 template <uint32_t D> static __device__ void encode_all(const struct kvg_batch &b)
 {
     KVG_SHARED(struct encode_shared, s);
-    const uint32_t t = threadIdx.x;
 
-    if (t < 32)
-        s.planes_of[t] = planes_of[t];
+    put_fields(s);
     kvg_encode_blocks(
         s, b, [&](const struct kvg_chunk &c, uint32_t index) { encode_block<D>(s, c, index); });
 }

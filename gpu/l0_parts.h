@@ -82,34 +82,67 @@ static __device__ __forceinline__ uint32_t l0_first_at(const struct kvg_chunk &c
     return l0_ends_at(c, mode) + kvg_aligned(4 * c.blocks);
 }
 
-/* What kvg_turn() leaves, a byte a value: byte i has bit i of each field, and field p is its bit
- * kvg_bit_of(p). */
-static __device__ __forceinline__ uint32_t kvg_bytes_of(uint32_t fields)
+/* Eight planes of 32 values, turned: a byte a value, whose bit p is plane p's. Byte k of word j is
+ * value 8 k + j. */
+static __device__ __forceinline__ void l0_turn_planes(uint32_t (&w)[8])
 {
-    uint32_t w = fields, t = (w ^ w >> 14) & 0x0000ccccu;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t a = w[i], b = w[i + 4];
 
-    w ^= t ^ t << 14;
-    t = (w ^ w >> 7) & 0x00aa00aau;
-    return w ^ t ^ t << 7;
-}
-static __device__ __forceinline__ uint32_t kvg_bit_of(uint32_t field)
-{
-    return field >> 1 | (field & 1) << 2;
+        w[i] = kvg_choose(0x0f0f0f0fu, a, b << 4);
+        w[i + 4] = kvg_choose(0x0f0f0f0fu, a >> 4, b);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) {
+        const uint32_t a = w[i], b = w[i + 2];
+
+        w[i] = kvg_choose(0x33333333u, a, b << 2);
+        w[i + 2] = kvg_choose(0x33333333u, a >> 2, b);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+        const uint32_t a = w[i], b = w[i + 1];
+
+        w[i] = kvg_choose(0x55555555u, a, b << 1);
+        w[i + 1] = kvg_choose(0x55555555u, a >> 1, b);
+    }
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */
 
-/* A table's entry of a column's byte (SPEC.md 3.2): start | class << 8. */
-static __device__ __forceinline__ uint32_t l0_entry(uint32_t byte, uint32_t origin)
+/*
+ * Of a column's byte (SPEC.md 3.2) a table has what a kernel needs at once. Encode's has entries of
+ * two bytes: what a value's exponent, times 4, is added to for its place in encode_shared.fields.
+ * Decode's has a byte, where the window begins, and behind those, in words, a bit, its class.
+ * Entries behind the last column go on with the first.
+ */
+static __device__ __forceinline__ uint32_t l0_start(uint32_t byte, uint32_t origin)
 {
-    return (((byte & 63) == 0 ? 245 : origin + (byte & 63)) & 0xff) | byte >> 6 << 8;
+    return ((byte & 63) == 0 ? 245 : origin + (byte & 63)) & 0xff;
 }
 
-/* This thread's columns in a block, two entries to a word. */
-static __device__ __forceinline__ void l0_columns(const struct kvg_chunk &c, uint32_t (&two)[16])
+#define L0_PLACES 512u /* of a class: an exponent less a start, and 256 */
+#define L0_ASIDE  16u  /* words between the classes', so that their windows lie in other banks */
+
+static __device__ __forceinline__ uint16_t l0_encode_entry(uint32_t start, uint32_t in_class)
 {
-    const uint32_t mine = threadIdx.x * KVG_MINE,
-                   at = mine - kvg_divide(mine, c.by_period) * c.period;
+    return (uint16_t)(4 * (256 - start + in_class * (L0_PLACES + L0_ASIDE)));
+}
+
+/* Where this thread's columns begin. */
+static __device__ __forceinline__ uint32_t l0_first_column(const struct kvg_chunk &c)
+{
+    const uint32_t mine = threadIdx.x * KVG_MINE;
+
+    return mine - kvg_divide(mine, c.by_period) * c.period;
+}
+
+/* Two entries to a word. */
+static __device__ __forceinline__ void l0_encode_columns(const struct kvg_chunk &c,
+                                                         uint32_t (&two)[16])
+{
+    const uint32_t at = l0_first_column(c);
 
     if (at % 8 == 0) {
 #pragma unroll
@@ -125,6 +158,40 @@ static __device__ __forceinline__ void l0_columns(const struct kvg_chunk &c, uin
 #pragma unroll
         for (int i = 0; i < 16; ++i)
             two[i] = c.table[at + 2 * i] | (uint32_t)c.table[at + 2 * i + 1] << 16;
+    }
+}
+
+static __device__ __forceinline__ unsigned char *l0_starts(const struct kvg_chunk &c)
+{
+    return reinterpret_cast<unsigned char *>(c.table);
+}
+static __device__ __forceinline__ uint32_t *l0_classes(const struct kvg_chunk &c)
+{
+    return reinterpret_cast<uint32_t *>(l0_starts(c) + ((c.period + KVG_TABLE_PAST + 3) & ~3u));
+}
+
+/* Where windows begin, four to a word, and the classes. */
+static __device__ __forceinline__ void l0_decode_columns(const struct kvg_chunk &c,
+                                                         uint32_t (&four)[8], uint32_t *classes)
+{
+    const uint32_t at = l0_first_column(c);
+    const unsigned char *const from = l0_starts(c) + at;
+    const uint32_t *const bits = l0_classes(c) + at / 32;
+
+    *classes = __funnelshift_r(bits[0], bits[1], at % 32);
+    if (at % 8 == 0) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const uint2 q = reinterpret_cast<const uint2 *>(from)[i];
+
+            four[2 * i] = q.x;
+            four[2 * i + 1] = q.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            four[i] = from[4 * i] | (uint32_t)from[4 * i + 1] << 8 |
+                      (uint32_t)from[4 * i + 2] << 16 | (uint32_t)from[4 * i + 3] << 24;
     }
 }
 #endif

@@ -66,7 +66,7 @@ static __device__ void plan_one(const struct kvg_chunk &c, struct plan_shared &s
     if (threadIdx.x == 0)
         write_head(c, L0_ONE, start, 0);
     for (uint32_t i = threadIdx.x; i < c.period + KVG_TABLE_PAST; i += blockDim.x)
-        c.table[i] = (uint16_t)start;
+        c.table[i] = l0_encode_entry(start, 0);
 }
 
 /* Of column i: its largest exponent, and << 8 how far the others lie below it, in sum. */
@@ -111,7 +111,7 @@ static __device__ void plan_columns(const struct kvg_chunk &c, struct plan_share
             largest == 0 ? 0 : (uint32_t)fit_class[f] << 6 | (uint32_t)max(place, 1);
 
         c.stream[KVG_L0_HEAD + i] = (unsigned char)byte;
-        c.table[i] = (uint16_t)l0_entry(byte, origin);
+        c.table[i] = l0_encode_entry(l0_start(byte, origin), byte >> 6);
     }
     for (uint32_t i = c.columns + threadIdx.x; i < kvg_aligned(c.columns); i += blockDim.x)
         c.stream[KVG_L0_HEAD + i] = 0;
@@ -124,7 +124,7 @@ static __device__ void plan_columns(const struct kvg_chunk &c, struct plan_share
 static __device__ void plan_book(const struct kvg_chunk &c)
 {
     for (uint32_t i = threadIdx.x; i < c.columns; i += blockDim.x)
-        c.table[i] = (uint16_t)l0_entry(c.book[1 + i], c.book[0]);
+        c.table[i] = l0_encode_entry(l0_start(c.book[1 + i], c.book[0]), c.book[1 + i] >> 6);
     __syncthreads();
     repeat_table(c);
     if (threadIdx.x == 0)
@@ -192,23 +192,39 @@ static __device__ bool head_is_sound(const struct kvg_chunk &c)
            c.stream_bytes >= l0_first_at(c, h[0]);
 }
 
-/* The table from column bytes of the stream or of a book. Returns what this thread finds wrong. */
+/* The table from column bytes of the stream or of a book. Returns what this thread finds wrong. A
+ * warp has a word of classes. */
 static __device__ uint32_t open_columns(const struct kvg_chunk &c, struct open_shared &s,
                                         const uint8_t *of, uint32_t origin)
 {
+    const uint32_t past = c.period + KVG_TABLE_PAST;
     uint32_t places = 0, bad = 0;
 
-    for (uint32_t i = threadIdx.x; i < c.columns; i += blockDim.x) {
-        const uint32_t byte = of[i];
+    for (uint32_t i = threadIdx.x; i / 32 * 32 < past; i += blockDim.x) {
+        const uint32_t byte = of[i % c.period];
+        const uint32_t classes = __ballot_sync(KVG_ALL, byte >> 6 & 1);
 
         places |= byte & 63;
         bad |= byte >> 7 | ((byte & 63) == 0 && byte != 0);
-        c.table[i] = (uint16_t)l0_entry(byte, origin);
+        if (i < past)
+            l0_starts(c)[i] = (unsigned char)l0_start(byte, origin);
+        if (i % 32 == 0)
+            l0_classes(c)[i / 32] = classes;
     }
     atomicOr(&s.places, places);
     __syncthreads();
-    repeat_table(c);
     return bad | (s.places == 0 && origin != 0);
+}
+
+static __device__ void open_one(const struct kvg_chunk &c, uint32_t start)
+{
+    const uint32_t past = c.period + KVG_TABLE_PAST;
+
+    for (uint32_t i = threadIdx.x; i < past; i += blockDim.x) {
+        l0_starts(c)[i] = (unsigned char)start;
+        if (i % 32 == 0)
+            l0_classes(c)[i / 32] = 0;
+    }
 }
 
 /* This thread's share of [from, to) of the stream is zero: 0. */
@@ -229,8 +245,7 @@ static __device__ uint32_t open_mode(const struct kvg_chunk &c, struct open_shar
     uint32_t bad = not_zero(c, ends + 4 * c.blocks, l0_first_at(c, mode));
 
     if (mode == L0_ONE)
-        for (uint32_t i = threadIdx.x; i < c.period + KVG_TABLE_PAST; i += blockDim.x)
-            c.table[i] = h[2];
+        open_one(c, h[2]);
     else if (mode == L0_COLUMNS)
         bad |=
             open_columns(c, s, h + KVG_L0_HEAD, h[2]) | not_zero(c, KVG_L0_HEAD + c.columns, ends);

@@ -141,21 +141,34 @@ static __device__ __forceinline__ uint64_t kvg_mix(uint64_t v)
     return v ^ v >> 31;
 }
 
+/* One row more: this lane's two words of it are at p, or behind the first two. */
+static __device__ __forceinline__ void kvg_digest_row(const uint4 *p, uint32_t *a, uint32_t *b)
+{
+    const uint2 w = reinterpret_cast<const uint2 *>(p)[threadIdx.x % 2];
+
+    *a = (__funnelshift_l(*a, *a, 13) ^ w.x) * 0x85ebca77u;
+    *b = (__funnelshift_l(*b, *b, 13) ^ w.y) * 0x85ebca77u;
+}
+
 /* One warp: the digest of the tile's bytes as piece `index`. Zeros fill the tile's last row. */
 static __device__ void kvg_digest(const uint4 *tile, uint32_t bytes, uint32_t index,
                                   unsigned long long *sum)
 {
     const uint64_t golden = 0x9e3779b97f4a7c15ull;
     const uint32_t t = threadIdx.x % 32, rows = (bytes + 255) / 256;
-    uint32_t a = (2 * t + 1) * 0x9e3779b1u, b = (2 * t + 2) * 0x9e3779b1u;
+    /* kvg_slot() of this lane's piece of an even row and of an odd one; two rows on it is 32 on. */
+    const uint4 *even = tile + kvg_slot(t / 2), *odd = tile + kvg_slot(16 + t / 2);
+    uint32_t a = (2 * t + 1) * 0x9e3779b1u, b = (2 * t + 2) * 0x9e3779b1u, r = 0;
 
-#pragma unroll 8
-    for (uint32_t r = 0; r < rows; ++r) {
-        const uint2 w = reinterpret_cast<const uint2 *>(tile + kvg_slot(r * 16 + t / 2))[t % 2];
+#pragma unroll 1
+    for (; r + 8 <= rows; r += 8, even += 128, odd += 128)
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            kvg_digest_row((i % 2 == 0 ? even : odd) + i / 2 * 32, &a, &b);
+#pragma unroll 1
+    for (; r < rows; ++r, even += r % 2 == 0 ? 32 : 0, odd += r % 2 == 0 ? 32 : 0)
+        kvg_digest_row(r % 2 == 0 ? even : odd, &a, &b);
 
-        a = (__funnelshift_l(a, a, 13) ^ w.x) * 0x85ebca77u;
-        b = (__funnelshift_l(b, b, 13) ^ w.y) * 0x85ebca77u;
-    }
     unsigned long long s = kvg_mix((a | (uint64_t)b << 32) + (t + 1) * golden);
 
     for (int d = 16; d > 0; d /= 2)

@@ -82,25 +82,19 @@ static __device__ __forceinline__ void kvg_before(struct kvg_scan<M> &s, const u
 #pragma unroll
     for (int k = 0; k < N; ++k) {
         sum[k] = v[k];
-        for (int d = 1; d < 32; d *= 2) {
-            const uint32_t other = __shfl_up_sync(KVG_ALL, sum[k], d);
-
-            sum[k] += lane >= (uint32_t)d ? other : 0;
-        }
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2)
+            sum[k] = kvg_add_from_below(sum[k], d);
         if (lane == 31)
             s.warp[k][warp] = sum[k];
     }
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-        before[k] = sum[k] - v[k];
-        total[k] = 0;
-        for (uint32_t w = 0; w < KVG_WARPS; ++w) {
-            const uint32_t there = s.warp[k][w];
+    for (int k = 0; k < N; ++k) { /* a lane has the sum of one warp */
+        const uint32_t there = lane < KVG_WARPS ? s.warp[k][lane] : 0;
 
-            before[k] += w < warp ? there : 0;
-            total[k] += there;
-        }
+        total[k] = kvg_add_lanes(there);
+        before[k] = sum[k] - v[k] + kvg_add_lanes(lane < warp ? there : 0);
     }
     __syncthreads();
 }
@@ -218,45 +212,48 @@ static __device__ __forceinline__ uint32_t kvg_byte_at(const uint32_t *words, ui
     return words[at / 4] >> at % 4 * 8 & 0xff;
 }
 
-/* Whether a plane of `count` bits at byte `at` lies within the block, and what pads it is zero. */
-static __device__ __forceinline__ bool kvg_plane_is_sound(const uint32_t *in, uint32_t at,
-                                                          uint32_t count, uint32_t bytes)
-{
-    if (at + kvg_ceil8(count) > bytes)
-        return false;
-    return count % 8 == 0 || kvg_byte_at(in, at + count / 8) >> count % 8 == 0;
-}
+/* What a thread knows of its values' codes. */
+struct kvg_codes {
+    uint32_t plane[8];
+    uint32_t alive; /* the values that the planes so far send on; at last, the escapes */
+    uint32_t at;    /* where the planes so far end in the block */
+    uint32_t past;  /* not 0: what pads a plane isn't zero; for one thread to see */
+};
 
 /*
  * Groups 1 to 3 of this thread's values, group 1 of `second` bits, the others of 2: where a plane
- * begins depends on how many values the one before sent on. plane has group 0 already, *alive the
- * values that it sends on, *at its end in the block; afterwards plane has all, *alive the escapes,
- * *at the planes' end. All threads return the same: whether the planes lie within the block.
+ * begins depends on how many values the one before sent on. k has group 0 already. All threads
+ * return the same: whether the planes lie within the block.
  */
 template <int second, int M>
 static __device__ __forceinline__ bool kvg_take_groups(struct kvg_scan<M> &s, const uint32_t *in,
-                                                       uint32_t bytes, uint32_t (&plane)[8],
-                                                       uint32_t *alive, uint32_t *at)
+                                                       uint32_t bytes, struct kvg_codes &k)
 {
-    uint32_t count[1], before[1], total[1];
-    bool sound = *at <= bytes;
+    uint32_t count[1], before[1], total[1], end = 0;
+    bool sound = k.at <= bytes;
 
 #pragma unroll
     for (int g = 0; g < 3; ++g) {
-        const struct kvg_moves moves = kvg_moves_of(*alive);
+        const struct kvg_moves moves = kvg_moves_of(k.alive);
         const int p = g == 0 ? 2 : second + 2 * g, bits = g == 0 ? second : 2;
 
-        count[0] = (uint32_t)__popc(*alive);
+        count[0] = (uint32_t)__popc(k.alive);
         kvg_before(s, count, before, total);
 #pragma unroll
         for (int b = 0; b < bits; ++b) {
-            sound = sound && kvg_plane_is_sound(in, *at, total[0], bytes);
-            plane[p + b] =
-                kvg_spread_bits(moves, sound ? kvg_get_bits(in, *at * 8 + before[0]) : 0);
-            *at += kvg_ceil8(total[0]);
-            *alive &= plane[p + b];
+            const uint32_t to = k.at + kvg_ceil8(total[0]);
+
+            sound = sound && to <= bytes;
+            k.plane[p + b] =
+                kvg_spread_bits(moves, sound ? kvg_get_bits(in, k.at * 8 + before[0]) : 0);
+            if (sound && threadIdx.x == (uint32_t)(p + b)) /* a thread looks at a plane's end */
+                end = k.at * 8 + total[0];
+            k.at = to;
+            k.alive &= k.plane[p + b];
         }
     }
+    if (end % 8 != 0)
+        k.past |= kvg_byte_at(in, end / 8) >> end % 8;
     return sound;
 }
 

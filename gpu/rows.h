@@ -58,6 +58,7 @@ static __device__ void kvg_gather_rows(uint4 *tile, const struct kvg_chunk &c, u
                                        uint32_t n)
 {
     const struct kvg_rows r = kvg_rows_of(c, at, n);
+    uint4 *const mine = tile + kvg_slot((r.begin - at) / 16); /* and 512 bytes on, 32 on */
 
     if (!r.found) {
         kvg_gather(tile, c, at, n);
@@ -68,7 +69,7 @@ static __device__ void kvg_gather_rows(uint4 *tile, const struct kvg_chunk &c, u
         const uint32_t from = r.begin + i * 512;
         const uint4 *there = kvg_in_row(r, c.by_head, from);
 
-        tile[kvg_slot((from - at) / 16)] = from - at < n ? *there : make_uint4(0, 0, 0, 0);
+        mine[i * 32] = from - at < n ? *there : make_uint4(0, 0, 0, 0);
     }
 }
 
@@ -77,6 +78,7 @@ static __device__ void kvg_scatter_rows(const uint4 *tile, const struct kvg_chun
                                         uint32_t n)
 {
     const struct kvg_rows r = kvg_rows_of(c, at, n);
+    const uint4 *const mine = tile + kvg_slot((r.begin - at) / 16);
 
     if (!r.found) {
         kvg_scatter(tile, c, at, n);
@@ -88,7 +90,7 @@ static __device__ void kvg_scatter_rows(const uint4 *tile, const struct kvg_chun
         uint4 *there = kvg_in_row(r, c.by_head, to);
 
         if (to - at < n)
-            *there = tile[kvg_slot((to - at) / 16)];
+            *there = mine[i * 32];
     }
 }
 #endif
