@@ -73,6 +73,7 @@ static void lose(struct kvw_core *c, struct kvw_peer *p, kvw_err err, const char
     if (!kvw_slots_take_back(&c->slots, p, 0))
         assert(!"all that was lent can be taken back");
     p->lent = (struct kvw_lent){.limit = 0};
+    kvw_slots_wake(c); /* who had asked for them back hears it from nobody else */
     p->idle_at_ns = UINT64_MAX;
     p->pools_told = p->pools_gone = 0;
     p->alive_due = false;

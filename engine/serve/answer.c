@@ -319,6 +319,16 @@ static enum kve_outcome outcome_of(const struct choice *ch)
     return strcmp(ch->job.rep.finish_reason, "stop") == 0 ? KVE_STOPPED : KVE_LENGTH;
 }
 
+/* When the client may come again; lost on a stream that has begun. */
+static void say_retry(struct kve_call *c, uint32_t seconds)
+{
+    char text[16];
+
+    snprintf(text, sizeof(text), "%u", seconds);
+    evhttp_remove_header(evhttp_request_get_output_headers(c->req), "Retry-After");
+    evhttp_add_header(evhttp_request_get_output_headers(c->req), "Retry-After", text);
+}
+
 static void on_ended(struct kve_job *j)
 {
     struct choice *ch = j->owner;
@@ -330,8 +340,14 @@ static void on_ended(struct kve_job *j)
                      kve_now_ns() / 1000);
     if (ok && !c->failed && show(ch, kve_stop_rest(&ch->stop), finish_of(ch)) != KVW_OK)
         fail(c, 500, "router: out of memory");
+    if (!ok && j->retry_s > 0 && !c->failed && c->req != NULL)
+        say_retry(c, j->retry_s);
     if (!ok)
-        fail(c, strstr(j->ticket.why, "time ran out") != NULL ? 504 : 500, j->ticket.why);
+        fail(c,
+             j->retry_s > 0                                  ? 429
+             : strstr(j->ticket.why, "time ran out") != NULL ? 504
+                                                             : 500,
+             j->ticket.why);
     let_go(c);
 }
 
@@ -413,14 +429,12 @@ static void add_retry_after(struct kve_call *c)
     const struct kve_front *f = c->http->cfg->front;
     const struct kve_histogram *h = &c->http->cfg->metrics->whole;
     uint64_t n = 0;
-    char text[16];
 
     for (uint32_t i = 0; i <= h->count; ++i)
         n += h->in[i];
     double s = n > 0 ? h->sum / (double)n * f->queued / (f->slots > 0 ? f->slots : 1) : 1;
     s = s < 1 ? 1 : s > RETRY_S_MAX ? RETRY_S_MAX : s;
-    snprintf(text, sizeof(text), "%.0f", s);
-    evhttp_add_header(evhttp_request_get_output_headers(c->req), "Retry-After", text);
+    say_retry(c, (uint32_t)(s + 0.5));
 }
 
 /* All choices into the queue, or none. False: c->error. */
@@ -438,16 +452,24 @@ static bool submit(struct kve_call *c)
     }
     for (uint32_t i = 0; i < c->count; ++i) {
         struct kve_job *j = &c->choices[i].job;
+        kvw_err err;
 
         j->owner = &c->choices[i];
         j->client = client;
         j->text = on_text;
         j->ended = on_ended;
-        if (kve_front_submit(f, j, why) == KVW_OK) {
+        if ((err = kve_front_submit(f, j, why)) == KVW_OK) {
             ++c->left;
             continue;
         }
-        kve_api_refuse(&c->error, 400, "max_tokens", "%s", why);
+        if (err == KVW_E_AGAIN)
+            say_retry(c, j->retry_s > 0 ? j->retry_s : 1);
+        kve_api_refuse(&c->error,
+                       err == KVW_E_AGAIN   ? 429
+                       : err == KVW_E_NOMEM ? 500
+                                            : 400,
+                       err == KVW_E_NOBLOCKS ? "max_tokens" : "", "%s",
+                       why[0] != '\0' ? why : kvw_strerror(err));
         c->failed = true;
         for (uint32_t k = i; k < c->count; ++k)
             c->choices[k].done = true;

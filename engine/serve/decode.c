@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "clock.h"
 #include "../text/tok.h"
@@ -162,6 +163,7 @@ void kve_decodes_close(struct kve_worker *w)
 static void speak_of(struct kve_worker *w, const struct job *j)
 {
     w->request_id = j->r.id;
+    memcpy(w->with, j->r.with, sizeof(w->with));
     w->channel.write_by_ns = j->until_ns;
 }
 
@@ -238,6 +240,7 @@ bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r)
     struct job *j = &d->jobs[at];
     *j = (struct job){.state = JOB_RECEIVING, .r = *r, .x = {.id = r->id}};
     *r = (struct kve_request){0};
+    memcpy(j->x.with, j->r.with, sizeof(j->x.with));
     j->until_ns = kve_now_ns() + j->r.timeout_ns;
     kvw_err err = kve_sampler_open(&j->sampler, &j->r.sample, w->mc->vocab);
     if (err == KVW_OK)

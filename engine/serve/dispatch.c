@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dispatch.c - a request's life: handed out to both workers under one transfer id, what they say
+ * dispatch.c - a request's life: handed out to its two workers under one transfer id, what they say
  * gathered in its report, called off in both when one fails, time runs out or the reader leaves.
  */
 #include "dispatch.h"
@@ -38,12 +38,26 @@ static void fail(struct kve_dispatch *d, struct kve_ticket *t, const char *who, 
     reason(d, &t->failed, t->why, who, text);
 }
 
-/* A worker is gone, or all is to end: no request goes on. */
+/* All is to end: no request goes on. */
 static void fail_all(struct kve_dispatch *d, const char *who, const char *text)
 {
     reason(d, &d->failed, d->why, who, text);
     for (struct kve_ticket *t = d->tickets; t != NULL; t = t->next)
         fail(d, t, who, text);
+}
+
+/* A worker is lost: what it has fails, and it says no more of it. */
+static void lose(struct kve_dispatch *d, struct kve_spawned *w, const char *text)
+{
+    reason(d, &d->failed, d->why, w->name, text);
+    for (struct kve_ticket *t = d->tickets; t != NULL; t = t->next) {
+        if (t->prefill != w && t->decode != w)
+            continue;
+        t->lost |= !t->failed;
+        t->prefilled |= t->prefill == w;
+        t->finished |= t->decode == w;
+        fail(d, t, w->name, text);
+    }
 }
 
 /* n more bytes of the answer; tell_text() says what came since from: a token's at once. */
@@ -170,6 +184,7 @@ static void take_prefilled(struct kve_ticket *t, const cJSON *obj)
     get_layers(obj, "sent_us", rep->sent_us, &rep->layers);
     rep->wire_bytes = get_number(obj, "wire_bytes");
     rep->chunks = (uint32_t)get_number(obj, "chunks");
+    rep->link_mbps = (uint32_t)get_number(obj, "mbps");
     get_codecs(obj, rep->codecs, sizeof(rep->codecs));
     t->prefilled = true;
 }
@@ -186,14 +201,34 @@ static void take_finished(struct kve_ticket *t, const cJSON *obj)
     t->finished = true;
 }
 
+/* With whom it is linked: all, or those that it names. */
+static uint64_t linked_with(const struct kve_dispatch *d, const cJSON *with)
+{
+    uint64_t mask = with == NULL ? UINT64_MAX : 0;
+    const cJSON *item;
+
+    cJSON_ArrayForEach(item, with)
+    {
+        const char *name = cJSON_GetStringValue(item);
+
+        for (uint32_t i = 0; i < d->spawn.count; ++i)
+            if (d->spawn.count <= 2 || (name != NULL && strcmp(d->spawn.at[i].name, name) == 0))
+                mask |= 1ull << i;
+    }
+    return mask;
+}
+
 static void take_link(struct kve_dispatch *d, struct kve_spawned *w, const cJSON *obj)
 {
     const cJSON *err = cJSON_GetObjectItemCaseSensitive(obj, "err");
 
     w->up = strcmp(kve_json_str(obj, "state"), "up") == 0;
+    w->linked = linked_with(d, cJSON_GetObjectItemCaseSensitive(obj, "with"));
     if (!w->up && cJSON_IsNumber(err) &&
-        (err->valueint == KVW_E_VERSION || err->valueint == KVW_E_MISMATCH))
-        fail_all(d, w->name, kve_json_str(obj, "text")); /* waiting would not mend it */
+        (err->valueint == KVW_E_VERSION || err->valueint == KVW_E_MISMATCH)) {
+        w->stuck = d->spawn.count > 2;
+        lose(d, w, kve_json_str(obj, "text")); /* waiting would not mend it */
+    }
 }
 
 /* An event of a request under way. */
@@ -236,10 +271,15 @@ static void take(struct kve_dispatch *d, struct kve_spawned *w, const cJSON *obj
         w->loaded = true;
         w->kv_blocks = w->kv_free = get_number(obj, "kv_blocks");
         w->block_tokens = get_number(obj, "block_tokens");
+        w->layers = get_number(obj, "layers");
+        w->token_bytes = get_number(obj, "token_bytes");
+        w->pair_flops = get_number(obj, "pair_flops");
+        w->weight_bytes = get_number(obj, "weight_bytes");
     } else if (strcmp(ev, "link") == 0) {
         take_link(d, w, obj);
     } else if (strcmp(ev, "fatal") == 0) {
-        fail_all(d, w->name, kve_json_str(obj, "text"));
+        w->stuck = true; /* its end follows */
+        lose(d, w, kve_json_str(obj, "text"));
     } else if (t != NULL) {
         take_progress(d, t, w, obj);
     }
@@ -251,7 +291,7 @@ static void read_worker(struct kve_dispatch *d, struct kve_spawned *w)
     kvw_err err;
     cJSON *obj;
 
-    if (w->name == NULL || w->channel.fd < 0)
+    if (w->channel.fd < 0)
         return;
     while ((obj = kve_channel_read(&w->channel, &err)) != NULL) {
         take(d, w, obj);
@@ -261,15 +301,22 @@ static void read_worker(struct kve_dispatch *d, struct kve_spawned *w)
         return;
     if (!kve_spawn_ended(w, why))
         snprintf(why, sizeof(why), "the worker hung up");
-    fail_all(d, w->name, why);
+    lose(d, w, why);
+    ++w->lost;
     kve_channel_close(&w->channel);
+}
+
+static void read_workers(struct kve_dispatch *d)
+{
+    for (uint32_t i = 0; i < d->spawn.count; ++i)
+        read_worker(d, &d->spawn.at[i]);
 }
 
 static void cancel(struct kve_spawned *w, uint64_t id)
 {
     cJSON *obj;
 
-    if (w->name == NULL || w->channel.fd < 0)
+    if (w == NULL || w->channel.fd < 0)
         return;
     obj = cJSON_CreateObject();
     cJSON_AddStringToObject(obj, "op", "cancel");
@@ -281,17 +328,21 @@ static void cancel(struct kve_spawned *w, uint64_t id)
 /* A request that has failed is taken back from both workers, once, and they may say their last. */
 static bool called_off(struct kve_dispatch *d, struct kve_ticket *t, uint64_t now)
 {
-    const bool open[2] = {d->spawn.prefill.channel.fd >= 0 && !t->prefilled,
-                          d->spawn.decode.channel.fd >= 0 && !t->finished};
+    const bool open[2] = {
+        t->prefill != NULL && t->prefill->channel.fd >= 0 && !t->prefilled,
+        t->decode->channel.fd >= 0 && !t->finished,
+    };
 
     if (t->end_by_ns == 0) {
         t->end_by_ns = now + END_WAIT_NS;
-        cancel(&d->spawn.prefill, t->id);
-        cancel(&d->spawn.decode, t->id);
+        cancel(t->prefill, t->id);
+        cancel(t->decode, t->id);
     }
     if ((open[0] || open[1]) && now < t->end_by_ns && !stopped(d))
         return false;
-    d->stuck |= (d->spawn.prefill.name != NULL && !t->prefilled) || !t->finished;
+    if (t->prefill != NULL)
+        t->prefill->stuck |= !t->prefilled;
+    t->decode->stuck |= !t->finished;
     return true;
 }
 
@@ -320,8 +371,7 @@ static void advance(struct kve_dispatch *d)
 
 void kve_dispatch_step(struct kve_dispatch *d)
 {
-    read_worker(d, &d->spawn.prefill);
-    read_worker(d, &d->spawn.decode);
+    read_workers(d);
     advance(d);
 }
 
@@ -337,24 +387,23 @@ uint64_t kve_dispatch_due_ns(const struct kve_dispatch *d)
     return due;
 }
 
-/* Wait for input from either worker or for the listener's descriptor, at most until until_ns. */
+/* Wait for input from a worker or for the listener's descriptor, at most until until_ns. */
 static void pump(struct kve_dispatch *d, uint64_t until_ns)
 {
     const struct kve_listener *l = &d->cfg->listener;
-    struct pollfd p[3] = {
-        {.fd = d->spawn.prefill.channel.fd, .events = POLLIN},
-        {.fd = d->spawn.decode.channel.fd, .events = POLLIN},
-        {.fd = -1},
-    };
+    struct pollfd p[KVE_WORKERS_MAX + 1];
+    const uint32_t n = d->spawn.count;
     const uint64_t now = kve_now_ns();
     const uint64_t left_ms = until_ns > now ? (until_ns - now) / KVE_MS + 1 : 0;
     char why[KVE_WHY_BYTES] = "";
 
+    for (uint32_t i = 0; i < n; ++i)
+        p[i] = (struct pollfd){.fd = d->spawn.at[i].channel.fd, .events = POLLIN};
+    p[n] = (struct pollfd){.fd = -1};
     if (l->wait_for != NULL)
-        l->wait_for(l->arg, &p[2]);
-    poll(p, 3, left_ms < 200 ? (int)left_ms : 200); /* a signal must not wait long */
-    read_worker(d, &d->spawn.prefill);
-    read_worker(d, &d->spawn.decode);
+        l->wait_for(l->arg, &p[n]);
+    poll(p, n + 1, left_ms < 200 ? (int)left_ms : 200); /* a signal must not wait long */
+    read_workers(d);
     if (l->step != NULL && !l->step(l->arg, why))
         fail_all(d, "router", why);
     if (stopped(d))
@@ -372,12 +421,51 @@ void kve_dispatch_stop(struct kve_dispatch *d)
     kve_spawn_stop(&d->spawn);
 }
 
+bool kve_dispatch_alive(const struct kve_spawned *w)
+{
+    return w->channel.fd >= 0 && !w->stuck;
+}
+
+bool kve_dispatch_linked(const struct kve_dispatch *d, uint32_t prefill, uint32_t decode)
+{
+    const struct kve_spawned *p = &d->spawn.at[prefill], *to = &d->spawn.at[decode];
+
+    return p->loaded && to->loaded &&
+           (p == to || (p->up && to->up && (p->linked & 1ull << decode) != 0 &&
+                        (to->linked & 1ull << prefill) != 0));
+}
+
+/* How many of the pairs have found each other. */
+static uint32_t pairs(const struct kve_dispatch *d)
+{
+    const struct kve_spawn *s = &d->spawn;
+    uint32_t n = 0;
+
+    if (s->prefills == 0)
+        return s->count > 0 && kve_dispatch_linked(d, 0, 0);
+    for (uint32_t p = 0; p < s->prefills; ++p)
+        for (uint32_t to = s->prefills; to < s->count; ++to)
+            n += kve_dispatch_linked(d, p, to);
+    return n;
+}
+
+bool kve_dispatch_all_ready(const struct kve_dispatch *d)
+{
+    const struct kve_spawn *s = &d->spawn;
+
+    return pairs(d) == (s->prefills > 0 ? s->prefills * (s->count - s->prefills) : 1);
+}
+
 bool kve_dispatch_ready(const struct kve_dispatch *d)
 {
-    const struct kve_spawned *prefill = &d->spawn.prefill, *decode = &d->spawn.decode;
+    return pairs(d) > 0;
+}
 
-    return decode->loaded &&
-           (prefill->name == NULL || (decode->up && prefill->loaded && prefill->up));
+void kve_dispatch_end_worker(struct kve_dispatch *d, struct kve_spawned *w, const char *why)
+{
+    w->lost += w->channel.fd >= 0; /* else that has been counted */
+    lose(d, w, why);
+    kve_spawn_end(w);
 }
 
 bool kve_dispatch_wait_ready(struct kve_dispatch *d)
@@ -386,7 +474,7 @@ bool kve_dispatch_wait_ready(struct kve_dispatch *d)
 
     d->failed = false;
     while (!d->failed && kve_now_ns() < until) {
-        if (kve_dispatch_ready(d))
+        if (kve_dispatch_all_ready(d))
             return true;
         pump(d, until);
     }
@@ -399,7 +487,7 @@ bool kve_dispatch_wait_ready(struct kve_dispatch *d)
 static bool hand_out(struct kve_dispatch *d, struct kve_ticket *t, struct kve_spawned *w,
                      const struct kve_request *q)
 {
-    if (w->name == NULL)
+    if (w == NULL)
         return true;
     const kvw_err err = kve_channel_write(&w->channel, kve_request_print(q));
     if (err == KVW_OK)
@@ -412,8 +500,15 @@ static bool hand_out(struct kve_dispatch *d, struct kve_ticket *t, struct kve_sp
     return false;
 }
 
-void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
-                        struct kve_report *rep, const struct kve_listener *l)
+/* Of several each hears the other's name. */
+static void name_peer(const struct kve_dispatch *d, struct kve_request *q,
+                      const struct kve_spawned *peer)
+{
+    snprintf(q->with, sizeof(q->with), "%s", d->spawn.count > 2 && peer != NULL ? peer->name : "");
+}
+
+void kve_dispatch_begin_on(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
+                           struct kve_report *rep, const struct kve_listener *l)
 {
     const struct kve_spawn_config *spawn = &d->cfg->spawn;
     uint64_t id = 0;
@@ -421,7 +516,12 @@ void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve
     if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
         id = kve_now_ns();
     q->id = (id & ((1ull << 52) - 1)) | 1;
-    *t = (struct kve_ticket){.listener = l, .report = rep, .id = q->id, .next = d->tickets};
+    *t = (struct kve_ticket){.listener = l,
+                             .report = rep,
+                             .prefill = t->prefill,
+                             .decode = t->decode,
+                             .id = q->id,
+                             .next = d->tickets};
     t->until_ns = kve_now_ns() + q->timeout_ns;
     d->tickets = t;
     rep->net = spawn->prefill_at != NULL ? "the workers' link" : spawn->worker.net;
@@ -430,8 +530,21 @@ void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve
     rep->exposed_after_ms = -1;
     rep->sent_at_us = kve_now_ns() / 1000;
     /* Decode first: its offer is then there when the first layer is. */
-    if (hand_out(d, t, &d->spawn.decode, q))
-        hand_out(d, t, &d->spawn.prefill, q);
+    name_peer(d, q, t->prefill);
+    if (!hand_out(d, t, t->decode, q))
+        return;
+    name_peer(d, q, t->decode);
+    hand_out(d, t, t->prefill, q);
+}
+
+void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
+                        struct kve_report *rep, const struct kve_listener *l)
+{
+    struct kve_spawn *s = &d->spawn;
+
+    t->prefill = s->prefills > 0 ? &s->at[0] : NULL;
+    t->decode = &s->at[s->prefills];
+    kve_dispatch_begin_on(d, t, q, rep, l);
 }
 
 void kve_dispatch_cancel(struct kve_dispatch *d, struct kve_ticket *t)
@@ -460,6 +573,12 @@ bool kve_dispatch_serve(struct kve_dispatch *d, struct kve_request *q, struct kv
 
 bool kve_dispatch_goes_on(const struct kve_dispatch *d)
 {
-    return !stopped(d) && !d->stuck && d->spawn.decode.channel.fd >= 0 &&
-           (d->spawn.prefill.name == NULL || d->spawn.prefill.channel.fd >= 0);
+    const struct kve_spawn *s = &d->spawn;
+    bool prefill = s->prefills == 0, decode = false;
+
+    for (uint32_t i = 0; i < s->count; ++i) {
+        prefill |= i < s->prefills && kve_dispatch_alive(&s->at[i]);
+        decode |= i >= s->prefills && kve_dispatch_alive(&s->at[i]);
+    }
+    return !stopped(d) && !d->stuck && prefill && decode;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dispatch.h - a request's life on a pair of workers: handed out to both under one transfer id,
- * gathered in a report, ended in both. Any front can use it: it prints nothing, and tells a
- * listener what happens. The command line's (run.c) serves one request after the other and waits
- * here; HTTP's (front.c) has several under way and waits in a loop of its own.
+ * dispatch.h - a request's life on a pair of workers, of however many there are: handed out to both
+ * under one transfer id, gathered in a report, ended in both. A worker that is lost fails what it
+ * had, and nothing else. Any front can use it: it prints nothing, and tells a listener what
+ * happens. The command line's (run.c) serves one request after the other and waits here; HTTP's
+ * (front.c) has several under way and waits in a loop of its own.
  *
  * threads  one; the listener is called on it, from inside the calls below
  * memory   the caller's, but for the spawned workers and the lists of a report
@@ -44,9 +45,11 @@ struct kve_listener {
 struct kve_ticket {
     const struct kve_listener *listener;
     struct kve_report *report;
+    struct kve_spawned *prefill, *decode; /* who has it. LOCAL: no prefill */
     uint64_t id, until_ns;
     uint64_t end_by_ns;        /* called off: the workers' last words are awaited so long. 0: not */
-    bool prefilled, finished;  /* what prefill and decode say last */
+    bool prefilled, finished;  /* what prefill and decode say last; or they are lost */
+    bool lost;                 /* failed since one of them is */
     bool failed, ended;        /* failed: why has the first reason */
     char why[KVE_WHY_BYTES];   /* a sentence that names who gave it */
     struct kve_utf8_hold hold; /* of the answer */
@@ -63,7 +66,7 @@ struct kve_dispatch_config {
 struct kve_dispatch {
     const struct kve_dispatch_config *cfg;
     struct kve_spawn spawn;
-    bool stuck;  /* a worker doesn't end a request, or there is no link any more */
+    bool stuck;  /* there is no link any more */
     bool failed; /* a worker, or the wait for them; of kve_dispatch_serve(): the request */
     char why[KVE_WHY_BYTES];    /* the first reason: a sentence that names who gave it */
     struct kve_ticket *tickets; /* under way */
@@ -75,7 +78,7 @@ KVW_NODISCARD kvw_err kve_dispatch_start(struct kve_dispatch *d,
                                          const struct kve_dispatch_config *cfg);
 void kve_dispatch_stop(struct kve_dispatch *d);
 
-/* Wait until both workers have loaded and found each other. False: d->why. */
+/* Wait until all workers have loaded and found each other. False: d->why. */
 bool kve_dispatch_wait_ready(struct kve_dispatch *d);
 
 /*
@@ -91,6 +94,9 @@ bool kve_dispatch_serve(struct kve_dispatch *d, struct kve_request *q, struct kv
  */
 void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
                         struct kve_report *rep, const struct kve_listener *l);
+/* On which: t->prefill, t->decode. */
+void kve_dispatch_begin_on(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
+                           struct kve_report *rep, const struct kve_listener *l);
 /* Take it back from both workers: it fails with "canceled", and ends as any other. */
 void kve_dispatch_cancel(struct kve_dispatch *d, struct kve_ticket *t);
 /* Everything under way fails, with this reason. */
@@ -98,8 +104,16 @@ void kve_dispatch_fail_all(struct kve_dispatch *d, const char *why);
 void kve_dispatch_step(struct kve_dispatch *d);
 /* When the next step is due even if the workers say nothing. UINT64_MAX: never. */
 uint64_t kve_dispatch_due_ns(const struct kve_dispatch *d);
-/* Have both workers loaded and found each other? */
+/* Have all workers loaded and found each other? */
+bool kve_dispatch_all_ready(const struct kve_dispatch *d);
+/* Can a request be served: is there a pair that has? */
 bool kve_dispatch_ready(const struct kve_dispatch *d);
+/* Is it there, and does it end what it should? */
+bool kve_dispatch_alive(const struct kve_spawned *w);
+/* Has it loaded, and have the two found each other, as both say? LOCAL: with itself. */
+bool kve_dispatch_linked(const struct kve_dispatch *d, uint32_t prefill, uint32_t decode);
+/* One that isn't alive is ended, what it had fails; kve_spawn_again() may follow. */
+void kve_dispatch_end_worker(struct kve_dispatch *d, struct kve_spawned *w, const char *why);
 
 /* Can another request be served after one that failed? */
 bool kve_dispatch_goes_on(const struct kve_dispatch *d);

@@ -15,12 +15,11 @@
 #include <unistd.h>
 
 #include "api_say.h"
+#include "health.h"
 #include "page.h"
 
 #define SPARE_DESCRIPTORS 32 /* of this process, beside connections */
 #define AGAIN_MS          100
-
-static const char json_type[] = "application/json";
 
 static void refuse(struct kve_http *h, struct evhttp_request *req, int status, const char *why)
 {
@@ -39,7 +38,7 @@ static void get_health(struct kve_http *h, struct evhttp_request *req)
     else if (!kve_dispatch_ready(h->cfg->front->d))
         refuse(h, req, 503, "the workers are loading the model");
     else
-        kve_http_reply(h, req, 200, json_type, "{\"status\":\"ok\"}", 15);
+        kve_http_reply_json(h, req, 200, kve_health_say(h->cfg->front));
 }
 
 static void get_models(struct kve_http *h, struct evhttp_request *req)
@@ -51,14 +50,19 @@ static void get_models(struct kve_http *h, struct evhttp_request *req)
 static void get_metrics(struct kve_http *h, struct evhttp_request *req)
 {
     const struct kve_front *f = h->cfg->front;
-    const struct kve_spawned *w[2] = {&f->d->spawn.prefill, &f->d->spawn.decode};
+    struct kve_metrics_worker workers[KVE_WORKERS_MAX];
     const struct kve_metrics_now now = {
         .model = h->cfg->terms.model,
         .running = f->active,
         .waiting = f->queued,
         .up = kve_dispatch_ready(f->d),
-        .kv_free = {w[0]->kv_free, w[1]->kv_free},
-        .kv_blocks = {w[0]->kv_blocks, w[1]->kv_blocks},
+        .refused_late = f->refused,
+        .restarted = f->restarted,
+        .workers = workers,
+        .count = kve_health_workers(f, workers),
+        .prefills = f->d->spawn.prefills,
+        .pairs = f->place.requests,
+        .pairs_each = KVE_WORKERS_MAX,
     };
     size_t n;
     char *text = kve_metrics_text(h->cfg->metrics, &now, &n);

@@ -65,9 +65,11 @@ void kve_worker_tell_link(struct kve_worker *w)
     const kve_link_state state = kve_link_state_now(w->link, text);
     const uint32_t peers = kve_link_peers(w->link);
     const kvw_err err = kve_link_error(w->link);
+    const uint32_t turns = kve_link_turns(w->link);
     if (state == w->seen_state && peers == w->seen_peers && err == w->seen_err &&
-        strcmp(text, w->seen_text) == 0)
+        turns == w->seen_turns && strcmp(text, w->seen_text) == 0)
         return;
+    w->seen_turns = turns;
     w->seen_state = state;
     w->seen_peers = peers;
     w->seen_err = err;
@@ -81,6 +83,10 @@ void kve_worker_tell_link(struct kve_worker *w)
     cJSON *obj = kve_worker_event(w, "link");
     cJSON_AddStringToObject(obj, "state", names[state]);
     cJSON_AddNumberToObject(obj, "peers", peers);
+    cJSON *with = cJSON_AddArrayToObject(obj, "with");
+    const char *name;
+    for (uint32_t i = 0; (name = kve_link_peer(w->link, i)) != NULL; ++i)
+        cJSON_AddItemToArray(with, cJSON_CreateString(name));
     cJSON_AddNumberToObject(obj, "err", err);
     cJSON_AddStringToObject(obj, "text", text);
     kve_worker_say(w, obj);
@@ -95,7 +101,7 @@ static void say_busy(struct kve_worker *w, const cJSON *obj)
     kve_worker_say_error(w, obj, KVW_E_AGAIN, text);
     if (w->link != NULL && strcmp(kve_json_str(obj, "op"), "generate") == 0 &&
         kve_json_u64(obj, "id", 1, 1ull << 52, &id) && id != w->request_id)
-        kve_link_decline(w->link, id, KVW_E_AGAIN, text);
+        kve_link_decline(w->link, kve_json_str(obj, "with"), id, KVW_E_AGAIN, text);
 }
 
 bool kve_worker_canceled(struct kve_worker *w)
@@ -146,7 +152,7 @@ void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t unt
 void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
 {
     if (w->link != NULL)
-        kve_link_decline(w->link, w->request_id, err, text);
+        kve_link_decline(w->link, w->with, w->request_id, err, text);
 }
 
 /* Prompts share K and V in blocks that end where a prompt may be cut without a bit of it changing:

@@ -38,15 +38,16 @@ struct kve_worker {
     struct kve_channel channel;
     /* The link as the router was told of it last; seen_state 0: not at all */
     kve_link_state seen_state;
-    uint32_t seen_peers;
+    uint32_t seen_peers, seen_turns;
     kvw_err seen_err;
     char seen_text[KVW_TEXT_BYTES_MAX + 1];
     struct kve_decodes *decodes; /* decode.c's; NULL: this is no DECODE */
     /* worker.c's, for decode.c: takes what the router says; a channel that ends sets canceled */
     void (*listen)(struct kve_worker *w);
-    float *logits;       /* [vocab], of a decode worker [KVE_SEQUENCES_MAX][vocab] */
-    bool canceled;       /* the router took the current request back */
-    uint64_t request_id; /* of the current one, 0: none */
+    float *logits;              /* [vocab], of a decode worker [KVE_SEQUENCES_MAX][vocab] */
+    bool canceled;              /* the router took the current request back */
+    uint64_t request_id;        /* of the current one, 0: none */
+    char with[KVE_WORKER_NAME]; /* the peer that takes part in it */
 };
 
 const char *kve_worker_name(const struct kve_worker *w);

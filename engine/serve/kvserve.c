@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvserve.c - the program: options only; worker.c and run.c do the work. */
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,13 +17,17 @@
 #include "cpus.h"
 #include "help.h"
 #include "output.h"
+#include "prompt.h"
 #include "run.h"
+#include "signals.h"
 #include "up.h"
 
 #define EXACT_FIRST 4   /* attention sinks */
 #define EXACT_LAST  128 /* the newest tokens weigh most */
 
 #define EXIT_USAGE 2
+
+#define SIDE_MAX (KVE_WORKERS_MAX / 2) /* prefills, and decodes */
 
 #define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
@@ -71,6 +73,12 @@ enum {
     OPT_MAX_BODY,
     OPT_NO_REUSE,
     OPT_CONNECTIONS,
+    OPT_PREFILL,
+    OPT_DECODE,
+    OPT_POLICY,
+    OPT_TTFT,
+    OPT_ITL,
+    OPT_NAME,
     OPT_JSON,
     OPT_NO_COMPARE,
     OPT_COMPARE,
@@ -122,6 +130,12 @@ static const struct option options[] = {
     {"max-body", required_argument, NULL, OPT_MAX_BODY},
     {"connections", required_argument, NULL, OPT_CONNECTIONS},
     {"no-reuse", no_argument, NULL, OPT_NO_REUSE},
+    {"prefill", required_argument, NULL, OPT_PREFILL},
+    {"decode", required_argument, NULL, OPT_DECODE},
+    {"policy", required_argument, NULL, OPT_POLICY},
+    {"ttft", required_argument, NULL, OPT_TTFT},
+    {"itl", required_argument, NULL, OPT_ITL},
+    {"name", required_argument, NULL, OPT_NAME},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
     {"compare", no_argument, NULL, OPT_COMPARE},
@@ -193,6 +207,12 @@ static const struct {
     {OPT_MAX_BODY, HTTP},
     {OPT_CONNECTIONS, HTTP},
     {OPT_NO_REUSE, HTTP},
+    {OPT_PREFILL, UP_PAIR},
+    {OPT_DECODE, UP_PAIR},
+    {OPT_POLICY, UP_PAIR},
+    {OPT_TTFT, HTTP},
+    {OPT_ITL, HTTP},
+    {OPT_NAME, WORKER},
     {OPT_JSON, RUN},
     {OPT_NO_COMPARE, RUN},
     {OPT_COMPARE, RUN_PAIR | RUN_FOUND},
@@ -354,6 +374,45 @@ static bool device(struct kve_worker_config *w, const char *text)
     return false;
 }
 
+/* A name of route's table, or a sentence with all of them. */
+static bool policy(struct cli *c, const char *text)
+{
+    c->up.place.policy = kve_route_policy_of(text);
+    if (c->up.place.policy != NULL)
+        return true;
+    fprintf(stderr, "kvserve: --policy %s: it is", text);
+    for (uint32_t i = 0; kve_route_policies[i] != NULL; ++i)
+        fprintf(stderr, "%s %s", i > 0 ? "," : "", kve_route_policies[i]->name);
+    fprintf(stderr, "\n");
+    return false;
+}
+
+/* Of the service: how many, who is picked, what is promised. */
+static bool service_option(struct cli *c, int opt, const char *text)
+{
+    double d;
+    bool ok;
+
+    switch (opt) {
+    case OPT_PREFILL:
+        return whole(c, text, 1, SIDE_MAX, &c->run.spawn.prefills);
+    case OPT_DECODE:
+        return whole(c, text, 1, SIDE_MAX, &c->run.spawn.decodes);
+    case OPT_POLICY:
+        return policy(c, text);
+    case OPT_TTFT:
+        ok = number(c, text, 0.001, 86400, &d);
+        c->up.place.ttft_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
+        return ok;
+    case OPT_ITL:
+        ok = number(c, text, 0.001, 86400, &d);
+        c->up.place.itl_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
+        return ok;
+    default:
+        return request_option(c, opt, text);
+    }
+}
+
 static bool worker_option(struct cli *c, int opt, const char *text)
 {
     struct kve_worker_config *w = &c->run.spawn.worker;
@@ -396,7 +455,7 @@ static bool worker_option(struct cli *c, int opt, const char *text)
     case OPT_CONNECTIONS:
         return whole(c, text, 1, 65536, &c->up.connections);
     default:
-        return request_option(c, opt, text);
+        return service_option(c, opt, text);
     }
 }
 
@@ -420,6 +479,7 @@ static bool take_option(struct cli *c, int opt, const char *text)
         {OPT_FAULT, &w->fault},
         {OPT_TRACE, &w->trace},
         {OPT_LISTEN, &c->up.listen},
+        {OPT_NAME, &w->name},
         {OPT_API_KEY_FILE, &c->up.key_file},
         {OPT_PREFILL_AT, &r->spawn.prefill_at},
         {OPT_DECODE_AT, &r->spawn.decode_at},
@@ -462,33 +522,6 @@ static bool known_net(const char *net)
     }
     fprintf(stderr, "kvserve: --net %s: this build has %s\n", net, names);
     return false;
-}
-
-static char *read_file(const char *path)
-{
-    const size_t max = 64u << 20;
-    FILE *f = fopen(path, "rb");
-    char *text = f != NULL ? malloc(max + 1) : NULL;
-    size_t n = text != NULL ? fread(text, 1, max + 1, f) : 0;
-
-    const char *nul = n > 0 && n <= max ? memchr(text, '\0', n) : NULL;
-
-    if (f == NULL || text == NULL || ferror(f) || n > max) {
-        fprintf(stderr, "kvserve: --prompt-file %s: %s\n", path,
-                n > max ? "longer than 64 MiB" : strerror(errno));
-        free(text);
-        text = NULL;
-    } else if (nul != NULL) {
-        fprintf(stderr, "kvserve: --prompt-file %s: byte %zu: a NUL can't be part of a text\n",
-                path, (size_t)(nul - text) + 1);
-        free(text);
-        text = NULL;
-    } else {
-        text[n] = '\0';
-    }
-    if (f != NULL)
-        fclose(f);
-    return text;
 }
 
 static enum use use_of(const struct cli *c, const char *what)
@@ -580,19 +613,41 @@ static void fill_up(struct cli *c, enum use use)
         c->up.sequences = 1;
 }
 
+static long workers_of(const struct cli *c)
+{
+    const struct kve_spawn_config *s = &c->run.spawn;
+
+    return (long)(s->prefills > 0 ? s->prefills : 1) + (long)(s->decodes > 0 ? s->decodes : 1);
+}
+
+/* Several workers find each other over udp, on this machine; a dpdk link joins two. */
+static bool several(struct cli *c)
+{
+    struct kve_worker_config *w = &c->run.spawn.worker;
+
+    if (workers_of(c) <= 2)
+        return true;
+    if (!c->said[OPT_NET - OPT_MODEL])
+        w->net = "udp";
+    if (strcmp(w->net, "udp") == 0 && w->local == NULL)
+        return true;
+    fprintf(stderr, "kvserve up: --prefill and --decode past 1 need --net udp, without --link\n");
+    return false;
+}
+
 static bool complete(struct cli *c, const char *what)
 {
     struct kve_run_config *r = &c->run;
     struct kve_worker_config *w = &r->spawn.worker;
     const enum use use = use_of(c, what);
 
-    if (means_nothing(c, what))
+    if (means_nothing(c, what) || !several(c))
         return false;
 
     const int prompts = (r->prompt != NULL) + (c->prompt_file != NULL) + (r->batch_path != NULL);
 
     if (prompts == 1 && c->prompt_file != NULL) {
-        if ((c->prompt_text = read_file(c->prompt_file)) == NULL)
+        if ((c->prompt_text = kve_prompt_read_file(c->prompt_file)) == NULL)
             return false;
         r->prompt = c->prompt_text;
     }
@@ -610,7 +665,7 @@ static bool complete(struct cli *c, const char *what)
     r->compare = c->compare >= 0 ? c->compare != 0 : r->batch_path == NULL;
     if (w->threads == 0) {
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-        const long workers = strcmp(w->net, "none") == 0 ? 1 : 2;
+        const long workers = strcmp(w->net, "none") == 0 ? 1 : workers_of(c);
 
         w->threads = cores > workers ? (uint32_t)(cores / workers) : 1;
     }
@@ -626,65 +681,6 @@ static bool known_command(const char *what)
         if (strcmp(what, names[i]) == 0)
             return true;
     return false;
-}
-
-static bool draining; /* a signal is HTTP's first: what runs comes to its end */
-
-static void on_signal(int sig)
-{
-    if (draining) {
-        kve_up_interrupt(sig);
-        return;
-    }
-    kve_run_interrupt(sig);
-    kve_worker_stop_all();
-}
-
-/* The default action follows as soon as this returns. */
-static void on_crash(int sig)
-{
-    kve_spawn_clean_up();
-    raise(sig);
-}
-
-/* Every signal that ends a process ends this one in order, or removes at least what it has put into
- * the file system. What was ignored at start (nohup) or is handled by somebody else stays so. */
-static void handle_signals(void)
-{
-    static const int crashes[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
-                                  SIGABRT, SIGTRAP, SIGSYS, SIGXCPU};
-    static const int harmless[] = {SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN,
-                                   SIGTTOU, SIGURG,  SIGKILL, SIGWINCH};
-    const size_t n = sizeof(crashes) / sizeof(crashes[0]);
-    const size_t m = sizeof(harmless) / sizeof(harmless[0]);
-
-    for (int sig = 1; sig <= SIGRTMAX; ++sig) {
-        struct sigaction sa = {.sa_handler = on_signal}, old;
-        bool leave = false;
-
-        for (size_t i = 0; i < m; ++i)
-            leave |= sig == harmless[i];
-        for (size_t i = 0; i < n; ++i)
-            if (sig == crashes[i])
-                sa = (struct sigaction){.sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND};
-        if (!leave && sigaction(sig, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
-            sigaction(sig, &sa, NULL);
-    }
-    signal(SIGPIPE, SIG_IGN); /* writing says EPIPE */
-    signal(SIGXFSZ, SIG_IGN); /* writing says EFBIG */
-}
-
-/* A standard descriptor that isn't there would be the next one opened: a control channel, and the
- * answer would go into it. In its place comes one that can't be used the way it is meant to, so
- * that what is read or written fails; messages on standard error vanish. */
-static bool keep_standard_descriptors(void)
-{
-    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
-
-    for (int fd = 0; fd <= STDERR_FILENO; ++fd)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd)
-            return false;
-    return true;
 }
 
 /* Texts, ended by NULL, on standard output; the exit status. */
@@ -767,7 +763,7 @@ int main(int argc, char **argv)
     const char *what = argc > 1 ? argv[1] : "--help";
     int status = 1;
 
-    if (!keep_standard_descriptors())
+    if (!kve_signals_keep_standard())
         return 1;
     if (argc <= 1) {
         for (const char *const *text = kve_help; *text != NULL; ++text)
@@ -783,8 +779,7 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (take_options(&c, argc, argv, &status)) {
-        draining = (use_of(&c, what) & HTTP) != 0;
-        handle_signals();
+        kve_signals_handle((use_of(&c, what) & HTTP) != 0);
         status = run_command(&c, what);
     }
     free(c.prompt_text);

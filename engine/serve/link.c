@@ -23,15 +23,15 @@
 #include "clock.h"
 
 #define SLOTS        32u /* for landing, and for staging */
-#define PEERS_MAX    16u /* that are up at once; further ones are not seen */
 #define CLOSE_WAIT_S 3
 
 enum { OPENING = 0, OPENED, NOT_OPENED };
 
 struct kve_link {
     struct kve_link_config cfg;
-    char *net, *local, *peer, *fault, *trace, *model_name;
+    char *name, *net, *local, *peer, *fault, *trace, *model_name;
     cpu_set_t cpus;
+    bool many;     /* peer is a list */
     int notify_fd; /* an epoll of: opened_fd, then the node's and timer_fd */
     int opened_fd; /* the link's thread -> the worker */
     int timer_fd;  /* the time for the first peer is over */
@@ -47,10 +47,14 @@ struct kve_link {
 
     /* the worker's */
     kve_link_state state;
-    uint32_t came;                /* peers that came up so far */
-    uint64_t peer_by_ns;          /* when the first one must be up */
-    kvw_peer_id peers[PEERS_MAX]; /* up and fitting; the last is who transfers go with */
+    uint32_t came;       /* peers that came up so far */
+    uint64_t peer_by_ns; /* when the first one must be up */
+    struct peer {
+        kvw_peer_id id;
+        char name[KVE_WORKER_NAME];
+    } peers[KVE_PEERS_MAX]; /* up and fitting, the oldest first */
     uint32_t peer_count;
+    uint32_t turns; /* comings and goings */
     kvw_err err;
     char text[KVW_TEXT_BYTES_MAX + 1];
     struct kve_xfer *live;
@@ -88,9 +92,28 @@ static bool has_packets(const struct kve_link *l)
     return strcmp(l->net, "udp") == 0 || strcmp(l->net, "dpdk") == 0;
 }
 
+/* Dial whom the list names; NULL: the link's only peer. */
+static kvw_err dial(struct kve_link *l)
+{
+    char one[256];
+    kvw_peer_id peer;
+    kvw_err err = KVW_OK;
+
+    if (!l->many)
+        return kvw_node_peer_add(l->node, l->peer, &peer);
+    for (const char *at = l->peer; *at != '\0' && err == KVW_OK;) {
+        const size_t n = strcspn(at, ",");
+
+        snprintf(one, sizeof(one), "%.*s", (int)n, at);
+        err = kvw_node_peer_add(l->node, one, &peer);
+        at += n + (at[n] == ',');
+    }
+    return err;
+}
+
 static kvw_err open_node(struct kve_link *l)
 {
-    const char *role = l->cfg.sender ? "prefill" : "decode";
+    const char *role = l->name;
     char chunks[4096], packets[4096];
     const struct kvw_node_config nc = {
         .size = sizeof(nc),
@@ -98,7 +121,7 @@ static kvw_err open_node(struct kve_link *l)
         .name = role,
         .transport = l->net,
         .local = l->local,
-        .peer = l->peer,
+        .peer = l->many ? NULL : l->peer,
         .fault = l->fault,
         .kv_trace = trace_path(l, chunks, sizeof(chunks), role, ""),
         .trace = has_packets(l) ? trace_path(l, packets, sizeof(packets), role, ".packets") : NULL,
@@ -114,7 +137,6 @@ static kvw_err open_node(struct kve_link *l)
         .cpus_bytes = l->cfg.cpus != NULL ? sizeof(l->cpus) : 0,
     };
     struct kvw_node *node;
-    kvw_peer_id peer;
     kvw_err err = kvw_node_open(&node, &nc, l->open_text, sizeof(l->open_text));
 
     if (err != KVW_OK)
@@ -122,7 +144,7 @@ static kvw_err open_node(struct kve_link *l)
     l->node = node;
     err = add_pool(l);
     if (err == KVW_OK && l->cfg.sender)
-        err = kvw_node_peer_add(node, l->peer, &peer);
+        err = dial(l);
     return err;
 }
 
@@ -207,10 +229,12 @@ static void abort_with(struct kve_link *l, kvw_peer_id peer)
     }
 }
 
-/* A receiver outlives a peer that doesn't fit: another one may come. A sender has only this one. */
+/* A receiver outlives a peer that doesn't fit: another one may come. A sender of one peer has only
+ * this one. */
 static void refused(struct kve_link *l, kvw_err err, const char *text)
 {
-    const bool for_good = l->cfg.sender && (err == KVW_E_VERSION || err == KVW_E_MISMATCH);
+    const bool for_good =
+        l->cfg.sender && !l->many && (err == KVW_E_VERSION || err == KVW_E_MISMATCH);
 
     set_state(l,
               for_good            ? KVE_LINK_FAILED
@@ -226,14 +250,19 @@ static void take_pool(struct kve_link *l, kvw_peer_id peer)
     const kvw_err err = kvw_node_peer_fits(l->node, peer, l->pool, why, sizeof(why));
 
     for (uint32_t i = 0; i < l->peer_count; ++i)
-        if (l->peers[i].value == peer.value)
+        if (l->peers[i].id.value == peer.value)
             return;
     if (err == KVW_E_MISMATCH)
         refused(l, err, why);
-    if (err != KVW_OK || l->peer_count == PEERS_MAX) /* it may have gone meanwhile */
+    struct kvw_peer_info info = {.size = sizeof(info)};
+    if (err != KVW_OK || l->peer_count == KVE_PEERS_MAX || /* it may have gone meanwhile */
+        kvw_node_peer_info(l->node, peer, &info) != KVW_OK)
         return;
-    l->peers[l->peer_count++] = peer;
+    struct peer *p = &l->peers[l->peer_count++];
+    p->id = peer;
+    snprintf(p->name, sizeof(p->name), "%.*s", (int)sizeof(p->name) - 1, info.name);
     l->came++;
+    l->turns++;
     set_state(l, KVE_LINK_UP, KVW_OK, "");
 }
 
@@ -242,10 +271,11 @@ static void take_loss(struct kve_link *l, const struct kvw_core_event *ev)
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < l->peer_count; ++i)
-        if (l->peers[i].value != ev->peer.value)
+        if (l->peers[i].id.value != ev->peer.value)
             l->peers[kept++] = l->peers[i];
     const bool was_up = kept < l->peer_count;
     l->peer_count = kept;
+    l->turns += was_up;
     if (!was_up && !l->cfg.sender)
         return; /* one that never fitted: what there was to say has been said */
     refused(l, ev->err, ev->text);
@@ -363,6 +393,25 @@ uint32_t kve_link_peers(struct kve_link *l)
     return l->came;
 }
 
+const char *kve_link_peer(struct kve_link *l, uint32_t i)
+{
+    return i < l->peer_count ? l->peers[i].name : NULL;
+}
+
+uint32_t kve_link_turns(struct kve_link *l)
+{
+    return l->turns;
+}
+
+uint32_t kve_link_mbps(struct kve_link *l, const struct kve_xfer *x)
+{
+    struct kvw_peer_info info = {.size = sizeof(info)};
+
+    if (x->peer.value == 0 || kvw_node_peer_info(l->node, x->peer, &info) != KVW_OK)
+        return 0;
+    return (uint32_t)(info.rate_bytes_per_s / 1000000);
+}
+
 kvw_err kve_link_error(struct kve_link *l)
 {
     return l->err;
@@ -384,17 +433,27 @@ static kvw_key key_of(uint64_t id)
     return key;
 }
 
+/* The peer of that name that came last, "": of any name; NULL: there is none. */
+static const struct peer *peer_of(const struct kve_link *l, const char *name)
+{
+    for (uint32_t i = l->peer_count; i-- > 0;)
+        if (name[0] == '\0' || strcmp(l->peers[i].name, name) == 0)
+            return &l->peers[i];
+    return NULL;
+}
+
 /* *x anew, with the peer; false: there is none. */
 static bool begin(struct kve_link *l, struct kve_xfer *x)
 {
-    const uint64_t id = x->id;
+    struct kve_xfer anew = {.id = x->id};
 
     look(l, true);
-    if (l->state != KVE_LINK_UP)
+    const struct peer *p = peer_of(l, x->with);
+    if (l->state != KVE_LINK_UP || p == NULL)
         return false;
-    memset(x, 0, sizeof(*x));
-    x->id = id;
-    x->peer = l->peers[l->peer_count - 1];
+    memcpy(anew.with, x->with, sizeof(anew.with));
+    anew.peer = p->id;
+    *x = anew;
     return true;
 }
 
@@ -491,11 +550,13 @@ void kve_link_abort(struct kve_link *l, struct kve_xfer *x, const char *reason)
         (void)!kvw_node_abort(l->node, x->ref, reason); /* NOTFOUND: it has ended */
 }
 
-void kve_link_decline(struct kve_link *l, uint64_t id, kvw_err err, const char *reason)
+void kve_link_decline(struct kve_link *l, const char *with, uint64_t id, kvw_err err,
+                      const char *reason)
 {
     look(l, true);
-    if (l->peer_count > 0) /* without room for it the other side waits out its patience */
-        (void)!kvw_node_refuse(l->node, l->peers[l->peer_count - 1], key_of(id),
+    const struct peer *p = peer_of(l, with);
+    if (p != NULL) /* without room for it the other side waits out its patience */
+        (void)!kvw_node_refuse(l->node, p->id, key_of(id),
                                err == KVW_E_NOBLOCKS ? err : KVW_E_CANCELED, reason);
 }
 
@@ -534,6 +595,7 @@ static void link_free(struct kve_link *l)
     close_fd(l->opened_fd);
     close_fd(l->timer_fd);
     close_fd(l->stop_fd);
+    free(l->name);
     free(l->net);
     free(l->local);
     free(l->peer);
@@ -567,7 +629,10 @@ kvw_err kve_link_open(struct kve_link **link, const struct kve_link_config *cfg)
         link_free(l);
         return KVW_E_INVALID;
     }
-    if (!copy(&l->net, cfg->net) || !copy(&l->local, cfg->local) || !copy(&l->peer, cfg->peer) ||
+    const char *role = cfg->sender ? "prefill" : "decode";
+    l->many = cfg->peer != NULL && strchr(cfg->peer, ',') != NULL && strcmp(cfg->net, "udp") == 0;
+    if (!copy(&l->name, cfg->name != NULL ? cfg->name : role) || !copy(&l->net, cfg->net) ||
+        !copy(&l->local, cfg->local) || !copy(&l->peer, cfg->peer) ||
         !copy(&l->fault, cfg->fault) || !copy(&l->trace, cfg->trace) ||
         !copy(&l->model_name, cfg->model_name) || l->notify_fd < 0 || l->opened_fd < 0 ||
         l->timer_fd < 0 || l->stop_fd < 0 || !watch(l, l->opened_fd)) {

@@ -15,6 +15,7 @@
 
 #include "../../kvwire/node.h"
 #include "../../kvwire/wire.h"
+#include "worker.h"
 
 struct kve_link; /* opaque */
 
@@ -25,10 +26,14 @@ typedef enum kve_link_state {
     KVE_LINK_FAILED,       /* the transport can't be opened, or the peer will never fit; for good */
 } kve_link_state;
 
+#define KVE_PEERS_MAX 64u /* that are up at once; further ones are not seen */
+
 struct kve_link_config {
-    const char *net; /* see kvw_node_config.transport and local; strings are copied */
+    const char *name; /* of this side, for its peers; NULL: the role's */
+    const char *net;  /* see kvw_node_config.transport and local; strings are copied */
     const char *local;
-    const char *peer;  /* sender: whom to dial; NULL: the link's only peer */
+    const char *peer;  /* sender: whom to dial, several with commas between them (of "udp");
+                          NULL: the link's only peer */
     const char *fault; /* may be NULL */
     const char *trace; /* NULL, or a folder: prefill.jsonl or decode.jsonl there is the node's
                                  kv_trace, and ROLE.packets.jsonl its trace */
@@ -59,6 +64,7 @@ struct kve_blocks {
 /* What the link knows of one transfer; written by the calls here. */
 struct kve_xfer {
     uint64_t id;
+    char with[KVE_WORKER_NAME]; /* the peer's name; "": who came last */
     bool done;
     kvw_err err;
     char text[KVW_TEXT_BYTES_MAX + 1];
@@ -91,14 +97,20 @@ kve_link_state kve_link_state_now(struct kve_link *link, char *text);
 /* How many peers have come up so far: tells a new one from the old when nobody looked
  * in between. */
 uint32_t kve_link_peers(struct kve_link *link);
+/* The name of the i-th peer that is up now, oldest first; NULL: there are no more. */
+const char *kve_link_peer(struct kve_link *link, uint32_t i);
+/* How often a peer has come or gone so far. */
+uint32_t kve_link_turns(struct kve_link *link);
+/* What the wire to x's peer is taken for, in MB/s; 0: not known. */
+uint32_t kve_link_mbps(struct kve_link *link, const struct kve_xfer *x);
 /* The error that led to FAILED or to the last loss of the peer. */
 kvw_err kve_link_error(struct kve_link *link);
 /* Readable when kve_link_state_now() has something new to see, of the state or of a transfer; that
  * call makes it unreadable again. */
 int kve_link_notify_fd(const struct kve_link *link);
 
-/* As kvw_node_offer and kvw_node_stream, with the peer that is up. KVW_E_PEER_LOST: there is none.
- * On KVW_OK *x is the link's until x->done. x->id is set by the caller. */
+/* As kvw_node_offer and kvw_node_stream, with the peer that x->with names. KVW_E_PEER_LOST: it
+ * isn't up. On KVW_OK *x is the link's until x->done. x->id and x->with are set by the caller. */
 KVW_NODISCARD kvw_err kve_link_offer(struct kve_link *link, struct kve_xfer *x,
                                      const struct kve_blocks *blocks,
                                      const struct kvw_offer_terms *terms);
@@ -112,9 +124,10 @@ void kve_link_commit(struct kve_link *link, struct kve_xfer *x, const void *note
                      uint32_t note_bytes);
 void kve_link_abort(struct kve_link *link, struct kve_xfer *x, const char *reason);
 
-/* This side takes no part in a transfer that isn't open here: the other side's part ends with the
- * reason (KVW_E_NOBLOCKS, any other err as KVW_E_CANCELED). */
-void kve_link_decline(struct kve_link *link, uint64_t id, kvw_err err, const char *reason);
+/* This side takes no part in a transfer that isn't open here: the other side's (with: as x->with)
+ * part ends with the reason (KVW_E_NOBLOCKS, any other err as KVW_E_CANCELED). */
+void kve_link_decline(struct kve_link *link, const char *with, uint64_t id, kvw_err err,
+                      const char *reason);
 
 /*
  * Receiver on a GPU: what is put on the stream from now on comes when this layer is in its blocks;

@@ -119,27 +119,80 @@ static void histogram(FILE *f, const char *name, const char *help, const struct 
             h->sum, name, model, (unsigned long long)all);
 }
 
-static void gauges(FILE *f, const struct kve_metrics_now *now, const char *model)
+static void worker_gauge(FILE *f, const char *name, const char *help,
+                         const struct kve_metrics_now *now,
+                         uint64_t (*of)(const struct kve_metrics_worker *))
 {
-    static const char *const roles[] = {"prefill", "decode"};
-    const uint64_t all = now->kv_blocks[1];
-    const uint64_t used = all > now->kv_free[1] ? all - now->kv_free[1] : 0;
-
-    one(f, "vllm:num_requests_running", "gauge", "Requests on the workers.", now->running, model);
-    one(f, "vllm:num_requests_waiting", "gauge", "Requests in the queue.", now->waiting, model);
-    one(f, "vllm:kv_cache_usage_perc", "gauge", "Share of decode's KV blocks in use, 0 to 1.",
-        all > 0 ? (double)used / (double)all : 0, model);
-    one(f, "kvserve_up", "gauge", "1: both workers are there and linked.", now->up, model);
-    head(f, "kvserve_kv_blocks", "gauge", "KV blocks of a worker, as it said last.");
-    for (int i = 0; i < 2; ++i)
-        fprintf(f,
-                "kvserve_kv_blocks{role=\"%s\",state=\"all\"} %llu\n"
-                "kvserve_kv_blocks{role=\"%s\",state=\"free\"} %llu\n",
-                roles[i], (unsigned long long)now->kv_blocks[i], roles[i],
-                (unsigned long long)now->kv_free[i]);
+    head(f, name, "gauge", help);
+    for (uint32_t i = 0; i < now->count; ++i)
+        fprintf(f, "%s{role=\"%s\",worker=\"%s\"} %llu\n", name, now->workers[i].role,
+                now->workers[i].name, (unsigned long long)of(&now->workers[i]));
 }
 
-static void counters(FILE *f, const struct kve_metrics *m, const char *model)
+static uint64_t up_of(const struct kve_metrics_worker *w)
+{
+    return w->up;
+}
+
+static uint64_t running_of(const struct kve_metrics_worker *w)
+{
+    return w->running;
+}
+
+static uint64_t waiting_of(const struct kve_metrics_worker *w)
+{
+    return w->waiting;
+}
+
+static uint64_t lost_of(const struct kve_metrics_worker *w)
+{
+    return w->lost;
+}
+
+/* Each worker, and each pair. */
+static void worker_gauges(FILE *f, const struct kve_metrics_now *now)
+{
+    head(f, "kvserve_kv_blocks", "gauge", "KV blocks of a worker, as it said last.");
+    for (uint32_t i = 0; i < now->count; ++i) {
+        const struct kve_metrics_worker *w = &now->workers[i];
+
+        fprintf(f,
+                "kvserve_kv_blocks{role=\"%s\",worker=\"%s\",state=\"all\"} %llu\n"
+                "kvserve_kv_blocks{role=\"%s\",worker=\"%s\",state=\"free\"} %llu\n",
+                w->role, w->name, (unsigned long long)w->kv_blocks, w->role, w->name,
+                (unsigned long long)w->kv_free);
+    }
+    worker_gauge(f, "kvserve_worker_up", "1: it takes requests.", now, up_of);
+    worker_gauge(f, "kvserve_worker_running", "Requests on it.", now, running_of);
+    worker_gauge(f, "kvserve_worker_waiting", "Requests that wait for it.", now, waiting_of);
+    worker_gauge(f, "kvserve_worker_lost", "How often it was lost.", now, lost_of);
+    head(f, "kvserve_pair_requests_total", "counter", "Requests that a pair was picked for.");
+    for (uint32_t p = 0; p < (now->prefills > 0 ? now->prefills : now->count); ++p)
+        for (uint32_t d = now->prefills; d < now->count; ++d)
+            fprintf(f, "kvserve_pair_requests_total{prefill=\"%s\",decode=\"%s\"} %llu\n",
+                    now->workers[p].name, now->workers[d].name,
+                    (unsigned long long)now->pairs[p * now->pairs_each + d]);
+}
+
+static void gauges(FILE *f, const struct kve_metrics_now *now, const char *model)
+{
+    uint64_t all = 0, unused = 0;
+
+    for (uint32_t i = now->prefills; i < now->count; ++i) {
+        all += now->workers[i].kv_blocks;
+        unused += now->workers[i].kv_free;
+    }
+    one(f, "vllm:num_requests_running", "gauge", "Requests on the workers.", now->running, model);
+    one(f, "vllm:num_requests_waiting", "gauge", "Requests in the queue.", now->waiting, model);
+    one(f, "vllm:kv_cache_usage_perc", "gauge", "Share of the decodes' KV blocks in use, 0 to 1.",
+        all > unused ? (double)(all - unused) / (double)all : 0, model);
+    one(f, "kvserve_up", "gauge", "1: a prefill and a decode are there and linked.", now->up,
+        model);
+    worker_gauges(f, now);
+}
+
+static void counters(FILE *f, const struct kve_metrics *m, const struct kve_metrics_now *now,
+                     const char *model)
 {
     static const char *const outcomes[] = {"stop", "length", "abort", "error"};
 
@@ -162,8 +215,12 @@ static void counters(FILE *f, const struct kve_metrics *m, const char *model)
             (unsigned long long)m->kv_bytes, (unsigned long long)m->wire_bytes);
     one(f, "kvserve_kv_chunks_total", "counter", "Chunks of KV handed over.", (double)m->chunks,
         model);
-    one(f, "kvserve_queue_full_total", "counter", "Requests refused with 429.",
+    one(f, "kvserve_queue_full_total", "counter", "Requests refused with 429: a full queue.",
         (double)m->refused_full, model);
+    one(f, "kvserve_late_total", "counter", "Requests refused with 429: late by what is promised.",
+        (double)now->refused_late, model);
+    one(f, "kvserve_requests_restarted_total", "counter", "Requests that a lost worker had.",
+        (double)now->restarted, model);
     one(f, "kvserve_worker_restarts_total", "counter", "How often the workers were started again.",
         (double)m->restarts, model);
     head(f, "kvserve_http_replies_total", "counter", "Replies by status.");
@@ -197,7 +254,7 @@ char *kve_metrics_text(const struct kve_metrics *m, const struct kve_metrics_now
         model[used++] = *c == '"' || *c == '\\' || *c == '\n' ? '_' : *c;
     model[used] = '\0';
     gauges(f, now, model);
-    counters(f, m, model);
+    counters(f, m, now, model);
     for (size_t i = 0; i < sizeof(histograms) / sizeof(histograms[0]); ++i)
         histogram(f, histograms[i].name, histograms[i].help, histograms[i].h, model);
     if (fclose(f) == 0)

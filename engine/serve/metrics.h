@@ -34,12 +34,23 @@ struct kve_metrics {
     uint64_t restarts;     /* of the workers */
 };
 
+struct kve_metrics_worker {
+    const char *name, *role;
+    bool up; /* takes requests */
+    uint32_t running, waiting;
+    uint64_t kv_free, kv_blocks, lost;
+};
+
 /* As things are when the text is asked for. */
 struct kve_metrics_now {
     const char *model;
     uint32_t running, waiting;
     bool up;
-    uint64_t kv_free[2], kv_blocks[2]; /* prefill, decode */
+    uint64_t refused_late, restarted;
+    const struct kve_metrics_worker *workers; /* prefills, then decodes */
+    uint32_t count, prefills;
+    const uint64_t *pairs; /* requests begun, [prefill * pairs_each + decode] */
+    uint32_t pairs_each;
 };
 
 void kve_metrics_open(struct kve_metrics *m);

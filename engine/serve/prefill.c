@@ -113,6 +113,7 @@ void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
             cJSON_AddNumberToObject(obj, "kv_bytes", (double)x->raw_bytes);
             cJSON_AddNumberToObject(obj, "wire_bytes", (double)x->wire_bytes);
             cJSON_AddNumberToObject(obj, "chunks", x->chunks);
+            cJSON_AddNumberToObject(obj, "mbps", kve_link_mbps(w->link, x));
             add_codecs(obj, x);
         }
     }
@@ -140,6 +141,7 @@ void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
     struct kve_prefilled p = {0};
     struct kve_seq seq = {0};
     struct kve_xfer x = {.id = r->id};
+    memcpy(x.with, r->with, sizeof(x.with));
     char why[KVE_WHY_BYTES] = "";
     const char *text = why;
     kvw_err err = kve_worker_link_ready(w, why);

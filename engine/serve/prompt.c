@@ -2,7 +2,9 @@
 /* prompt.c - a prompt's text into the tokens of a request. */
 #include "prompt.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../model/arch.h"
@@ -81,4 +83,31 @@ void kve_prompt_clip(const struct kve_prompts *p, struct kve_request *q)
 {
     if (q->count < p->context && q->max_tokens > p->context - q->count)
         q->max_tokens = p->context - q->count;
+}
+
+char *kve_prompt_read_file(const char *path)
+{
+    const size_t max = 64u << 20;
+    FILE *f = fopen(path, "rb");
+    char *text = f != NULL ? malloc(max + 1) : NULL;
+    size_t n = text != NULL ? fread(text, 1, max + 1, f) : 0;
+
+    const char *nul = n > 0 && n <= max ? memchr(text, '\0', n) : NULL;
+
+    if (f == NULL || text == NULL || ferror(f) || n > max) {
+        fprintf(stderr, "kvserve: --prompt-file %s: %s\n", path,
+                n > max ? "longer than 64 MiB" : strerror(errno));
+        free(text);
+        text = NULL;
+    } else if (nul != NULL) {
+        fprintf(stderr, "kvserve: --prompt-file %s: byte %zu: a NUL can't be part of a text\n",
+                path, (size_t)(nul - text) + 1);
+        free(text);
+        text = NULL;
+    } else {
+        text[n] = '\0';
+    }
+    if (f != NULL)
+        fclose(f);
+    return text;
 }

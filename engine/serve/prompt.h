@@ -50,4 +50,7 @@ KVW_NODISCARD kvw_err kve_prompt_chat(const struct kve_prompts *p,
 /* What is left of the context bounds the answer; asking for more is no error. */
 void kve_prompt_clip(const struct kve_prompts *p, struct kve_request *q);
 
+/* The text of --prompt-file, the caller's (free). NULL: a sentence on stderr has said why. */
+char *kve_prompt_read_file(const char *path);
+
 #endif

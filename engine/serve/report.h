@@ -41,6 +41,7 @@ struct kve_report {
     uint64_t start_us, prefill_end_us;
     uint64_t first_us, end_us; /* of the answer */
     uint64_t computed_us[KVW_LAYERS_MAX], sent_us[KVW_LAYERS_MAX], landed_us[KVW_LAYERS_MAX];
+    uint32_t link_mbps; /* what the wire is taken for; 0: not known */
     uint64_t kv_bytes, wire_bytes;
     uint32_t chunks;
     char codecs[96];         /* "l0 54, raw 6"; chunks of each */

@@ -302,7 +302,7 @@ kvw_err kve_request_merge(struct kve_request *r, const cJSON *obj, const char *c
 kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t vocab, uint32_t context,
                           char *why)
 {
-    static const char *const others[] = {"op", NULL};
+    static const char *const others[] = {"op", "with", NULL};
     struct kve_request q = {0};
     uint64_t seen;
     kvw_err err = merge(&q, obj, others, vocab, &seen, why);
@@ -312,6 +312,7 @@ kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t voca
             snprintf(why, KVE_WHY_BYTES, "%s: missing", fields[i].name);
             err = KVW_E_INVALID;
         }
+    snprintf(q.with, sizeof(q.with), "%.31s", kve_json_str(obj, "with"));
     if (err == KVW_OK && (q.count >= context || q.max_tokens > context - q.count)) {
         snprintf(
             why, KVE_WHY_BYTES,
@@ -375,7 +376,8 @@ cJSON *kve_request_print(const struct kve_request *r)
         cJSON_AddNumberToObject(obj, "exact_last", r->exact_last) == NULL ||
         cJSON_AddBoolToObject(obj, "after_prefill", r->after_prefill) == NULL ||
         cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL ||
-        cJSON_AddBoolToObject(obj, "reuse", r->reuse) == NULL || !print_sampling(obj, r)) {
+        cJSON_AddBoolToObject(obj, "reuse", r->reuse) == NULL || !print_sampling(obj, r) ||
+        (r->with[0] != '\0' && cJSON_AddStringToObject(obj, "with", r->with) == NULL)) {
         cJSON_Delete(obj);
         return NULL;
     }

@@ -13,6 +13,7 @@
 #include "../../kvwire/codec.h"
 #include "../model/logprob.h"
 #include "../model/sample.h"
+#include "worker.h"
 
 #define KVE_BIASES_MAX 1024u /* of a request */
 
@@ -28,6 +29,7 @@ struct kve_request {
     kvw_budget budget;                /* what codecs may do to the KV on its way */
     uint32_t exact_first, exact_last; /* tokens that stay exact under a lossy one */
     struct kve_sample_config sample;
+    char with[KVE_WORKER_NAME]; /* which peer of the worker's takes part; "": who came last */
     uint32_t logprobs; /* 0: none; 1 + n: those of each token, and of the n most probable */
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* spawn.c - starts the two workers (processes, threads, or found running) and ends them. */
+/* spawn.c - starts the workers (processes, threads, or found running) and ends them. */
 #include "spawn.h"
 
 #include <arpa/inet.h>
@@ -65,6 +65,7 @@ void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c,
     a->at[1] = (char *)(uintptr_t)name;
     snprintf(a->control, sizeof(a->control), "fd:%d", fd);
     arg(a, "--control", a->control);
+    arg(a, "--name", c->name);
     arg(a, "--model", c->model_path);
     arg(a, "--net", c->net);
     arg(a, "--link", c->local);
@@ -108,8 +109,31 @@ static void *thread_main(void *arg_)
     return NULL;
 }
 
-static kvw_err start_one(struct kve_spawned *w, const char *name, kve_worker_role role,
-                         const struct kve_worker_config *base, bool as_process, char *why)
+static const char *role_name(kve_worker_role role)
+{
+    return role == KVE_WORKER_PREFILL ? "prefill" : role == KVE_WORKER_DECODE ? "decode" : "local";
+}
+
+/* The next of *s. index: among those of its role; several: they have numbers. */
+static struct kve_spawned *add(struct kve_spawn *s, kve_worker_role role, uint32_t index,
+                               bool several)
+{
+    struct kve_spawned *w = &s->at[s->count];
+
+    w->role = role;
+    w->index = s->count++;
+    w->channel.fd = -1;
+    if (several)
+        snprintf(w->name, sizeof(w->name), "%s-%u", role_name(role), index);
+    else
+        snprintf(w->name, sizeof(w->name), "%s", role_name(role));
+    s->prefills += role == KVE_WORKER_PREFILL;
+    return w;
+}
+
+/* Start it: base is its config but for the role, the name and the control channel. */
+static kvw_err start_one(struct kve_spawned *w, const struct kve_worker_config *base,
+                         bool as_process, char *why)
 {
     int fds[2];
 
@@ -118,14 +142,14 @@ static kvw_err start_one(struct kve_spawned *w, const char *name, kve_worker_rol
         return KVW_E_IO;
     }
     w->cfg = *base;
-    w->cfg.role = role;
+    w->cfg.role = w->role;
     w->cfg.control_path = NULL;
     w->cfg.control_fd = fds[1];
     w->cfg.quiet = true;
     if (as_process) {
         struct kve_spawn_args args;
 
-        kve_spawn_args(&args, &w->cfg, name, fds[1]);
+        kve_spawn_args(&args, &w->cfg, role_name(w->role), fds[1]);
         w->pid = fork();
         if (w->pid == 0)
             exec_worker(&args, fds[1], w->cfg.own_group);
@@ -136,17 +160,16 @@ static kvw_err start_one(struct kve_spawned *w, const char *name, kve_worker_rol
             close(fds[1]);
     }
     if (w->pid < 0 || (!as_process && !w->threaded)) {
-        snprintf(why, KVE_WHY_BYTES, "can't start the %s worker: %s", name, strerror(errno));
+        snprintf(why, KVE_WHY_BYTES, "can't start the %s worker: %s", w->name, strerror(errno));
         w->pid = 0;
         close(fds[0]);
         return KVW_E_NOMEM;
     }
     kve_channel_init(&w->channel, fds[0]);
-    w->name = name;
     return KVW_OK;
 }
 
-static kvw_err connect_one(struct kve_spawned *w, const char *name, const char *path, char *why)
+static kvw_err connect_one(struct kve_spawned *w, const char *path, char *why)
 {
     int fd;
     const kvw_err err = kve_control_connect(&fd, path, why);
@@ -154,7 +177,6 @@ static kvw_err connect_one(struct kve_spawned *w, const char *name, const char *
     if (err != KVW_OK)
         return err;
     kve_channel_init(&w->channel, fd);
-    w->name = name;
     return KVW_OK;
 }
 
@@ -187,7 +209,7 @@ static kvw_err make_dir(struct kve_spawn *s, char *why)
 
 /* A free UDP port of the loopback. Somebody may grab it before decode does: that ends in decode's
  * own sentence. */
-static kvw_err pick_udp(struct kve_spawn *s, char *why)
+static kvw_err pick_udp(char local[128], char *why)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(a);
@@ -201,7 +223,7 @@ static kvw_err pick_udp(struct kve_spawn *s, char *why)
         return KVW_E_ADDRESS;
     }
     close(fd);
-    snprintf(s->local, sizeof(s->local), "127.0.0.1:%u", ntohs(a.sin_port));
+    snprintf(local, 128, "127.0.0.1:%u", ntohs(a.sin_port));
     return KVW_OK;
 }
 
@@ -217,6 +239,8 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
     struct kve_worker_config wc = cfg->worker;
     const bool loop = strcmp(wc.net, "loop") == 0;
     const bool verbs = strcmp(wc.net, "verbs") == 0;
+    struct kve_spawned *prefill = add(s, KVE_WORKER_PREFILL, 0, false);
+    struct kve_spawned *decode = add(s, KVE_WORKER_DECODE, 0, false);
     char side[64];
     kvw_err err = KVW_OK;
 
@@ -224,7 +248,7 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
         if (loop)
             snprintf(s->local, sizeof(s->local), "kvserve-%d", (int)getpid());
         else if (strcmp(wc.net, "udp") == 0)
-            err = pick_udp(s, why);
+            err = pick_udp(s->local, why);
         else if (verbs)
             err = need_link(why);
         else
@@ -236,7 +260,7 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
     const char *link = wc.local;
     if (cfg->decode_model != NULL)
         wc.model_path = cfg->decode_model;
-    err = start_one(&s->decode, "decode", KVE_WORKER_DECODE, &wc, !loop, why);
+    err = start_one(decode, &wc, !loop, why);
     wc.model_path = cfg->worker.model_path;
     if (strcmp(wc.net, "udp") == 0) {
         wc.peer = link;
@@ -247,22 +271,79 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
         wc.peer = side;
     }
     if (err == KVW_OK)
-        err = start_one(&s->prefill, "prefill", KVE_WORKER_PREFILL, &wc, !loop, why);
+        err = start_one(prefill, &wc, !loop, why);
     return err;
 }
+
+/* ---- several ---- */
+
+/* Whom a prefill dials: all decodes. */
+static void list_peers(struct kve_spawn *s)
+{
+    size_t at = 0;
+
+    for (uint32_t i = s->prefills; i < s->count && at < sizeof(s->peers); ++i)
+        at += (size_t)snprintf(s->peers + at, sizeof(s->peers) - at, "%s%s", at > 0 ? "," : "",
+                               s->at[i].local);
+}
+
+static kvw_err start_of_several(struct kve_spawn *s, struct kve_spawned *w, char *why)
+{
+    struct kve_worker_config wc = s->cfg->worker;
+
+    wc.name = w->name;
+    wc.local = w->local;
+    if (w->role == KVE_WORKER_PREFILL)
+        wc.peer = s->peers;
+    else if (s->cfg->decode_model != NULL)
+        wc.model_path = s->cfg->decode_model;
+    return start_one(w, &wc, true, why);
+}
+
+static kvw_err start_several(struct kve_spawn *s, char *why)
+{
+    const uint32_t prefills = s->cfg->prefills > 0 ? s->cfg->prefills : 1;
+    const uint32_t decodes = s->cfg->decodes > 0 ? s->cfg->decodes : 1;
+    kvw_err err = KVW_OK;
+
+    for (uint32_t i = 0; i < prefills; ++i)
+        snprintf(add(s, KVE_WORKER_PREFILL, i, true)->local, sizeof(s->local), "127.0.0.1:0");
+    for (uint32_t i = 0; i < decodes && err == KVW_OK; ++i)
+        err = pick_udp(add(s, KVE_WORKER_DECODE, i, true)->local, why);
+    list_peers(s);
+    for (uint32_t i = s->count; i-- > 0 && err == KVW_OK;) /* those who listen first */
+        err = start_of_several(s, &s->at[i], why);
+    return err;
+}
+
+static void forget(struct kve_spawned *w)
+{
+    w->loaded = w->up = w->stuck = false;
+    w->linked = w->kv_blocks = w->kv_free = 0;
+}
+
+kvw_err kve_spawn_again(struct kve_spawn *s, struct kve_spawned *w, char *why)
+{
+    forget(w);
+    return start_of_several(s, w, why);
+}
+
+/* ---- all ---- */
 
 kvw_err kve_spawn_start(struct kve_spawn *s, const struct kve_spawn_config *cfg, char *why)
 {
     kvw_err err;
 
     memset(s, 0, sizeof(*s));
-    s->prefill.channel.fd = s->decode.channel.fd = -1;
+    s->cfg = cfg;
     if (cfg->prefill_at != NULL) {
-        err = connect_one(&s->prefill, "prefill", cfg->prefill_at, why);
+        err = connect_one(add(s, KVE_WORKER_PREFILL, 0, false), cfg->prefill_at, why);
         if (err == KVW_OK)
-            err = connect_one(&s->decode, "decode", cfg->decode_at, why);
+            err = connect_one(add(s, KVE_WORKER_DECODE, 0, false), cfg->decode_at, why);
     } else if (strcmp(cfg->worker.net, "none") == 0) {
-        err = start_one(&s->decode, "local", KVE_WORKER_LOCAL, &cfg->worker, false, why);
+        err = start_one(add(s, KVE_WORKER_LOCAL, 0, false), &cfg->worker, false, why);
+    } else if (cfg->prefills > 1 || cfg->decodes > 1) {
+        err = start_several(s, why);
     } else {
         err = start_pair(s, cfg, why);
     }
@@ -296,12 +377,19 @@ void kve_spawn_stop(struct kve_spawn *s)
 {
     const uint64_t until_ns = kve_now_ns() + STOP_WAIT_NS;
 
-    kve_channel_close(&s->prefill.channel);
-    kve_channel_close(&s->decode.channel);
-    reap(&s->prefill, until_ns);
-    reap(&s->decode, until_ns);
+    for (uint32_t i = 0; i < s->count; ++i)
+        kve_channel_close(&s->at[i].channel);
+    for (uint32_t i = 0; i < s->count; ++i)
+        reap(&s->at[i], until_ns);
     kve_tempdir_close(&s->dir);
     left_behind = NULL;
+}
+
+void kve_spawn_end(struct kve_spawned *w)
+{
+    kve_channel_close(&w->channel);
+    reap(w, kve_now_ns());
+    forget(w);
 }
 
 bool kve_spawn_ended(struct kve_spawned *w, char *why)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * up.c - `kvserve up`: starts a pair of workers and HTTP, turns the loop that both live in, starts
- * a lost pair again, and ends: first by letting what runs come to its end, then at once.
+ * up.c - `kvserve up`: starts the workers and HTTP, turns the loop that both live in, starts a lost
+ * pair, or a lost one of several, again, and ends: first by letting what runs come to its end, then
+ * at once.
  */
 #include "up.h"
 
@@ -44,8 +45,9 @@ void kve_up_interrupt(int sig)
 struct up {
     const struct kve_up_config *cfg;
     struct event_base *base;
-    struct event *worker[2], *turn, *signaled;
-    int fd; /* of signals */
+    struct event *worker[KVE_WORKERS_MAX], *turn, *signaled;
+    uint64_t again_ns[KVE_WORKERS_MAX]; /* when a lost one of several starts again. 0: it isn't */
+    int fd;                             /* of signals */
     struct kve_prompts prompts;
     struct kve_dispatch_config dispatch_cfg;
     struct kve_dispatch dispatch;
@@ -73,17 +75,34 @@ static void on_worker(evutil_socket_t fd, short what, void *arg)
     event_active(u->turn, EV_TIMEOUT, 0);
 }
 
+static void forget_worker(struct up *u, uint32_t i)
+{
+    if (u->worker[i] != NULL)
+        event_free(u->worker[i]);
+    u->worker[i] = NULL;
+}
+
 static void forget_workers(struct up *u)
 {
-    for (int i = 0; i < 2; ++i) {
-        if (u->worker[i] != NULL)
-            event_free(u->worker[i]);
-        u->worker[i] = NULL;
-    }
+    for (uint32_t i = 0; i < KVE_WORKERS_MAX; ++i)
+        forget_worker(u, i);
+}
+
+static bool watch_worker(struct up *u, uint32_t i)
+{
+    const int fd = u->dispatch.spawn.at[i].channel.fd;
+
+    u->worker[i] = event_new(u->base, fd, EV_READ | EV_PERSIST, on_worker, u);
+    if (u->worker[i] != NULL && event_add(u->worker[i], NULL) == 0)
+        return true;
+    snprintf(u->why, sizeof(u->why), "out of memory");
+    return false;
 }
 
 static bool start_workers(struct up *u)
 {
+    bool ok = true;
+
     u->start_at_ns = 0;
     if (kve_dispatch_start(&u->dispatch, &u->dispatch_cfg) != KVW_OK) {
         memcpy(u->why, u->dispatch.why, sizeof(u->why));
@@ -91,17 +110,9 @@ static bool start_workers(struct up *u)
     }
     u->workers = true;
     u->ready_by_ns = kve_now_ns() + u->cfg->spawn.worker.open_timeout_ns + READY_EXTRA_NS;
-    const int fds[2] = {u->dispatch.spawn.prefill.channel.fd, u->dispatch.spawn.decode.channel.fd};
-    for (int i = 0; i < 2; ++i) {
-        if (fds[i] < 0)
-            continue;
-        u->worker[i] = event_new(u->base, fds[i], EV_READ | EV_PERSIST, on_worker, u);
-        if (u->worker[i] == NULL || event_add(u->worker[i], NULL) != 0) {
-            snprintf(u->why, sizeof(u->why), "out of memory");
-            return false;
-        }
-    }
-    return true;
+    for (uint32_t i = 0; i < u->dispatch.spawn.count && ok; ++i)
+        ok = watch_worker(u, i);
+    return ok;
 }
 
 static void give_up(struct up *u, const char *why)
@@ -133,6 +144,39 @@ static void replace_workers(struct up *u)
     u->ready = false;
     u->metrics.restarts++;
     u->start_at_ns = kve_now_ns() + RESTART_GAP_NS;
+}
+
+/* One of several is gone, or doesn't end what it should: it alone is started again. */
+static void replace_one(struct up *u, struct kve_spawned *w)
+{
+    const uint64_t now = kve_now_ns();
+    const uint32_t i = w->index;
+
+    if (u->again_ns[i] == 0) {
+        const char *why = u->dispatch.failed ? u->dispatch.why : "it doesn't answer";
+
+        fprintf(stderr, "kvserve: %s: %s; starting it again\n", w->name, why);
+        forget_worker(u, i);
+        kve_dispatch_end_worker(&u->dispatch, w, "router: it doesn't answer");
+        u->dispatch.failed = false; /* the others go on, and the next one has its own reason */
+        u->metrics.restarts++;
+        u->again_ns[i] = now + RESTART_GAP_NS;
+    } else if (now >= u->again_ns[i]) {
+        u->again_ns[i] = 0;
+        if (kve_spawn_again(&u->dispatch.spawn, w, u->why) == KVW_OK && watch_worker(u, i))
+            return;
+        fprintf(stderr, "kvserve: %s: %s\n", w->name, u->why);
+        u->again_ns[i] = now + RESTART_GAP_NS;
+    }
+}
+
+static void look_at_several(struct up *u)
+{
+    struct kve_spawn *s = &u->dispatch.spawn;
+
+    for (uint32_t i = 0; i < s->count; ++i)
+        if (!kve_dispatch_alive(&s->at[i]))
+            replace_one(u, &s->at[i]);
 }
 
 /* ---- the turn ---- */
@@ -174,32 +218,39 @@ static bool drained(struct up *u)
     return !kve_http_busy(u->http) || now > u->end_by_ns;
 }
 
+/* A channel that has closed isn't watched any more, before its number is another one's. */
+static void look_at_channels(struct up *u)
+{
+    for (uint32_t i = 0; i < u->dispatch.spawn.count; ++i)
+        if (u->worker[i] != NULL && u->dispatch.spawn.at[i].channel.fd < 0)
+            forget_worker(u, i);
+}
+
+static void turn_workers(struct up *u)
+{
+    const bool was = u->dispatch.failed;
+
+    kve_front_step(&u->front);
+    look_at_channels(u);
+    if (!was && u->dispatch.failed && !u->ready)
+        give_up(u, u->dispatch.why);
+    else if (u->ready && u->dispatch.spawn.count > 2)
+        look_at_several(u);
+    else if (!kve_dispatch_goes_on(&u->dispatch))
+        replace_workers(u);
+    else if (!u->ready && kve_dispatch_all_ready(&u->dispatch))
+        tell(u);
+    else if (!u->ready && kve_now_ns() > u->ready_by_ns)
+        give_up(u, "router: the workers did not find each other in time");
+}
+
 static void on_turn(evutil_socket_t fd, short what, void *arg)
 {
     struct up *u = arg;
 
     (void)fd, (void)what;
     if (u->workers) {
-        const bool was = u->dispatch.failed;
-
-        kve_front_step(&u->front);
-        for (int i = 0; i < 2; ++i) { /* before its number is another one's */
-            const struct kve_spawned *w =
-                i == 0 ? &u->dispatch.spawn.prefill : &u->dispatch.spawn.decode;
-
-            if (u->worker[i] != NULL && w->channel.fd < 0) {
-                event_free(u->worker[i]);
-                u->worker[i] = NULL;
-            }
-        }
-        if (!was && u->dispatch.failed && !u->ready)
-            give_up(u, u->dispatch.why);
-        else if (!kve_dispatch_goes_on(&u->dispatch))
-            replace_workers(u);
-        else if (!u->ready && kve_dispatch_ready(&u->dispatch))
-            tell(u);
-        else if (!u->ready && kve_now_ns() > u->ready_by_ns)
-            give_up(u, "router: the workers did not find each other in time");
+        turn_workers(u);
     } else if (signals != 0) { /* a drain without workers */
         kve_front_fail_all(&u->front, "router: the workers are gone");
     } else if (u->start_at_ns != 0 && kve_now_ns() >= u->start_at_ns) {
@@ -313,9 +364,10 @@ static bool open_loop(struct up *u)
 static bool open_up(struct up *u)
 {
     u->dispatch_cfg = (struct kve_dispatch_config){.spawn = u->cfg->spawn, .stop = &at_once};
-    u->front = (struct kve_front){
-        .d = &u->dispatch, .slots = u->cfg->sequences, .queue_max = u->cfg->queue};
-    u->dispatch.spawn.prefill.channel.fd = u->dispatch.spawn.decode.channel.fd = -1;
+    kve_front_open(&u->front, &(struct kve_front_config){.d = &u->dispatch,
+                                                         .slots = u->cfg->sequences,
+                                                         .queue_max = u->cfg->queue,
+                                                         .place = u->cfg->place});
     kve_metrics_open(&u->metrics);
     name_model(u);
     if (!read_key(u) ||
@@ -351,6 +403,7 @@ static void close_up(struct up *u)
     if (u->fd >= 0)
         close(u->fd);
     kve_prompts_close(&u->prompts);
+    kve_front_close(&u->front);
 }
 
 int kve_up_main(const struct kve_up_config *cfg)

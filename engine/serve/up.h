@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * up.h - `kvserve up`: a pair of workers that stay, and HTTP before them.
+ * up.h - `kvserve up`: workers that stay, one of each kind or several, and HTTP before them.
  *
  * threads  one
  * memory   all given back before kve_up_main() returns
@@ -9,6 +9,7 @@
 #ifndef KVE_UP_H
 #define KVE_UP_H
 
+#include "front.h"
 #include "request.h"
 #include "spawn.h"
 
@@ -16,13 +17,14 @@ struct kve_up_config {
     struct kve_spawn_config spawn;
     const char *listen;   /* ADDR:PORT */
     const char *key_file; /* its first line is what clients must say; NULL: nothing */
-    uint32_t sequences;   /* answers that are written at once */
+    uint32_t sequences;   /* answers that each decode writes at once */
     uint32_t queue;       /* requests that may wait */
     uint32_t body_bytes;
     uint32_t connections;
-    uint32_t chat_tokens; /* of a chat's answer that names no limit */
-    uint64_t timeout_ns;  /* of one request, the queue included */
-    bool no_reuse;        /* no prompt shares another's K and V */
+    uint32_t chat_tokens;          /* of a chat's answer that names no limit */
+    struct kve_place_config place; /* the policy, the promises */
+    uint64_t timeout_ns;           /* of one request, the queue included */
+    bool no_reuse;                 /* no prompt shares another's K and V */
     kvw_budget budget;
     uint32_t exact_first, exact_last;
 };

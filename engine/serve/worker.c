@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -78,6 +79,7 @@ static void serve(struct kve_worker *w, const cJSON *obj)
     w->canceled = false;
     const uint64_t speaks_of = w->request_id; /* of a token that is being written */
     w->request_id = kve_json_u64(obj, "id", 1, 1ull << 52, &id) ? id : 0;
+    snprintf(w->with, sizeof(w->with), "%.31s", kve_json_str(obj, "with"));
     const kvw_err err = kve_request_parse(&r, obj, w->mc->vocab, w->mc->context, why);
     if (err != KVW_OK) {
         refuse(w, why[0] != '\0' ? why : kvw_strerror(err));
@@ -121,6 +123,21 @@ static bool link_failed(struct kve_worker *w)
     return true;
 }
 
+/* What a router estimates times with. */
+static void add_model(const struct kve_worker *w, cJSON *hello)
+{
+    const struct kve_model_config *mc = w->mc;
+    struct stat st;
+
+    cJSON_AddNumberToObject(hello, "layers", mc->layers);
+    cJSON_AddNumberToObject(hello, "token_bytes",
+                            (double)mc->layers * mc->kv_heads * mc->head_dim * 2 *
+                                sizeof(uint16_t));
+    cJSON_AddNumberToObject(hello, "pair_flops", (double)mc->layers * mc->heads * mc->head_dim * 4);
+    if (stat(w->cfg->model_path, &st) == 0)
+        cJSON_AddNumberToObject(hello, "weight_bytes", (double)st.st_size);
+}
+
 /* Requests of one channel until it ends. */
 static void serve_messages(struct kve_worker *w)
 {
@@ -131,6 +148,7 @@ static void serve_messages(struct kve_worker *w)
     cJSON_AddStringToObject(hello, "model", kve_model_name(w->model));
     cJSON_AddNumberToObject(hello, "kv_blocks", w->kv.pool.blocks);
     cJSON_AddNumberToObject(hello, "block_tokens", w->kv.pool.block_tokens);
+    add_model(w, hello);
     cJSON_AddStringToObject(hello, "device", w->device.gpu != NULL ? w->device.text : "cpu");
     kve_worker_say(w, hello);
     while (!stop_all) {
@@ -199,6 +217,7 @@ static int serve_listener(struct kve_worker *w)
 static kvw_err open_link(struct kve_worker *w)
 {
     struct kve_link_config lc = {
+        .name = w->cfg->name,
         .net = w->cfg->net,
         .local = w->cfg->local,
         .peer = w->cfg->peer,

@@ -24,8 +24,11 @@ typedef enum kve_worker_role {
 #define KVE_ENCODERS_MAX  16u
 #define KVE_SEQUENCES_MAX 64u /* answers that a decode worker writes at once */
 
+#define KVE_WORKER_NAME 32u /* of a worker's name, the NUL included */
+
 struct kve_worker_config {
     kve_worker_role role;
+    const char *name; /* for its peers and its router; NULL: the role's */
     const char *model_path;
     const char *net;   /* ignored by LOCAL */
     const char *local; /* as kvn_config.local */

@@ -19,12 +19,12 @@ NET = os.environ.get("HTTP_NET", "loop")
 class Server:
     """kvserve up with a key, on a free port."""
 
-    def __init__(self, *extra):
+    def __init__(self, *extra, net=NET):
         self.key = tempfile.NamedTemporaryFile("w", suffix=".key")
         self.key.write(KEY + "\n")
         self.key.flush()
         self.err = tempfile.TemporaryFile()
-        args = [KVSERVE, "up", "--model", MODEL, "--net", NET, "--listen", "127.0.0.1:0", "--kv-tokens", "4096",
+        args = [KVSERVE, "up", "--model", MODEL, "--net", net, "--listen", "127.0.0.1:0", "--kv-tokens", "4096",
                 "--api-key-file", self.key.name] + list(extra)
         self.proc = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.err, text=True, preexec_fn=die_with_parent)
         line = self.proc.stdout.readline().strip()
@@ -84,10 +84,10 @@ class Server:
         while True:
             m = self.metrics()
             busy = {k: v for k, v in m.items() if k.startswith("vllm:num_requests_") and v != 0}
-            for role in ("prefill", "decode"):
-                free, whole = (m['kvserve_kv_blocks{role="%s",state="%s"}' % (role, s)] for s in ("free", "all"))
+            for name in (k for k in m if k.startswith("kvserve_kv_blocks{") and 'state="free"' in k):
+                free, whole = m[name], m[name.replace('state="free"', 'state="all"')]
                 if free != whole or whole == 0:
-                    busy[role] = (free, whole)
+                    busy[name] = (free, whole)
             if not busy or time.monotonic() > end:
                 return busy
             time.sleep(0.05)

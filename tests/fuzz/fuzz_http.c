@@ -22,7 +22,7 @@ enum {
 static struct event_base *base;
 static struct kve_http *http;
 static struct kve_dispatch dispatch;
-static struct kve_front front = {.d = &dispatch, .slots = 1, .queue_max = 8};
+static struct kve_front front;
 static struct kve_metrics metrics;
 static struct kve_prompts prompts;
 static struct kve_http_config config;
@@ -44,9 +44,13 @@ static void open_server(void)
         abort();
     unlink(path);
     kve_metrics_open(&metrics);
-    dispatch.spawn.decode.loaded = true; /* no prefill: ready */
-    dispatch.spawn.decode.kv_blocks = 100;
-    dispatch.spawn.decode.block_tokens = 16;
+    dispatch.spawn.count = 1; /* no prefill: ready */
+    dispatch.spawn.at[0].role = KVE_WORKER_LOCAL;
+    dispatch.spawn.at[0].loaded = true;
+    dispatch.spawn.at[0].kv_blocks = 100;
+    dispatch.spawn.at[0].block_tokens = 16;
+    dispatch.spawn.at[0].channel.fd = -1;
+    kve_front_open(&front, &(struct kve_front_config){.d = &dispatch, .slots = 1, .queue_max = 8});
     config = (struct kve_http_config){
         .listen = "127.0.0.1:0",
         .body_bytes = 65536,

@@ -55,9 +55,9 @@ Test(decline, a_decode_without_blocks)
     struct kve_xfer early = {.id = 1}, late = {.id = 2};
 
     cr_assert_eq(kve_link_stream(prefill, &early, &blocks, kve_now_ns() + 5 * KVE_S, 0), KVW_OK);
-    kve_link_decline(decode, early.id, KVW_E_NOBLOCKS, "no free blocks");
+    kve_link_decline(decode, "", early.id, KVW_E_NOBLOCKS, "no free blocks");
     ends(prefill, &early, KVW_E_NOBLOCKS, "no free blocks");
-    kve_link_decline(decode, late.id, KVW_E_NOBLOCKS, "no free blocks");
+    kve_link_decline(decode, "", late.id, KVW_E_NOBLOCKS, "no free blocks");
     usleep(20000);
     cr_assert_eq(kve_link_stream(prefill, &late, &blocks, kve_now_ns() + 5 * KVE_S, 0), KVW_OK);
     ends(prefill, &late, KVW_E_NOBLOCKS, "no free blocks");
@@ -69,9 +69,9 @@ Test(decline, a_prefill_that_refuses)
     struct kve_xfer early = {.id = 1}, late = {.id = 2};
 
     cr_assert_eq(kve_link_offer(decode, &early, &blocks, &terms), KVW_OK);
-    kve_link_decline(prefill, early.id, KVW_E_INVALID, "the prompt is too long");
+    kve_link_decline(prefill, "", early.id, KVW_E_INVALID, "the prompt is too long");
     ends(decode, &early, KVW_E_CANCELED, "the prompt is too long");
-    kve_link_decline(prefill, late.id, KVW_E_INVALID, "the prompt is too long");
+    kve_link_decline(prefill, "", late.id, KVW_E_INVALID, "the prompt is too long");
     usleep(20000);
     cr_assert_eq(kve_link_offer(decode, &late, &blocks, &terms), KVW_OK);
     ends(decode, &late, KVW_E_CANCELED, "the prompt is too long");

@@ -50,7 +50,8 @@ static void set_up(void)
         .tok = tok,
         .stop = &stop,
     };
-    front = (struct kve_front){.d = &dispatch, .slots = 1, .queue_max = JOBS - 1};
+    kve_front_open(&front,
+                   &(struct kve_front_config){.d = &dispatch, .slots = 1, .queue_max = JOBS - 1});
 }
 
 static void begin_two(enum script prefill, enum script decode)
@@ -70,17 +71,18 @@ static void begin(enum script script)
 /* Both workers have so many blocks of one token. */
 static void have_blocks(uint64_t blocks)
 {
-    struct kve_spawned *const w[] = {&dispatch.spawn.prefill, &dispatch.spawn.decode};
+    struct kve_spawned *const w = dispatch.spawn.at;
 
     for (int i = 0; i < 2; ++i) {
-        w[i]->block_tokens = 1;
-        w[i]->kv_blocks = blocks;
+        w[i].block_tokens = 1;
+        w[i].kv_blocks = blocks;
     }
 }
 
 static void tear_down(void)
 {
     kve_dispatch_stop(&dispatch);
+    kve_front_close(&front);
     fakes_join();
     fakes_close();
     kve_tok_close(tok);
@@ -107,8 +109,8 @@ static kvw_err submit(uint32_t number, uint64_t client, uint64_t timeout_ns)
 
 static void step(void)
 {
-    struct pollfd p[2] = {{.fd = dispatch.spawn.prefill.channel.fd, .events = POLLIN},
-                          {.fd = dispatch.spawn.decode.channel.fd, .events = POLLIN}};
+    struct pollfd p[2] = {{.fd = dispatch.spawn.at[0].channel.fd, .events = POLLIN},
+                          {.fd = dispatch.spawn.at[1].channel.fd, .events = POLLIN}};
 
     kve_front_step(&front);
     poll(p, 2, 5);
@@ -223,18 +225,18 @@ Test(front, blocks_are_promised_once)
     while (jobs[1].state != KVE_JOB_RUNNING || !jobs[1].ticket.prefilled)
         step();
     cr_expect_eq(jobs[0].state, KVE_JOB_RUNNING);
-    cr_expect_eq(front.blocks, 10);
+    cr_expect_eq(front.place.nodes[1].blocks_used, 10);
     for (int i = 0; i < 5; ++i)
         step();
     cr_expect_eq(jobs[2].state, KVE_JOB_QUEUED);
     kve_front_cancel(&front, &jobs[0]);
     while (jobs[2].state != KVE_JOB_RUNNING)
         step();
-    cr_expect_eq(front.blocks, 10);
+    cr_expect_eq(front.place.nodes[1].blocks_used, 10);
     for (uint32_t i = 1; i < 3; ++i)
         kve_front_cancel(&front, &jobs[i]);
     until(3);
-    cr_expect_eq(front.blocks, 0);
+    cr_expect_eq(front.place.nodes[1].blocks_used, 0);
 }
 
 Test(front, what_no_worker_has_the_blocks_for_is_refused)
@@ -248,9 +250,9 @@ Test(front, what_no_worker_has_the_blocks_for_is_refused)
     until(1);
     cr_expect_not(jobs[0].failed, "%s", jobs[0].ticket.why);
     kve_report_free(&jobs[0].rep);
-    dispatch.spawn.prefill.kv_blocks = 2; /* the prompt alone has 3 */
+    dispatch.spawn.at[0].kv_blocks = 2; /* the prompt alone has 3 */
     cr_expect_eq(submit(1, 1, 60 * KVE_S), KVW_E_NOBLOCKS);
-    dispatch.spawn.prefill.kv_blocks = 3;
+    dispatch.spawn.at[0].kv_blocks = 3;
     cr_expect_eq(submit(1, 1, 60 * KVE_S), KVW_OK);
     until(2);
     kve_report_free(&jobs[1].rep);

@@ -14,9 +14,12 @@
 
 kve_link_state __wrap_kve_link_state_now(struct kve_link *link, char *text);
 uint32_t __wrap_kve_link_peers(struct kve_link *link);
+uint32_t __wrap_kve_link_turns(struct kve_link *link);
+const char *__wrap_kve_link_peer(struct kve_link *link, uint32_t i);
 kvw_err __wrap_kve_link_error(struct kve_link *link);
 int __wrap_kve_link_notify_fd(const struct kve_link *link);
-void __wrap_kve_link_decline(struct kve_link *link, uint64_t id, kvw_err err, const char *text);
+void __wrap_kve_link_decline(struct kve_link *link, const char *with, uint64_t id, kvw_err err,
+                             const char *text);
 
 static struct {
     kve_link_state state;
@@ -44,6 +47,19 @@ uint32_t __wrap_kve_link_peers(struct kve_link *link)
     return fake.peers;
 }
 
+uint32_t __wrap_kve_link_turns(struct kve_link *link)
+{
+    (void)link;
+    return fake.peers;
+}
+
+/* Those that came are there. */
+const char *__wrap_kve_link_peer(struct kve_link *link, uint32_t i)
+{
+    (void)link;
+    return i < fake.peers ? "prefill" : NULL;
+}
+
 kvw_err __wrap_kve_link_error(struct kve_link *link)
 {
     (void)link;
@@ -56,9 +72,10 @@ int __wrap_kve_link_notify_fd(const struct kve_link *link)
     return fake.notify;
 }
 
-void __wrap_kve_link_decline(struct kve_link *link, uint64_t id, kvw_err err, const char *text)
+void __wrap_kve_link_decline(struct kve_link *link, const char *with, uint64_t id, kvw_err err,
+                             const char *text)
 {
-    (void)link, (void)err;
+    (void)link, (void)with, (void)err;
     ++fake.declines;
     fake.declined = id;
     snprintf(fake.reason, sizeof(fake.reason), "%s", text);

@@ -165,11 +165,11 @@ Test(link, a_refusal_ends_the_peers_offer)
     open_pair();
     cr_assert_eq(offer(&in, 7), KVW_OK);
     usleep(200 * 1000); /* it is there */
-    kve_link_decline(prefill, 7, KVW_E_NOBLOCKS, "no room here");
+    kve_link_decline(prefill, "", 7, KVW_E_NOBLOCKS, "no room here");
     wait_done(decode, &in);
     cr_expect_eq(in.err, KVW_E_NOBLOCKS);
     cr_expect(strstr(in.text, "no room here") != NULL, "%s", in.text);
-    kve_link_decline(prefill, 8, KVW_E_NOBLOCKS, "nobody asked"); /* and nothing happens */
+    kve_link_decline(prefill, "", 8, KVW_E_NOBLOCKS, "nobody asked"); /* and nothing happens */
     cr_expect_eq(kve_link_state_now(prefill, NULL), KVE_LINK_UP);
 }
 
@@ -194,7 +194,7 @@ Test(link, nothing_is_opened_without_a_peer)
     cr_assert_eq(open_one(&decode, "loop", "test_link", 20 * KVE_S), KVW_OK);
     wait_state(decode, KVE_LINK_WAITING, NULL);
     cr_expect_eq(offer(&in, 5), KVW_E_PEER_LOST);
-    kve_link_decline(decode, 5, KVW_E_NOBLOCKS, "nobody hears it");
+    kve_link_decline(decode, "", 5, KVW_E_NOBLOCKS, "nobody hears it");
 }
 
 Test(link, a_peer_that_never_comes_ends_it_in_time)

@@ -251,6 +251,32 @@ Test(core_peers, a_peer_is_dropped_in_flight)
     t_cores_end(&c);
 }
 
+/* All slots are lent to one, who is asked for them when another needs some, and dies. */
+Test(core_peers, what_was_lent_to_the_dead_goes_to_who_waits)
+{
+    kvw_xfer_ref dead, r, s;
+
+    t_dense_begin(&c, 3, NULL);
+    t_core_join(&c, 1, 0);
+    t_core_join(&c, 2, 0);
+    dead = t_dense_offer(&c, 0, 1, "dead", 60, 0, NULL);
+    t_cores_run(&c, 5 * T_MS);
+    t_cores_cut(&c, 0, 1, true);
+    cr_assert_eq(kvw_core_abort(c.node[0].core, dead, "nobody wants it"), KVW_OK);
+    r = t_dense_offer(&c, 0, 2, "alive", 60, 1, NULL);
+    s = t_dense_stream(&c, 2, "alive", 60, 1, 1, 0);
+    t_dense_push(&c, 2, s, "alive", 60, 1);
+    t_cores_run(&c, 5 * T_MS);
+    cr_assert_null(t_core_done(&c.node[0], r), "it has slots: this says nothing");
+    t_core_close(&c, 1, true);
+    t_cores_run(&c, 4 * T_S);
+    t_core_expect_done(&c.node[0], dead, KVW_E_CANCELED);
+    t_core_expect_done(&c.node[0], r, KVW_OK);
+    t_core_expect_done(&c.node[2], s, KVW_OK);
+    cr_expect(t_dense_is(&c, 0, "alive", 60, 1));
+    t_cores_end(&c);
+}
+
 Test(core_peers, no_more_than_peers_max)
 {
     const struct kvw_core_config few = {.peers_max = 2};
