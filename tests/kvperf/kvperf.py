@@ -7,7 +7,6 @@ import csv
 import html.parser
 import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -17,97 +16,14 @@ import tempfile
 import time
 import xml.etree.ElementTree
 
+import doctor
 import schema
+import usage
+from tool import (DATA, FAILED, INTERRUPTED, KVPERF, ROOT, SCHEMA, SERVER, SMALL, Server, Skipped, THRESHOLD, USAGE, Wrong, ended, expect,
+                  free_port, one_sentence, rows, run, valid)
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-BUILD = os.environ.get("KVW_BUILD", os.path.join(ROOT, "build"))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lab"))
 import lab as labs  # noqa: E402
-
-KVPERF = os.path.join(BUILD, "perf", "kvperf", "kvperf")
-SCHEMA = json.load(open(os.path.join(ROOT, "perf", "kvperf", "schema.json")))
-SMALL = ["--model", "smollm2-135m", "--prefill-rate", "20000", "--tokens", "512"]
-FAILED, USAGE, DATA, THRESHOLD, SERVER, INTERRUPTED = 1, 2, 3, 4, 5, 130
-
-
-class Wrong(Exception):
-    pass
-
-
-class Skipped(Exception):
-    pass
-
-
-def expect(ok, what):
-    if not ok:
-        raise Wrong(what)
-
-
-def run(*args, code=0, timeout=60, **how):
-    p = subprocess.run([KVPERF] + list(args), capture_output=True, text=True, timeout=timeout, **how)
-    expect(p.returncode == code, "%s: exit %d, not %d: %s" % (" ".join(args), p.returncode, code, p.stderr[-500:]))
-    return p
-
-
-def one_sentence(p, *words):
-    lines = p.stderr.strip().splitlines()
-    expect(len(lines) == 1 and lines[0].startswith("kvperf: "), "not one sentence: %r" % p.stderr[-500:])
-    expect(all(w in lines[0] for w in words), "%r lacks one of %s" % (lines[0], words))
-
-
-def valid(text, kind=None):
-    result = json.loads(text)
-    found = list(schema.faults(result, SCHEMA["$defs"][kind] if kind else SCHEMA, SCHEMA))
-    expect(not found, "\n".join(found[:5]))
-    return result
-
-
-def rows(result, name="streamed"):
-    return [r for r in result["rows"] if r["name"] == name]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """kvperf server on a port of its own."""
-
-    def __init__(self, *args):
-        self.port = free_port() % 30000 + 20000
-        self.p = subprocess.Popen([KVPERF, "server", "-p", str(self.port), "-B", "127.0.0.1"] + list(args),
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def __enter__(self):
-        expect("kvperf kv 127.0.0.1 -p %d" % self.port in "".join(self.p.stdout.readline() for _ in range(3)), "no client line")
-        return self
-
-    def __exit__(self, *_):
-        self.p.kill()
-        self.p.wait()
-        self.p.stdout.close()
-        self.p.stderr.close()
-
-    def kv(self, *args, **how):
-        return run("kv", "127.0.0.1", "-p", str(self.port), *args, **how)
-
-    def start(self, *args):
-        return subprocess.Popen([KVPERF, "kv", "127.0.0.1", "-p", str(self.port)] + list(args), stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True)
-
-
-def ended(p, code, within):
-    try:
-        out, err = p.communicate(timeout=within)
-    except subprocess.TimeoutExpired:
-        p.kill()
-        p.communicate()
-        raise Wrong("it still ran after %g s" % within)
-    expect(p.returncode == code, "exit %d, not %d: %s" % (p.returncode, code, err[-500:]))
-    return subprocess.CompletedProcess(p.args, code, out, err)
 
 
 # --- results
@@ -499,162 +415,6 @@ def a_report_with_a_bar_a_layer(folder="/tmp/kvperf-report-%d" % os.getpid()):
         shutil.rmtree(folder)
 
 
-def machine(folder, files):
-    for path, text in files.items():
-        path = os.path.join(folder, path)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        open(path, "w").write(text)
-
-
-def a_doctor_who_is_right(folder="/tmp/kvperf-doctor-%d" % os.getpid()):
-    """Machines made of files: what is said of each is what is there."""
-    huge = "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-    nic = {"sys/class/net/eth0/mtu": "9000", "sys/class/net/eth0/speed": "25000", "sys/class/net/eth0/operstate": "up"}
-    bound = dict(nic, **{huge: "1024", "sys/bus/pci/drivers/vfio-pci/0000:00:04.0/x": "", "sys/class/iommu/dmar0/x": ""})
-    rdma = dict(nic, **{"sys/class/infiniband/mlx5_0/ports/1/state": "4: ACTIVE", "sys/class/infiniband/mlx5_0/ports/1/rate": "400 Gb/sec"})
-    cpu = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
-    cases = (("bare", nic, "udp", {"NIC": "ok", "RDMA": "lacks", "hugepages": "costs", "DPDK": "lacks", "governor": "ok"}),
-             ("short packets", dict(nic, **{"sys/class/net/eth0/mtu": "1400"}), "udp", {"NIC": "costs"}),
-             ("link down", dict(nic, **{"sys/class/net/eth0/operstate": "down"}), "udp", {"NIC": None}),
-             ("a bound NIC", bound, "dpdk (pci:ADDRESS)", {"DPDK": "ok", "hugepages": "ok", "IOMMU": "ok"}),
-             ("bound, no hugepages", dict(bound, **{huge: "0"}), "udp", {"DPDK": "ok", "hugepages": "costs"}),
-             ("RDMA", rdma, "verbs", {"RDMA": "ok"}),
-             ("RDMA down", dict(rdma, **{"sys/class/infiniband/mlx5_0/ports/1/state": "1: DOWN"}), "udp", {"RDMA": "lacks"}),
-             ("RDMA and a GPU", dict(rdma, **{"dev/nvidia0": "", "dev/nvidiactl": ""}), "verbs", {"GPUs": "ok", "GPUDirect": "costs"}),
-             ("slow clock", dict(nic, **{cpu: "powersave"}), "udp", {"governor": "costs"}))
-    for name, files, takes, healths in cases:
-        try:
-            machine(folder, files)
-            r = valid(run("doctor", "--json", "--root", folder).stdout, "doctor")
-            got = {x["what"]: x["health"] for x in r["findings"]}
-            expect(r["takes"] == takes and all(got.get(k) == v for k, v in healths.items()), "%s: %s, %s" % (name, r["takes"], got))
-            expect(all(("costs" in x and "do" in x) == (x["health"] != "ok") for x in r["findings"]), "%s: advice" % name)
-        finally:
-            shutil.rmtree(folder)
-    out = run("doctor").stdout
-    expect("It would take" in out and "NIC" in out, out)
-
-
-def a_doctor_without_memlock(folder="/tmp/kvperf-doctor-%d" % os.getpid()):
-    """A device that is there and can't be used: what verbs pins is limited, unless the process may pin what it likes."""
-    def poor():
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-
-    rdma = {"sys/class/infiniband/mlx5_0/ports/1/state": "4: ACTIVE", "sys/class/net/eth0/mtu": "9000"}
-    limit = "Max locked memory         %s                %s                bytes\n"
-    for memlock, caps, health, takes in (("0", "0", "lacks", "udp"), ("65536", "0", "lacks", "udp"), ("unlimited", "0", "ok", "verbs"),
-                                         ("0", "0000000000004000", "ok", "verbs")):
-        try:
-            machine(folder, dict(rdma, **{"proc/self/limits": limit % (memlock, memlock), "proc/self/status": "CapEff:\t%s\n" % caps}))
-            r = valid(run("doctor", "--json", "--root", folder).stdout, "doctor")
-            got = [x["health"] for x in r["findings"] if x["what"] == "memlock"]
-            expect(got == [health] and r["takes"] == takes, "memlock %s, caps %s: %s, %s" % (memlock, caps, got, r["takes"]))
-        finally:
-            shutil.rmtree(folder)
-    # This machine, with ulimit -l 0 and without the capability that makes it unimportant.
-    without = ["setpriv", "--bounding-set=-ipc_lock"] if os.geteuid() == 0 else []
-    p = subprocess.run(without + [KVPERF, "doctor", "--json"], capture_output=True, text=True, preexec_fn=poor, timeout=30)
-    r = valid(p.stdout, "doctor")
-    lock = [x for x in r["findings"] if x["what"] == "memlock"][0]
-    expect(lock["health"] != "ok" and "0 KiB" in lock["found"] and r["takes"] != "verbs", "%s, %s" % (lock, r["takes"]))
-    r = valid(run("doctor", "--json").stdout, "doctor")
-    with open("/proc/sys/vm/nr_hugepages") as f:
-        pages = int(f.read())
-    huge = [x for x in r["findings"] if x["what"] == "hugepages"][0]
-    expect((huge["health"] == "ok") == (pages > 0) or "0 of 1 GiB" not in huge["found"], "%d hugepages: %s" % (pages, huge))
-
-
-def a_doctor_between_two():
-    with Server() as s:
-        r = valid(run("doctor", "127.0.0.1", "-p", str(s.port), "--json").stdout, "doctor")
-        there = r["server"]
-        expect(there["mtu_there"] == there["mtu_back"] == 65535 and there["same_host"] and there["rtt_ms"] > 0, "%s" % there)
-        expect([(x["what"], x["health"]) for x in there["between"]] == [("MTU there", "ok"), ("MTU back", "ok")], "%s" % there["between"])
-        expect(r["takes"] in ("dpdk (PATH)", "udp") and any(x["what"] == "hugepages" for x in there["findings"]), "%s" % r["takes"])
-        out = run("doctor", "127.0.0.1", "-p", str(s.port)).stdout
-        expect("Between the two:" in out and "On 127.0.0.1:" in out and "It would take" in out, out)
-        s.kv(*SMALL, "-n", "1")
-    one_sentence(run("doctor", "127.0.0.1", "-p", str(s.port), code=SERVER), "Connection refused")
-    one_sentence(run("doctor", "h", "-p", "0", code=USAGE), "--port 0")
-
-
-def a_short_packet_on_the_way():
-    """a - router - b, and the second link's MTU is 1,400: neither end's interface towards the other says so to a."""
-    name = "kvperf%d" % os.getpid()
-    ns = {x: name + x for x in "arb"}
-
-    def ip(*words):
-        p = subprocess.run(("ip",) + words, capture_output=True, text=True)
-        if p.returncode != 0:
-            raise Skipped("ip %s: %s" % (" ".join(words), p.stderr.strip()))
-
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        raise Skipped("network namespaces need root and iproute2")
-    server = None
-    try:
-        for x in ns.values():
-            ip("netns", "add", x)
-        for end, net, mtu in (("a", "10.91.1", "1500"), ("b", "10.91.2", "1400")):
-            ip("link", "add", "v" + end, "mtu", mtu, "netns", ns[end], "type", "veth", "peer", "name", "r" + end, "mtu", mtu, "netns", ns["r"])
-            for where, dev, host in ((end, "v" + end, ".2"), ("r", "r" + end, ".1")):
-                ip("-n", ns[where], "addr", "add", net + host + "/24", "dev", dev)
-                ip("-n", ns[where], "link", "set", dev, "up")
-            ip("-n", ns[end], "route", "add", "default", "via", net + ".1")
-        ip("netns", "exec", ns["r"], "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
-        inside = ["ip", "netns", "exec"]
-        server = subprocess.Popen(inside + [ns["b"], KVPERF, "server", "-B", "10.91.2.2"], stdout=subprocess.PIPE, text=True)
-        expect("listening" in server.stdout.readline(), "no server")
-        p = subprocess.run(inside + [ns["a"], KVPERF, "doctor", "10.91.2.2", "--json"], capture_output=True, text=True, timeout=60)
-        expect(p.returncode == 0, p.stderr)
-        r = valid(p.stdout, "doctor")["server"]
-        expect((r["mtu_there"], r["mtu_back"]) == (1400, 1400), "%s" % r)
-        expect([x["health"] for x in r["between"]] == ["costs", "costs"] and "1400" in r["between"][0]["found"], "%s" % r["between"])
-    finally:
-        if server is not None:
-            server.kill()
-            server.communicate()
-        for x in ns.values():
-            subprocess.run(["ip", "netns", "del", x], capture_output=True)
-
-
-# --- thresholds, wrong usage
-
-
-def thresholds():
-    one_sentence(run("kv", *SMALL, "-n", "1", "--no-gantt", "--max-exposed-ms", "0", code=THRESHOLD), "--max-exposed-ms is 0")
-    one_sentence(run("kv", *SMALL, "-n", "7", "--min-percent-of-floor", "1000", code=THRESHOLD), "--min-percent-of-floor is 1000")
-    run("kv", *SMALL, "-n", "1", "--max-exposed-ms", "1e9", "--min-percent-of-floor", "0")
-
-
-def wrong_usage():
-    for args, words in ((["kv", "--tokens", "0"], ["--tokens 0", "1 to"]), (["kv", "--tokens", "1.5"], ["--tokens 1.5"]),
-                        (["kv", "--tokens", "8q"], ["--tokens 8q"]), (["kv", "--model", "gpt-5"], ["--model gpt-5", "llama-3.1-8b"]),
-                        (["kv", "--codec", "mp3"], ["--codec mp3", "l0"]), (["kv", "--codec", ""], ["--codec"]),
-                        (["kv", "--dtype", "int4"], ["--dtype int4", "nvfp4"]), (["kv", "--fast"], ["--fast", "not an option"]),
-                        (["kv", "--tokens"], ["--tokens", "needs a value"]), (["kv", "--order", "x"], ["--order x", "random"]),
-                        (["kv", "host", "more"], ["more"]), (["client"], ["host"]), (["bench"], ["no command bench"]),
-                        (["server", "--tokens", "5"], ["--tokens", "client"]), (["kv", "-1"], ["--one-off", "server"]),
-                        (["kv", "--geometry", "/nowhere"], ["/nowhere", "No such file"]), (["kv", "--link", "x"], ["--link"]),
-                        (["kv", "--payload", "zero"], ["--payload zero"]), (["kv", "--tokens", "1,2"], ["--tokens 1,2", "sweep"]),
-                        (["sweep", "--tokens", "1,,2"], ["--tokens 1,,2", "comma"]), (["kv", "--codec", "l0,"], ["--codec l0,", "comma"]),
-                        (["kv", "--seed", "1.5"], ["--seed 1.5", "whole"]),
-                        (["kv", "--max-memory", "1"], ["--max-memory", "sweep"]), (["kv", "--piece", "1"], ["--piece", "batch"]),
-                        (["batch", "--pieces", "0"], ["--pieces 0", "100000"]), (["batch", "--op", "x"], ["--op x", "write"]),
-                        (["batch", "--piece", "4k,x"], ["--piece x"]), (["kv", "-i", "0"], ["--interval 0"]), (["replay"], ["--trace"]),
-                        (["doctor", "-x"], ["kvperf doctor"]), (["kv", "h", "--net", "dpdk"], ["--link"])):
-        one_sentence(run(*args, code=USAGE), *words)
-    one_sentence(run("kv", *SMALL, "--payload", "file:/nowhere", code=FAILED), "/nowhere", "No such file")
-    one_sentence(run("kv", *SMALL, "--fault", "nonsense=1", code=FAILED), "nonsense")
-
-
-def help_teaches():
-    for args, words in ((["--help"], ["kvperf kv", "Exit:"]), (["kv", "--help"], ["--max-exposed-ms", "--codec"]),
-                        (["server", "--help"], ["--one-off"]), (["--version"], ["kvperf 0"]),
-                        (["kv", "--model", "list"], ["llama-3.1-405b", "516096"])):
-        out = run(*args).stdout
-        expect(all(w in out for w in words) and all(len(x) <= 132 for x in out.splitlines()), out)
-
-
 # --- the other side
 
 
@@ -751,52 +511,13 @@ def interrupted():
     expect("streamed  auto" in done.stdout and "equal" in done.stdout, "no summary: %s" % done.stdout)
 
 
-def disk_full():
-    p = run("kv", *SMALL, "-n", "1", "--no-gantt", "-o", "/dev/full", code=FAILED)
-    one_sentence(p, "/dev/full", "No space left")
-    expect("streamed  auto" in p.stdout, "the table is missing: %s" % p.stdout)
-    with open("/dev/full", "w") as full:
-        p = subprocess.run([KVPERF, "kv", "--json"] + SMALL + ["-n", "1"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    expect(p.returncode == FAILED, "exit %d" % p.returncode)
-    one_sentence(p, "standard output", "No space left")
-
-
-def no_output_is_no_success():
-    """On a full disk, and where there is no standard output at all, alone or beside standard input; a control that has one."""
-    for args in (["plan", "--codec", "raw"], ["codec", "--codec", "raw", "--json"], ["--help"], ["--version"], ["doctor"], ["doctor", "--json"],
-                 ["kv", "--model", "list"], ["kv", "--no-gantt", "-n", "1"] + SMALL):
-        for redirect in (">/dev/full <&-", ">&- <&-", ">&- </dev/null"):
-            p = subprocess.run(["sh", "-c", '"$0" "$@" %s' % redirect, KVPERF] + args, capture_output=True, text=True, timeout=60)
-            expect(p.returncode == FAILED, "%s %s: exit %d" % (args, redirect, p.returncode))
-            one_sentence(p, "standard output")
-    expect("kvperf 0" in run("--version").stdout, "the control")
-
-
-def texts_of_any_bytes():
-    """A title, a command and a server's words that aren't UTF-8, or would be orders to a terminal."""
-    p = subprocess.run([KVPERF.encode(), b"kv", b"--json", b"--title", b"a\xed\xa0\x80\xff\xc3\xa9"] + [x.encode() for x in SMALL] + [b"-n", b"1"],
-                       capture_output=True, timeout=60)
-    expect(valid(p.stdout.decode())["start"]["title"] == "a????\u00e9", "%s" % p.stdout[:300])
-    with Server() as s:
-        with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c, c.makefile() as lines:
-            lines.readline()
-            c.sendall(b'{"type":"hello","protocol":1,"command":"\\u001b[2Jx\xc2\x9b"}\n{"type":"\x1bnonsense"}\n')
-            expect("?nonsense" in lines.readline(), "the error names what was said, made harmless")
-        seen = s.p.stdout.readline() + s.p.stdout.readline()
-        expect("?[2Jx?" in seen and "\x1b" not in seen, "the server printed %r" % seen)
-
-
 TESTS = [a_result_that_holds_together, a_payload_as_recorded, random_bits_do_not_shrink, a_broken_byte_is_seen,
          the_schema_refuses_what_it_does_not_know, every_kind_of_state, a_geometry_from_a_file, the_local_dpdk_link,
-         a_device_between_two, an_interface_between_two,
-         a_slow_prefill_hides_nearly_all, the_table_and_its_picture, bandwidth_and_latency, batches_beside_contiguous, yardsticks_in_the_same_run,
-         a_trace_replayed, a_replay_whose_server_dies,
-         intervals_and_spreadsheets, a_sweep_has_all_its_cells,
-         what_find_finds_passes_and_the_next_does_not,
-         codecs_and_a_plan_without_a_network, a_report_with_a_bar_a_layer, a_doctor_who_is_right, a_doctor_without_memlock,
-         a_doctor_between_two, a_short_packet_on_the_way, thresholds, wrong_usage, help_teaches,
-         one_server_and_its_clients, one_off, server_away, another_version, rubbish_on_the_port, server_killed, client_killed,
-         interrupted, disk_full, no_output_is_no_success, texts_of_any_bytes]
+         a_device_between_two, an_interface_between_two, a_slow_prefill_hides_nearly_all, the_table_and_its_picture,
+         bandwidth_and_latency, batches_beside_contiguous, yardsticks_in_the_same_run, a_trace_replayed, a_replay_whose_server_dies,
+         intervals_and_spreadsheets, a_sweep_has_all_its_cells, what_find_finds_passes_and_the_next_does_not,
+         codecs_and_a_plan_without_a_network, a_report_with_a_bar_a_layer, *doctor.TESTS, one_server_and_its_clients, one_off,
+         server_away, another_version, rubbish_on_the_port, server_killed, client_killed, interrupted, *usage.TESTS]
 
 
 def main(argv):
