@@ -185,7 +185,8 @@ Test(many, each_of_a_pair_hears_the_others_name)
     is_idle();
 }
 
-/* One prompt at a time on each prefill: of three the third waits for the one that it was given to. */
+/* One prompt at a time on each prefill: of three the third waits for the one that it was given
+ * to. */
 Test(many, a_prefill_has_one_prompt_at_a_time)
 {
     begin("round-robin", 0);
