@@ -54,6 +54,7 @@ static void put(uint32_t i)
     w->kv_blocks = w->kv_free = 64;
     w->block_tokens = 16;
     w->weight_bytes = 1000000000; /* 20 ms a token, as guessed */
+    w->token_bytes = 1000000;
 }
 
 static void begin(const char *policy, uint64_t ttft_ns)
