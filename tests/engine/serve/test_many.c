@@ -317,7 +317,7 @@ Test(many, what_would_be_late_is_refused_at_once)
     cr_expect_str_eq(why, "its first token would be late");
     cr_expect_geq(jobs[0].retry_s, 1);
     cr_expect(front.queued == 0 && front.refused == 1);
-    kve_front_close(&front);
+    tear_down();
     begin("finish", 3 * KVE_S);
     cr_expect_eq(submit(0, why), KVW_OK);
     ++prompt[0]; /* nobody holds it */
