@@ -325,6 +325,7 @@ suite_e2e() {
     run_tap "e2e: kill -9, dpdk" python3 "$kvw_root/tests/e2e/kill.py" dpdk
     run_tap "e2e: kill -9, udp" python3 "$kvw_root/tests/e2e/kill.py" udp
     run_tap "e2e: up, over HTTP" python3 "$kvw_root/tests/e2e/up.py"
+    run_tap "e2e: several workers" python3 "$kvw_root/tests/e2e/many.py"
     run_tap "e2e: output, signals, batches" python3 "$kvw_root/tests/e2e/output.py"
     run_tap "e2e: traces of both ends, one timeline" python3 "$kvw_root/tests/e2e/trace.py"
     run_tap "e2e: captures, read by tshark" python3 "$kvw_root/tests/net/wireshark/dissect.py"

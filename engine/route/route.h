@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * route.h - which workers serve a request, or whether it waits or is refused. The router's whole
- * judgement, without I/O and without a clock: made for kvserve and for the cluster simulator alike
- * (perf/cluster).
+ * judgement, without I/O and without a clock: that of kvserve (serve/place.c) and of the cluster
+ * simulator (perf/cluster).
  *
  * The caller keeps a struct kve_route up to date by reporting what happens (given, progress,
  * landed, finished), asks kve_route_decide() for every request, and kve_route_lend() once in a

@@ -49,6 +49,9 @@ static void fail_all(struct kve_dispatch *d, const char *who, const char *text)
 /* A worker is lost: what it has fails, and it says no more of it. */
 static void lose(struct kve_dispatch *d, struct kve_spawned *w, const char *text)
 {
+    bool none = false;
+
+    reason(d, &none, w->why, w->name, text);
     reason(d, &d->failed, d->why, w->name, text);
     for (struct kve_ticket *t = d->tickets; t != NULL; t = t->next) {
         if (t->prefill != w && t->decode != w)

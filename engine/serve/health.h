@@ -14,8 +14,8 @@
 
 /* Into to[KVE_WORKERS_MAX], prefills first; how many there are. */
 uint32_t kve_health_workers(const struct kve_front *f, struct kve_metrics_worker *to);
-/* {"status":"ok","policy":..,"state":..,"workers":[{"name":..,"role":..,"up":..} ..]}, to be given to
- * cJSON_free(); NULL: out of memory */
+/* {"status":"ok","policy":..,"state":..,"workers":[{"name":..,"role":..,"up":..} ..]}, to be given
+ * to cJSON_free(); NULL: out of memory */
 char *kve_health_say(const struct kve_front *f);
 
 #endif

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sys/types.h>
 
+#include "../gguf/gguf.h"
 #include "control.h"
 #include "request.h"
 #include "tempdir.h"
@@ -35,7 +36,8 @@ struct kve_spawned {
     uint64_t kv_blocks, kv_free, block_tokens; /* as it says; 0: not yet */
     /* of its model, as it says; 0: it didn't */
     uint64_t layers, token_bytes, pair_flops, weight_bytes;
-    uint32_t lost; /* how often it was */
+    uint32_t lost;           /* how often it was */
+    char why[KVE_WHY_BYTES]; /* the last time: a sentence that begins with its name */
 };
 
 struct kve_spawn_config {

@@ -153,11 +153,12 @@ static void replace_one(struct up *u, struct kve_spawned *w)
     const uint32_t i = w->index;
 
     if (u->again_ns[i] == 0) {
-        const char *why = u->dispatch.failed ? u->dispatch.why : "it doesn't answer";
-
-        fprintf(stderr, "kvserve: %s: %s; starting it again\n", w->name, why);
+        if (w->channel.fd < 0)
+            fprintf(stderr, "kvserve: %s; starting it again\n", w->why);
+        else
+            fprintf(stderr, "kvserve: %s doesn't do what it should; starting it again\n", w->name);
         forget_worker(u, i);
-        kve_dispatch_end_worker(&u->dispatch, w, "router: it doesn't answer");
+        kve_dispatch_end_worker(&u->dispatch, w, "it didn't do what it should");
         u->dispatch.failed = false; /* the others go on, and the next one has its own reason */
         u->metrics.restarts++;
         u->again_ns[i] = now + RESTART_GAP_NS;
@@ -166,6 +167,7 @@ static void replace_one(struct up *u, struct kve_spawned *w)
         if (kve_spawn_again(&u->dispatch.spawn, w, u->why) == KVW_OK && watch_worker(u, i))
             return;
         fprintf(stderr, "kvserve: %s: %s\n", w->name, u->why);
+        kve_spawn_end(w);
         u->again_ns[i] = now + RESTART_GAP_NS;
     }
 }

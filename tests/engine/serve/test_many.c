@@ -54,6 +54,7 @@ static void put(uint32_t i)
     w->kv_blocks = w->kv_free = 64;
     w->block_tokens = 16;
     w->weight_bytes = 1000000000; /* 20 ms a token, as guessed */
+    w->token_bytes = 1000000;
 }
 
 static void begin(const char *policy, uint64_t ttft_ns)
@@ -185,7 +186,8 @@ Test(many, each_of_a_pair_hears_the_others_name)
     is_idle();
 }
 
-/* One prompt at a time on each prefill: of three the third waits for the one that it was given to. */
+/* One prompt at a time on each prefill: of three the third waits for the one that it was given
+ * to. */
 Test(many, a_prefill_has_one_prompt_at_a_time)
 {
     begin("round-robin", 0);
@@ -315,7 +317,7 @@ Test(many, what_would_be_late_is_refused_at_once)
     cr_expect_str_eq(why, "its first token would be late");
     cr_expect_geq(jobs[0].retry_s, 1);
     cr_expect(front.queued == 0 && front.refused == 1);
-    kve_front_close(&front);
+    tear_down();
     begin("finish", 3 * KVE_S);
     cr_expect_eq(submit(0, why), KVW_OK);
     ++prompt[0]; /* nobody holds it */
