@@ -118,8 +118,9 @@ def lines_of(build, work, unit):
     return [compile_line, link_line.replace(object_file, f"{work}/k.o")]
 
 
-def run(build, work, unit):
-    runs = [["1", "12"] + ([codec] if codec else []) for codec in UNITS[unit] or [None]]
+def run(build, work, unit, file):
+    codecs = ["l0 bf16", "l8 e4m3"] if file.startswith("l0_") else UNITS[unit] or [None]
+    runs = [["1", "12"] + ([codec] if codec else []) for codec in codecs]
     if unit in PROGRAMS:
         runs = [[a if a.startswith("-") else os.path.join(build, a) for a in PROGRAMS[unit][1]]]
     for args in runs:
@@ -129,14 +130,14 @@ def run(build, work, unit):
     return r
 
 
-def verdict(build, work, lines, unit):
+def verdict(build, work, lines, unit, file):
     """(what was said, by what it was caught or None)"""
     for line in lines:
         r = subprocess.run(line, shell=True, cwd=build, capture_output=True, text=True)
         if r.returncode != 0:
             return "does not compile: " + (r.stderr.splitlines() or ["?"])[0], None
     try:
-        r = run(build, work, unit)
+        r = run(build, work, unit, file)
     except subprocess.TimeoutExpired:
         return "hangs", "hang"
     if r.returncode == 0:
@@ -181,7 +182,7 @@ def run_all(build, only, table):
         chosen = [m for m in mutants() if only in say(m[0])]
         lines = {unit: lines_of(build, work, unit) for unit in {unit_of(m[1]) for m in chosen}}
         for unit in lines:
-            said, _ = verdict(build, work, lines[unit], unit)
+            said, _ = verdict(build, work, lines[unit], unit, next(m[1] for m in chosen if unit_of(m[1]) == unit))
             if said != "NOT CAUGHT":
                 print(f"{unit} as it is:", said)
                 return 1
@@ -189,7 +190,7 @@ def run_all(build, only, table):
             path = os.path.join(work, "gpu", file)
             saved = open(path).read()
             open(path, "w").write(text)
-            said, by = verdict(build, work, lines[unit_of(file)], unit_of(file))
+            said, by = verdict(build, work, lines[unit_of(file)], unit_of(file), file)
             open(path, "w").write(saved)
             count, missed = count + 1, missed + (by is None)
             print(f"{say(key)} ({file}:{line}): {said}", flush=True)
