@@ -21,6 +21,8 @@ kvw_err kvn_packet_resolve(struct kvn_packet_config *cfg, const struct kvn_port 
         cfg->slice_bytes = KVN_SLICE_DEFAULT;
     if (cfg->inflight_bytes == 0)
         cfg->inflight_bytes = KVN_INFLIGHT_BYTES;
+    if (cfg->sent_max == 0)
+        cfg->sent_max = KVN_SENT_DEFAULT;
     if (cfg->conns_max == 0)
         cfg->conns_max = KVN_CONNS_DEFAULT;
     if (cfg->queues == 0)
@@ -44,6 +46,12 @@ kvw_err kvn_packet_resolve(struct kvn_packet_config *cfg, const struct kvn_port 
     if (cfg->inflight_bytes < 2 * port->payload_max) {
         snprintf(why, KVN_WHY_BYTES, "inflight_bytes %u is below two packets of %u",
                  cfg->inflight_bytes, port->payload_max);
+        return KVW_E_INVALID;
+    }
+    if (cfg->sent_max < KVN_SENT_FIRST || cfg->sent_max > KVN_SENT_MAX ||
+        (cfg->sent_max & (cfg->sent_max - 1)) != 0) {
+        snprintf(why, KVN_WHY_BYTES, "sent_max %u is no power of two within %u .. %u",
+                 cfg->sent_max, KVN_SENT_FIRST, KVN_SENT_MAX);
         return KVW_E_INVALID;
     }
     if (cfg->conns_max > KVN_CONNS_MAX) {

@@ -179,9 +179,19 @@ void kvn_conn_up(struct kvn_conn *c, struct kvn_env *env)
     begin_to_search(c);
 }
 
+void kvn_conn_end_memory(struct kvn_conn *c)
+{
+    if (c->env == NULL)
+        return; /* it never began */
+    kvn_puts_in_end(&c->puts_in);
+    kvn_puts_out_end(&c->puts_out);
+    for (uint32_t i = 0; i < KVN_PATHS_MAX; ++i)
+        kvn_inflight_end(&c->path[i].out);
+}
+
 void kvn_conn_free(struct kvn_conn *c)
 {
-    kvn_puts_in_end(&c->puts_in);
+    kvn_conn_end_memory(c);
     kvn_timers_stop(&c->timers);
     c->state = KVN_CONN_FREE;
     c->hello_due = c->goodbye_due = false;
@@ -366,7 +376,7 @@ void kvn_conn_refit(struct kvn_conn *c, struct kvn_env *env)
 /* The path carries no longer packets than these; what is out and longer won't arrive. */
 static void path_shrinks(struct kvn_path *p, struct kvn_env *env, uint32_t payload)
 {
-    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
+    for (uint64_t pn = kvn_inflight_low(&p->out); pn < p->out.next; ++pn) {
         const struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
 
         if (s->state == KVN_SENT_FLYING &&
@@ -422,12 +432,24 @@ static void search(struct kvn_conn *c, struct kvn_env *env)
     kvn_conn_refit(c, env);
 }
 
+/* Late arrivals are not worth a record when records run short. What is in flight is: a path that
+ * holds more than three quarters of them can make use of as many again. */
+__attribute__((cold, noinline)) static void short_of_records(struct kvn_path *p,
+                                                             const struct kvn_env *env)
+{
+    kvn_inflight_trim(&p->out, UINT64_MAX);
+    if (p->out.next - p->out.base > p->out.half + p->out.half / 2)
+        (void)kvn_inflight_grow(&p->out, env->cfg.sent_max);
+}
+
 void kvn_path_detect(struct kvn_path *p, struct kvn_env *env)
 {
     const uint32_t before = p->out.packets;
     const uint64_t bytes =
         kvn_loss_detect(&p->loss, &p->out, env->now_ns, &kvn_conn_inflight_events, p);
 
+    if (p->out.next - p->out.base > p->out.half)
+        short_of_records(p, env);
     env->stats.packets_lost += before - p->out.packets;
     if (bytes == 0)
         return; /* nothing, or probes of a length, which weigh nothing */
@@ -547,7 +569,7 @@ static void path_nacked(struct kvn_path *p, struct kvn_env *env, const struct kv
     const uint64_t bytes = p->out.bytes;
     const uint32_t packets = p->out.packets;
 
-    for (uint64_t pn = p->out.base; pn < p->out.next; ++pn) {
+    for (uint64_t pn = kvn_inflight_low(&p->out); pn < p->out.next; ++pn) {
         struct kvn_sent *s = kvn_inflight_at(&p->out, pn);
 
         if (s->sent_ns + delay > env->now_ns)

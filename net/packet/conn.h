@@ -5,7 +5,8 @@
  * conn_check.c (what is always true).
  *
  * threads  one
- * memory   struct kvn_conn_memory is the endpoint's, kept from connection to connection
+ * memory   struct kvn_conn_memory is the endpoint's, kept from connection to connection; where a
+ *          round trip takes more, its tables are replaced by longer ones, which are mapped
  * time     env->now_ns
  */
 #ifndef KVN_PACKET_CONN_H
@@ -56,9 +57,9 @@ uint32_t kvn_env_random(struct kvn_env *env);
 uint32_t kvn_env_local_id(struct kvn_env *env);
 
 struct kvn_conn_memory {
-    struct kvn_sent sent[KVN_PATHS_MAX][KVN_SENT_MAX];
-    struct kvn_put_out puts_out[KVN_PUTS_MAX];
-    struct kvn_put_in puts_in[KVN_PUTS_MAX];
+    struct kvn_sent sent[KVN_PATHS_MAX][KVN_SENT_FIRST];
+    struct kvn_put_out puts_out[KVN_PUTS_FIRST];
+    struct kvn_put_in puts_in[KVN_PUTS_FIRST];
     uint8_t stream_out[KVN_STREAM_BYTES];
     uint8_t stream_in[KVN_STREAM_BYTES];
     uint8_t wrap[KVW_MSG_BYTES_MAX];
@@ -151,6 +152,8 @@ void kvn_conn_end(struct kvn_conn *c, struct kvn_env *env, kvw_err err, bool tel
 /* By this side's user: no CONN_DOWN, no more events but PUT_DONE. */
 void kvn_conn_disconnect(struct kvn_conn *c, struct kvn_env *env);
 void kvn_conn_free(struct kvn_conn *c);
+/* Gives back what it took on top of its memory, as its way was long; kvn_conn_free() does, too. */
+void kvn_conn_end_memory(struct kvn_conn *c);
 /* At the start of a poll: what was handed out by the last one isn't looked at any more. */
 void kvn_conn_release(struct kvn_conn *c);
 void kvn_conn_run_timers(struct kvn_conn *c, struct kvn_env *env);

@@ -6,18 +6,21 @@
 
 #include <assert.h>
 
+#define LONG_SHARE 64u
+
 static void check_inflight(const struct kvn_inflight *f)
 {
     uint64_t bytes = 0;
     uint32_t packets = 0;
 
-    assert(f->base >= 1 && f->base <= f->next && f->next - f->base <= KVN_SENT_MAX);
+    assert(f->base >= 1 && f->base <= f->next && f->next - f->base <= f->mask + 1ull);
     assert(f->largest_acked < f->next);
     for (uint64_t pn = f->base; pn < f->next; ++pn) {
         const struct kvn_sent *s = kvn_inflight_at(f, pn);
 
         if (s->state != KVN_SENT_FLYING)
             continue;
+        assert(pn >= f->low);
         bytes += s->bytes;
         ++packets;
     }
@@ -55,10 +58,10 @@ static void check_puts_out(const struct kvn_puts_out *p, bool ended)
 {
     uint32_t lost = 0;
 
-    assert(p->next - p->first <= KVN_PUTS_MAX && p->fresh - p->first <= p->next - p->first);
+    assert(p->next - p->first <= p->mask + 1 && p->fresh - p->first <= p->next - p->first);
     assert(p->sent <= p->credit);
     for (uint32_t put = p->first; put != p->next; ++put) {
-        const struct kvn_put_out *o = &p->slot[put & (KVN_PUTS_MAX - 1)];
+        const struct kvn_put_out *o = &p->slot[put & p->mask];
 
         if (o->state != KVN_PUT_OUT_ACTIVE)
             continue;
@@ -79,13 +82,13 @@ static void check_puts_in(const struct kvn_puts_in *p)
 {
     uint32_t open = 0;
 
-    assert(p->taken <= p->credit && p->end - p->first <= KVN_PUTS_MAX);
-    if (p->end - p->first < KVN_PUTS_MAX) {
-        assert(p->slot[p->end & (KVN_PUTS_MAX - 1)].state == KVN_PUT_IN_AHEAD);
-        assert(p->slot[(p->first - 1) & (KVN_PUTS_MAX - 1)].state == KVN_PUT_IN_AHEAD);
+    assert(p->taken <= p->credit && p->end - p->first <= p->mask + 1);
+    if (p->end - p->first <= p->mask) {
+        assert(p->slot[p->end & p->mask].state == KVN_PUT_IN_AHEAD);
+        assert(p->slot[(p->first - 1) & p->mask].state == KVN_PUT_IN_AHEAD);
     }
     for (uint32_t put = p->first; put != p->end; ++put) {
-        const struct kvn_put_in *in = &p->slot[put & (KVN_PUTS_MAX - 1)];
+        const struct kvn_put_in *in = &p->slot[put & p->mask];
 
         if (in->state != KVN_PUT_IN_OPEN)
             continue;
@@ -112,6 +115,9 @@ void kvn_conn_assert_consistent(const struct kvn_conn *c)
         assert(c->local_id == 0 && kvn_timers_next(&c->timers) == UINT64_MAX);
         return;
     }
+    /* A long path's records are looked at once in so many packets: each time would take hours. */
+    if (c->path[0].out.mask >= KVN_SENT_FIRST && c->path[0].out.next % LONG_SHARE != 0)
+        return;
     assert(c->local_id != 0 && c->api_id != 0);
     assert(c->paths >= 1 && c->paths <= KVN_PATHS_MAX && c->turn < KVN_PATHS_MAX);
     for (uint32_t i = 0; i < c->paths; ++i)

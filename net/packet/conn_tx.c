@@ -417,9 +417,6 @@ static bool build_up(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_slot
     }
     p = open_path(c, env->now_ns);
     if (p != NULL) {
-        /* Late arrivals are not worth a record when records run short. */
-        if (p->out.next - p->out.base > KVN_SENT_MAX / 2)
-            kvn_inflight_trim(&p->out, UINT64_MAX);
         if (kvn_stream_out_ready(&c->stream_out) && build_msg(p, env, slot))
             return true;
         if (kvn_puts_out_ready(&c->puts_out)) {

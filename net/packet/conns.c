@@ -44,8 +44,10 @@ void kvn_conns_begin(struct kvn_conns *t, void *mem, uint32_t max, uint64_t seed
 void kvn_conns_end(struct kvn_conns *t)
 {
     for (uint32_t i = 0; i < t->high; ++i)
-        if (t->slot[i] != NULL)
+        if (t->slot[i] != NULL) {
+            kvn_conn_end_memory(&t->slot[i]->conn);
             munmap(t->slot[i], sizeof(*t->slot[i]));
+        }
 }
 
 /* --- names ------------------------------------------------------------------------------------ */

@@ -466,6 +466,9 @@ static kvw_err ep_put(struct kvw_transport *t, kvw_conn_id conn, const struct kv
     kvn_conn_assert_consistent(c);
     use(self(t), c);
     err = kvn_puts_out_push(&c->puts_out, put, bytes);
+    if (err == KVW_E_AGAIN && kvn_conn_window(c, &self(t)->env) > self(t)->env.window &&
+        kvn_puts_out_grow(&c->puts_out)) /* a long way holds more */
+        err = kvn_puts_out_push(&c->puts_out, put, bytes);
     kvn_conn_assert_consistent(c);
     return err;
 }

@@ -4,7 +4,8 @@
  *
  * threads  as transport.h: one
  * memory   one allocation in open, given back in close. A connection has 2 MiB of address space,
- *          mapped when it begins and unmapped when it is forgotten; idle ones touch little
+ *          mapped when it begins and unmapped when it is forgotten; idle ones touch little. What a
+ *          long round trip needs on top of it is mapped when it does (sent_max)
  * time     now_ns comes from the caller; only the port's wait() reads a clock
  */
 #ifndef KVN_PACKET_ENDPOINT_H
@@ -34,6 +35,9 @@ struct kvn_packet_config {
                                 down to KVN_SLICE_ALIGN */
     uint32_t inflight_bytes; /* most that may be on its way, to us and from us;
                                 KVN_INFLIGHT_BYTES */
+    uint32_t sent_max;       /* packets that a path remembers until their fate is known, 32 bytes
+                                each; a power of two, KVN_SENT_FIRST .. KVN_SENT_MAX;
+                                KVN_SENT_DEFAULT. It begins with KVN_SENT_FIRST */
     uint32_t conns_max;      /* 1 .. KVN_CONNS_MAX; KVN_CONNS_DEFAULT */
     uint8_t queue, queues;   /* this is the queue-th of so many endpoints with one address: its
                                 connections' ids say so (../port/steer.h). 0 queues: 1 */

@@ -101,9 +101,10 @@ uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t no
 {
     const uint64_t delay = kvn_loss_delay(l);
     const uint64_t before = f->bytes;
+    uint64_t pn = kvn_inflight_low(f);
 
     l->loss_at_ns = UINT64_MAX;
-    for (uint64_t pn = f->base; pn < f->largest_acked; ++pn) {
+    for (; pn < f->largest_acked; ++pn) {
         const struct kvn_sent *s = kvn_inflight_at(f, pn);
 
         if (s->state != KVN_SENT_FLYING)
@@ -116,6 +117,7 @@ uint64_t kvn_loss_detect(struct kvn_loss *l, struct kvn_inflight *f, uint64_t no
             break;
         }
     }
+    f->low = pn;
     kvn_inflight_trim(f, now_ns > 4 * delay ? now_ns - 4 * delay : 0);
     return before - f->bytes;
 }

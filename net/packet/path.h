@@ -82,7 +82,7 @@ struct kvn_path {
     struct kvn_path_move move;
 };
 
-/* ring: KVN_SENT_MAX records. */
+/* ring: KVN_SENT_FIRST records. */
 void kvn_path_begin(struct kvn_path *p, struct kvn_conn *conn, uint8_t id, struct kvn_sent *ring);
 
 /* Ask whether the peer is there; the answer must bring token back. */
@@ -107,7 +107,7 @@ static inline bool kvn_path_open(const struct kvn_path *p)
     /* The last eighth of the records is kept for ACKs and PINGs: without those nothing would
      * settle. */
     return p->state == KVN_PATH_LIVE && (p->out.bytes < p->cc.window || p->probe_credit > 0) &&
-           p->out.next - p->out.base < KVN_SENT_MAX - KVN_SENT_MAX / 8;
+           p->out.next - p->out.base < p->out.asking_max;
 }
 
 /* The window may have changed: four times in each, and every 16 packets at least, an ACK is asked

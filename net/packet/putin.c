@@ -2,22 +2,72 @@
 #include "putin.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 static struct kvn_put_in *at(const struct kvn_puts_in *p, uint32_t put)
 {
-    return &p->slot[put & (KVN_PUTS_MAX - 1)];
+    return &p->slot[put & p->mask];
 }
 
 void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint64_t credit)
 {
-    *p = (struct kvn_puts_in){
-        .slot = slots, .landed_head = UINT32_MAX, .landed_tail = UINT32_MAX, .credit = credit};
+    *p = (struct kvn_puts_in){.slot = slots,
+                              .own = slots,
+                              .mask = KVN_PUTS_FIRST - 1,
+                              .landed_head = UINT32_MAX,
+                              .landed_tail = UINT32_MAX,
+                              .credit = credit};
 }
 
+/* All of the caller's are AHEAD after this. */
 void kvn_puts_in_end(struct kvn_puts_in *p)
 {
-    for (uint32_t i = 0; i < KVN_PUTS_MAX; ++i)
+    if (p->slot != p->own)
+        munmap(p->slot, (p->mask + 1) * sizeof(p->slot[0]));
+    p->slot = p->own;
+    p->mask = KVN_PUTS_FIRST - 1;
+    for (uint32_t i = 0; i < KVN_PUTS_FIRST; ++i)
         p->slot[i].state = KVN_PUT_IN_AHEAD;
+}
+
+/* The list's slots by their new numbers. */
+static uint32_t moved(const struct kvn_puts_in *p, uint32_t slot, uint32_t mask)
+{
+    return slot == UINT32_MAX ? slot : (p->first + ((slot - p->first) & p->mask)) & mask;
+}
+
+static bool grow(struct kvn_puts_in *p)
+{
+    const uint32_t mask = 2 * p->mask + 1;
+    struct kvn_put_in *slots;
+
+    if (mask >= KVN_PUTS_MAX)
+        return false;
+    slots = mmap(NULL, (mask + 1) * sizeof(*slots), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (slots == MAP_FAILED)
+        return false;
+    for (uint32_t put = p->first; put != p->end; ++put) {
+        slots[put & mask] = *at(p, put);
+        slots[put & mask].after = moved(p, at(p, put)->after, mask);
+    }
+    p->landed_head = moved(p, p->landed_head, mask);
+    p->landed_tail = moved(p, p->landed_tail, mask);
+    kvn_puts_in_end(p);
+    p->slot = slots;
+    p->mask = mask;
+    return true;
+}
+
+/* The sender is further ahead than there are slots, as far as it was told that it may be. */
+__attribute__((cold, noinline)) static bool make_room(struct kvn_puts_in *p, uint32_t put)
+{
+    if (put - p->first >= KVN_PUTS_MAX)
+        return false;
+    while (put - p->first > p->mask)
+        if (!grow(p))
+            return false;
+    return true;
 }
 
 static uint32_t slice_bytes(const struct kvn_put_in *in, uint32_t slice)
@@ -83,7 +133,7 @@ static void landed(struct kvn_puts_in *p, struct kvn_put_in *in)
 kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
                          const struct kvn_regions *regions, kvw_conn_id conn, uint32_t *fresh)
 {
-    struct kvn_put_in *in = at(p, f->data.put);
+    struct kvn_put_in *in;
     const uint64_t skip = (uint64_t)f->slice * f->data.slice;
     const struct kvn_region *r;
     uint64_t *word, mask;
@@ -92,8 +142,9 @@ kvw_err kvn_puts_in_take(struct kvn_puts_in *p, const struct kvn_frame *f,
     *fresh = 0;
     if ((int32_t)(f->data.put - p->first) < 0)
         return KVW_OK;
-    if (f->data.put - p->first >= KVN_PUTS_MAX)
+    if (f->data.put - p->first > p->mask && !make_room(p, f->data.put))
         return KVW_E_AGAIN;
+    in = at(p, f->data.put);
     if (in->state == KVN_PUT_IN_LANDED || in->state == KVN_PUT_IN_TAKEN)
         return KVW_OK;
 

@@ -4,8 +4,9 @@
  * once when it is whole; how much the peer may send, and what to ask it for again. SPEC.md 5, 8.
  *
  * threads  one
- * memory   the slots are the caller's, KVN_PUTS_MAX of them, all zero at the start; slices are
- *          written into the regions, which is the only copy
+ * memory   the slots are the caller's, KVN_PUTS_FIRST of them, all zero at the start. Where a
+ *          sender is further ahead there are mapped ones in their place, KVN_PUTS_MAX at most.
+ *          Slices are written into the regions, which is the only copy
  * time     none
  */
 #ifndef KVN_PACKET_PUTIN_H
@@ -32,7 +33,9 @@ struct kvn_put_in {
 
 /* Numbers run modulo 2^32. Every put before first is over, every put at or after end is AHEAD. */
 struct kvn_puts_in {
-    struct kvn_put_in *slot;
+    struct kvn_put_in *slot; /* by number, masked */
+    struct kvn_put_in *own;  /* what slot is at first */
+    uint32_t mask;
     uint32_t first;
     uint32_t end;
     uint32_t landed_head; /* by slot; UINT32_MAX: empty */
@@ -43,7 +46,7 @@ struct kvn_puts_in {
 };
 
 void kvn_puts_in_begin(struct kvn_puts_in *p, struct kvn_put_in *slots, uint64_t credit);
-/* Give the slots back, all AHEAD. */
+/* Give the slots back, all AHEAD; kvn_puts_in_begin() is next. */
 void kvn_puts_in_end(struct kvn_puts_in *p);
 
 /*

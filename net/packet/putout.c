@@ -3,12 +3,13 @@
 
 #include <assert.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "regions.h"
 
 static struct kvn_put_out *at(const struct kvn_puts_out *p, uint32_t put)
 {
-    return &p->slot[put & (KVN_PUTS_MAX - 1)];
+    return &p->slot[put & p->mask];
 }
 
 static bool bit(const uint64_t *map, uint32_t n)
@@ -18,7 +19,49 @@ static bool bit(const uint64_t *map, uint32_t n)
 
 void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots)
 {
-    *p = (struct kvn_puts_out){.slot = slots, .done_head = UINT32_MAX, .done_tail = UINT32_MAX};
+    *p = (struct kvn_puts_out){.slot = slots,
+                               .own = slots,
+                               .mask = KVN_PUTS_FIRST - 1,
+                               .done_head = UINT32_MAX,
+                               .done_tail = UINT32_MAX};
+}
+
+void kvn_puts_out_end(struct kvn_puts_out *p)
+{
+    if (p->slot != p->own)
+        munmap(p->slot, (p->mask + 1) * sizeof(p->slot[0]));
+    p->slot = p->own;
+    p->mask = KVN_PUTS_FIRST - 1;
+}
+
+/* The list's slots by their new numbers. */
+static uint32_t moved(const struct kvn_puts_out *p, uint32_t slot, uint32_t mask)
+{
+    return slot == UINT32_MAX ? slot : (p->first + ((slot - p->first) & p->mask)) & mask;
+}
+
+bool kvn_puts_out_grow(struct kvn_puts_out *p)
+{
+    const uint32_t mask = 2 * p->mask + 1;
+    struct kvn_put_out *slots;
+
+    if (mask >= KVN_PUTS_MAX)
+        return false;
+    slots = mmap(NULL, (mask + 1) * sizeof(*slots), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (slots == MAP_FAILED)
+        return false;
+    for (uint32_t put = p->first; put != p->next; ++put) {
+        slots[put & mask] = *at(p, put);
+        slots[put & mask].after = moved(p, at(p, put)->after, mask);
+        at(p, put)->state = KVN_PUT_OUT_FREE;
+    }
+    p->done_head = moved(p, p->done_head, mask);
+    p->done_tail = moved(p, p->done_tail, mask);
+    kvn_puts_out_end(p);
+    p->slot = slots;
+    p->mask = mask;
+    return true;
 }
 
 void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window, uint64_t credit)
@@ -32,7 +75,7 @@ kvw_err kvn_puts_out_push(struct kvn_puts_out *p, const struct kvw_put *put, uin
 {
     struct kvn_put_out *o = at(p, p->next);
 
-    if (p->next - p->first >= KVN_PUTS_MAX)
+    if (p->next - p->first > p->mask)
         return KVW_E_AGAIN;
     assert(o->state == KVN_PUT_OUT_FREE);
     memset(o, 0, sizeof(*o));

@@ -4,8 +4,9 @@
  * which have arrived. SPEC.md 5.
  *
  * threads  one
- * memory   the slots are the caller's, KVN_PUTS_MAX of them, all KVN_PUT_OUT_FREE at the start and
- *          again after the last kvn_puts_out_next_done(); the iov memory is borrowed until then
+ * memory   the slots are the caller's, KVN_PUTS_FIRST of them, all KVN_PUT_OUT_FREE at the start
+ *          and again after the last kvn_puts_out_next_done(), or mapped, after
+ *          kvn_puts_out_grow(); the iov memory is borrowed until then
  * time     none
  */
 #ifndef KVN_PACKET_PUTOUT_H
@@ -45,6 +46,8 @@ struct kvn_put_out {
 /* Numbers run modulo 2^32: first .. next - 1 aren't FREE yet, or wait for one before them. */
 struct kvn_puts_out {
     struct kvn_put_out *slot; /* by number, masked */
+    struct kvn_put_out *own;  /* what slot is at first */
+    uint32_t mask;
     uint32_t first;
     uint32_t next;
     uint32_t fresh;      /* first put with slices never sent */
@@ -67,6 +70,11 @@ struct kvn_slice {
 };
 
 void kvn_puts_out_begin(struct kvn_puts_out *p, struct kvn_put_out *slots);
+/* Gives back what was mapped: kvn_puts_out_begin() is next. */
+void kvn_puts_out_end(struct kvn_puts_out *p);
+/* Twice as many slots; pointers to the old ones are void. False: there are KVN_PUTS_MAX, or there
+ * is no memory, and nothing has changed. */
+bool kvn_puts_out_grow(struct kvn_puts_out *p);
 /* The handshake has told the slice and what the peer can take: puts, and bytes. */
 void kvn_puts_out_agreed(struct kvn_puts_out *p, uint32_t slice, uint32_t window, uint64_t credit);
 /* slice is what fits the path now. Puts that were cut into longer slices begin again, from their

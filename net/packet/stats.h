@@ -45,6 +45,7 @@ struct kvn_path_stats {
     uint64_t cwnd_bytes, inflight_bytes;
     uint64_t pacing_bytes_per_s; /* 0: not paced */
     uint32_t payload;            /* longest packet it is known to carry */
+    uint32_t records;            /* packets that it can remember now; more on long paths */
 };
 
 struct kvn_conn_stats {

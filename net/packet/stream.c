@@ -103,11 +103,6 @@ void kvn_stream_out_arrived(struct kvn_stream_out *s, uint64_t at, uint32_t byte
     }
 }
 
-bool kvn_stream_out_ready(const struct kvn_stream_out *s)
-{
-    return s->lost.count > 0 || (s->next < s->head && s->next < s->limit);
-}
-
 bool kvn_stream_out_blocked(const struct kvn_stream_out *s)
 {
     return s->next < s->head && s->next >= s->limit;

@@ -54,7 +54,10 @@ void kvn_stream_out_take(struct kvn_stream_out *s, uint32_t max, struct kvn_stre
 void kvn_stream_out_arrived(struct kvn_stream_out *s, uint64_t at, uint32_t bytes);
 void kvn_stream_out_lost(struct kvn_stream_out *s, uint64_t at, uint32_t bytes);
 /* Whether take would give something. */
-bool kvn_stream_out_ready(const struct kvn_stream_out *s);
+static inline bool kvn_stream_out_ready(const struct kvn_stream_out *s)
+{
+    return s->lost.count > 0 || (s->next < s->head && s->next < s->limit);
+}
 /* Bytes wait, but the peer's limit holds them back. */
 bool kvn_stream_out_blocked(const struct kvn_stream_out *s);
 

@@ -48,7 +48,7 @@ void kvn_note_lost(struct kvn_path *p, const struct kvn_sent *sent)
         tell(p->conn, p->id,
              &(struct kvn_trace_event){
                  .kind = KVN_TRACE_PACKET_LOST,
-                 .pn = p->out.base + ((slot - (p->out.base - p->out.origin)) & (KVN_SENT_MAX - 1)),
+                 .pn = p->out.base + ((slot - (p->out.base - p->out.origin)) & p->out.mask),
                  .bytes = sent->bytes,
                  .what = sent->what,
                  .part = sent->part,
@@ -133,4 +133,5 @@ void kvn_path_stats(const struct kvn_path *p, struct kvn_path_stats *stats)
     if (p->cc.ns_per_byte != 0)
         stats->pacing_bytes_per_s = (1000000000ull << KVN_PACE_SHIFT) / p->cc.ns_per_byte;
     stats->payload = p->fit.payload;
+    stats->records = p->out.mask + 1;
 }

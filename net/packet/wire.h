@@ -83,17 +83,20 @@ enum kvn_reset_reason {
 };
 
 /* Limits of this implementation; the first three are announced in HELLO (the third as credit). */
-#define KVN_PUTS_MAX            512u               /* puts in progress, each way, a power of two */
+#define KVN_PUTS_MAX            8192u              /* puts in progress, each way, a power of two */
 #define KVN_STREAM_BYTES        (256u * 1024)      /* control stream buffer, each way, same */
 #define KVN_INFLIGHT_BYTES      (4u * 1024 * 1024) /* not yet acknowledged, default */
 #define KVN_REACH_MAX           32u                /* times that, where round trips are long */
-#define KVN_SENT_MAX            4096u              /* packets remembered, a power of two */
-#define KVN_RANGES_MAX          64u                /* gaps tracked in one set */
-#define KVN_HALF_OPEN_MAX       16u                /* HELLOs answered, not yet heard again; */
-#define KVN_HALF_OPEN_SHARE     4u                 /* or this share of conns_max, if it is more */
-#define KVN_ACK_EVERY           32u                /* packets, when the sender asks for none */
-#define KVN_WINDOW_START_SLICES 4u                 /* in flight before anything is known */
-#define KVN_WINDOW_MIN_SLICES   2u                 /* never fewer, whatever is lost */
+#define KVN_PUTS_FIRST          512u               /* as many until a long path needs more, same */
+#define KVN_SENT_FIRST          4096u   /* packets of a path remembered, same; then doubling, */
+#define KVN_SENT_DEFAULT        131072u /* up to sent_max */
+#define KVN_SENT_MAX            (1u << 20)
+#define KVN_RANGES_MAX          64u /* gaps tracked in one set */
+#define KVN_HALF_OPEN_MAX       16u /* HELLOs answered, not yet heard again; */
+#define KVN_HALF_OPEN_SHARE     4u  /* or this share of conns_max, if it is more */
+#define KVN_ACK_EVERY           32u /* packets, when the sender asks for none */
+#define KVN_WINDOW_START_SLICES 4u  /* in flight before anything is known */
+#define KVN_WINDOW_MIN_SLICES   2u  /* never fewer, whatever is lost */
 #define KVN_CREDIT_PACKETS      16u /* longest packets that one of many senders may still send */
 #define KVN_PATH_PROBES         1u  /* without an answer: what is out goes to other paths */
 #define KVN_NACK_DOUBT_MAX      4u  /* doublings of the age at which a NACK is believed */
@@ -144,7 +147,8 @@ _Static_assert(KVN_STREAM_BYTES >= 2 * (KVW_MSG_BYTES_MAX + KVN_STREAM_LEN_BYTES
                "two of the longest messages fit the stream buffer");
 _Static_assert((KVN_PUTS_MAX & (KVN_PUTS_MAX - 1)) == 0 &&
                    (KVN_STREAM_BYTES & (KVN_STREAM_BYTES - 1)) == 0 &&
-                   (KVN_SENT_MAX & (KVN_SENT_MAX - 1)) == 0,
+                   (KVN_PUTS_FIRST & (KVN_PUTS_FIRST - 1)) == 0 &&
+                   (KVN_SENT_FIRST & (KVN_SENT_FIRST - 1)) == 0,
                "rings are indexed by masking");
 _Static_assert(KVN_HEAD_BYTES_MAX + 16 <= KVN_PAYLOAD_MIN, "an ACK fits every path");
 

@@ -11,9 +11,11 @@
  *   rtt_us=20 mtu=9000 rounds=5 layers=30 heads=3 dim=64 rate=20000 (prefill, tokens/s) seed=1
  *   slice_us=0       one waking in 16 comes so much later: another program had the core
  *   clock=1          0: layers are pushed when they are ready, as from a GPU that says so
- *   budget=0         2: e4 may be used      slots=0, inflight=0 (MB): the defaults
+ *   budget=0         2: e4 may be used      slots=0, chunk=0 (KiB), inflight=0 (MB): the defaults
+ *   sent=0           records of packets that a path may come to hold; 0: the default
+ *   many=1           wan: so many transfers of the same blocks, begun together
  *   least=0.95       wan: the share that is asked for
- *   trace=1          each layer of the last round of each cell: ready, landed
+ *   trace=1          each layer of the last round of each cell: ready, landed; wan: the window
  *
  * late_us: who slept wakes up to so much late, uniformly: hosts, and the clock that pushes. A host
  * says so (slack_ns), as udp does. A poll takes POLL_PS, a codec the time that it took on one
@@ -33,6 +35,7 @@
 #include "../../net/port/sim/sim.h"
 
 #define LIST_MAX     16u
+#define MANY_MAX     256u
 #define ROUNDS_MAX   99u
 #define LAYERS_MAX   128u
 #define BLOCK_TOKENS 16u
@@ -58,7 +61,7 @@ static struct {
     char codecs[LIST_MAX][16];
     uint32_t codec_count;
     double rtt_us, mtu, rounds, layers, heads, dim, rate, seed, slice_us, budget, slots, inflight;
-    double trace, least, clock;
+    double trace, least, clock, chunk, sent, many;
     bool wan;
 } o = {.tokens = {{64}, 1},
        .gbps = {{10}, 1},
@@ -75,7 +78,8 @@ static struct {
        .rate = 20000,
        .seed = 1,
        .least = 0.95,
-       .clock = 1};
+       .clock = 1,
+       .many = 1};
 
 /* A host: its core is looked at when it is due and its processor comes to it. */
 struct host {
@@ -87,9 +91,9 @@ struct host {
     kvw_pool_id pool_id;
     kvw_peer_id peer; /* 0: not up */
     uint32_t *blocks;
-    bool slept, awake, done; /* awake: it is due, and will be polled at poll_ns */
+    bool slept, awake; /* awake: it is due, and will be polled at poll_ns */
+    uint32_t done;     /* transfers */
     uint64_t poll_ns, busy_ns;
-    kvw_err err;
     double wire_bytes;
     uint64_t ready_ns[LAYERS_MAX];
 };
@@ -254,7 +258,8 @@ static void open_host(struct host *h, bool receiver, double late_us)
 {
     const struct kvn_packet_config net = {.seed = 1 + receiver,
                                           .slice_bytes = (uint32_t)o.mtu - 28 - KVN_DATA_BYTES,
-                                          .inflight_bytes = (uint32_t)(o.inflight * 1e6)};
+                                          .inflight_bytes = (uint32_t)(o.inflight * 1e6),
+                                          .sent_max = (uint32_t)o.sent};
     struct kvw_core_path path = {.name = "sim", .listen = receiver};
     struct kvw_core_config cfg = {.size = sizeof(cfg),
                                   .path_count = 1,
@@ -262,6 +267,7 @@ static void open_host(struct host *h, bool receiver, double late_us)
                                   .instance = 1 + receiver,
                                   .codecs = codecs,
                                   .clock = clock_ns,
+                                  .chunk_raw_bytes = (uint32_t)o.chunk * 1024,
                                   .slots = (uint32_t)o.slots,
                                   .stages = (uint32_t)o.slots};
     char why[KVN_WHY_BYTES] = "";
@@ -301,9 +307,8 @@ static void take_events(struct host *h)
             h->ready_ns[ev.layer] = clock_ns(NULL);
         if (ev.kind != KVW_CEV_XFER_DONE)
             continue;
-        h->done = true;
-        h->err = (kvw_err)ev.err;
-        h->wire_bytes = (double)ev.wire_bytes;
+        ++h->done;
+        h->wire_bytes += (double)ev.wire_bytes;
         if (ev.err != KVW_OK)
             die(ev.text);
     }
@@ -413,7 +418,8 @@ static double run_round(const struct plan *p, uint32_t round)
     kvw_xfer_ref x;
 
     now_doing = p;
-    tx.done = rx.done = false;
+    tx.done = rx.done = 0;
+    tx.wire_bytes = rx.wire_bytes = 0;
     memset(rx.pool.mem.base, 0xa5, rx.pool.mem.bytes);
     open_transfer(p, round, &x);
     at = kvn_sim_now(sim);
@@ -430,7 +436,7 @@ static double run_round(const struct plan *p, uint32_t round)
     }
     if (kvw_core_commit(tx.core, x, NULL, 0) != KVW_OK)
         die("commit");
-    while (!tx.done || !rx.done) {
+    while (tx.done < 1 || rx.done < 1) {
         if (kvn_sim_now(sim) > end_ns + GIVE_UP_NS)
             die("a transfer doesn't end");
         step(UINT64_MAX - 1);
@@ -438,6 +444,37 @@ static double run_round(const struct plan *p, uint32_t round)
     for (uint32_t l = 0; l < layers; ++l)
         last = later(last, rx.ready_ns[l]);
     return ((double)last - (double)end_ns) / 1e6;
+}
+
+/* The same bytes o.many times, each of them a transfer, all begun at once; ms until the last is
+ * over. What a far link carries when there is enough to do. */
+static double run_many(const struct plan *p, uint32_t round)
+{
+    const uint64_t begin = kvn_sim_now(sim) + later(LEAD_NS, (uint64_t)(3e3 * o.rtt_us));
+    const uint32_t many = (uint32_t)o.many;
+    kvw_xfer_ref x[MANY_MAX];
+
+    now_doing = p;
+    tx.done = rx.done = 0;
+    tx.wire_bytes = rx.wire_bytes = 0;
+    memset(rx.pool.mem.base, 0xa5, rx.pool.mem.bytes);
+    for (uint32_t i = 0; i < many; ++i)
+        open_transfer(p, round, &x[i]);
+    while (kvn_sim_now(sim) < begin)
+        step(begin);
+    for (uint32_t i = 0; i < many; ++i) {
+        for (uint32_t l = 0; l < (uint32_t)o.layers; ++l)
+            if (kvw_core_push(tx.core, x[i], l, p->tokens, NULL) != KVW_OK)
+                die("push");
+        if (kvw_core_commit(tx.core, x[i], NULL, 0) != KVW_OK)
+            die("commit");
+    }
+    while (tx.done < many || rx.done < many) {
+        if (kvn_sim_now(sim) > begin + GIVE_UP_NS)
+            die("a transfer doesn't end");
+        step(UINT64_MAX - 1);
+    }
+    return (double)(kvn_sim_now(sim) - begin) / 1e6;
 }
 
 /* Every token's K and V of every layer, as far as they are asked for; exact codecs only. */
@@ -463,6 +500,17 @@ struct cell {
     const char *codec;
 };
 
+/* Packets that the network has room for: twice what a round trip holds. */
+static uint32_t in_flight(double gbps)
+{
+    const double most = 2 * gbps * 1.25e8 * o.rtt_us * 1e-6 / o.mtu;
+    uint32_t n = KVN_SIM_PACKETS;
+
+    while (n < most && n < KVN_SIM_PACKETS_MAX)
+        n *= 2;
+    return n;
+}
+
 static void begin_cell(const struct cell *c)
 {
     const struct kvn_sim_link link = {.delay_ns = (uint64_t)(500 * o.rtt_us),
@@ -472,7 +520,7 @@ static void begin_cell(const struct cell *c)
     kvw_peer_id peer;
 
     random_state = (uint64_t)o.seed;
-    sim = kvn_sim_open((uint64_t)o.seed, (uint32_t)o.mtu - 28);
+    sim = kvn_sim_open_for((uint64_t)o.seed, (uint32_t)o.mtu - 28, in_flight(c->gbps));
     if (sim == NULL)
         die("no memory");
     kvn_sim_links(sim, &link);
@@ -553,6 +601,23 @@ static bool sweep_cell(const struct cell *c)
 }
 
 /* All at once, twice: what the link's start costs, and how it goes on. */
+/* What the sender's connection has come to. */
+static void show_link(void)
+{
+    struct kvn_conn_stats s;
+    struct kvw_core_stats core = {.size = sizeof(core)};
+
+    kvw_core_stats(tx.core, &core);
+    for (uint32_t id = 0; id < 1u << 16; ++id)
+        if (kvn_packet_conn_stats(tx.net, (kvw_conn_id){id}, &s) == KVW_OK)
+            printf("    window %.1f MB, in flight %.1f MB, %u records, lost %llu, waits for credit "
+                   "%llu and landing slots %llu, rtt %.2f ms (least %.2f)\n",
+                   (double)s.path[0].cwnd_bytes / 1e6, (double)s.path[0].inflight_bytes / 1e6,
+                   s.path[0].records, (unsigned long long)s.path[0].packets_lost,
+                   (unsigned long long)s.credit_stalls, (unsigned long long)core.credit_stalls,
+                   (double)s.path[0].srtt_ns / 1e6, (double)s.path[0].rtt_min_ns / 1e6);
+}
+
 static bool wan_cell(const struct cell *c)
 {
     const struct plan p = {(uint32_t)c->tokens, codec_id(c->codec), false, c->late_us};
@@ -561,9 +626,12 @@ static bool wan_cell(const struct cell *c)
 
     begin_cell(c);
     for (uint32_t i = 0; i < 2; ++i) {
-        ms[i] = run_round(&p, i);
+        ms[i] = o.many > 1 ? run_many(&p, i) : run_round(&p, i);
+        if (o.trace > 0)
+            show_link();
         share[i] = 8e-6 * rx.wire_bytes * (1 + head / slice) / ms[i] / c->gbps;
-        raw[i] = 8e-6 * (double)(tx.pool.layers * 2 * p.tokens * tx.pool.token_stride) / ms[i];
+        raw[i] =
+            8e-6 * o.many * (double)(tx.pool.layers * 2 * p.tokens * tx.pool.token_stride) / ms[i];
     }
     printf("| %g | %g | %g | %g | %s | %.1f | %.1f, %.1f | %.3f, %.3f | %.2f | %s |\n", c->gbps,
            o.rtt_us / 1e3, c->loss, c->tokens, c->codec, rx.wire_bytes / 1e6, ms[0], ms[1],
@@ -610,7 +678,8 @@ static void take(const char *word)
         {"dim", &o.dim, NULL},           {"rate", &o.rate, NULL},     {"seed", &o.seed, NULL},
         {"slice_us", &o.slice_us, NULL}, {"budget", &o.budget, NULL}, {"slots", &o.slots, NULL},
         {"inflight", &o.inflight, NULL}, {"trace", &o.trace, NULL},   {"least", &o.least, NULL},
-        {"clock", &o.clock, NULL}};
+        {"clock", &o.clock, NULL},       {"chunk", &o.chunk, NULL},   {"sent", &o.sent, NULL},
+        {"many", &o.many, NULL}};
     const char *value = strchr(word, '=');
 
     if (value == NULL)
@@ -641,8 +710,9 @@ int main(int argc, char **argv)
 
     for (int i = 1; i < argc; ++i)
         take(argv[i]);
-    if (o.layers < 1 || o.layers > LAYERS_MAX || o.rounds < 1 || o.rounds > ROUNDS_MAX)
-        die("layers are 1 to 128, rounds 1 to 99");
+    if (o.layers < 1 || o.layers > LAYERS_MAX || o.rounds < 1 || o.rounds > ROUNDS_MAX ||
+        o.many < 1 || o.many > MANY_MAX)
+        die("layers are 1 to 128, rounds 1 to 99, many 1 to 256");
     make_codecs();
     printf(
         o.wan

@@ -28,7 +28,7 @@ bool kvp_beside_named(struct kvp_beside *b, const char *name)
 /* Bytes a second; 0: b->why. */
 static double copy(struct kvp_beside *b, struct kvp_client *c, uint64_t bytes)
 {
-    const uint64_t n = bytes < c->cache.bytes ? bytes : c->cache.bytes;
+    const uint64_t n = bytes < c->cache[0].bytes ? bytes : c->cache[0].bytes;
     unsigned char *to = malloc(n);
 
     if (to == NULL || n == 0) {
@@ -40,7 +40,7 @@ static double copy(struct kvp_beside *b, struct kvp_client *c, uint64_t bytes)
     memset(to, 1, n); /* faulted in */
     const uint64_t began_ns = kvw_now_ns();
 
-    memcpy(to, c->cache.memory, n);
+    memcpy(to, c->cache[0].memory, n);
     __asm__ volatile("" : : "r"(to) : "memory"); /* somebody might look at it */
     const double took_s = (double)(kvw_now_ns() - began_ns) / 1e9;
 

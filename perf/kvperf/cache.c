@@ -14,9 +14,16 @@ static const struct kvp_group *group_of(const struct kvp_cache *c, uint32_t grou
     return &c->cfg.geometry->groups[group];
 }
 
+static struct kvp_share share_of(const struct kvp_cache *c, uint32_t group, uint32_t part)
+{
+    return kvp_part_share(&group_of(c, group)->parts[part], c->cfg.shard,
+                          c->cfg.shards > 0 ? c->cfg.shards : 1);
+}
+
 static uint64_t part_block_bytes(const struct kvp_cache *c, uint32_t group, uint32_t part)
 {
-    return c->groups[group].block_entries * kvp_part_entry_bytes(&group_of(c, group)->parts[part]);
+    return (uint64_t)c->groups[group].block_entries * share_of(c, group, part).rows *
+           group_of(c, group)->parts[part].row_bytes;
 }
 
 static uint32_t blocks_of(const struct kvp_cache *c, uint32_t group)
@@ -115,7 +122,7 @@ static void lay_out(struct kvp_cache *c, uint32_t group, unsigned char **at)
             to->planes[p][l] = (struct kvw_plane){
                 .base = *at,
                 .block_stride = together ? all * to->layer_count : block,
-                .entry_stride = heads ? row : row * g->parts[p].rows,
+                .entry_stride = heads ? row : row * share_of(c, group, p).rows,
                 .row_stride = heads ? row * to->block_entries : row,
             };
             *at += together ? block : block * blocks_of(c, group);
@@ -193,7 +200,8 @@ kvw_err kvp_cache_add(const struct kvp_cache *c, struct kvw_node *node, kvw_pool
             parts[i][p] = (struct kvw_part_desc){.name = from->parts[p].name,
                                                  .dtype = from->parts[p].dtype,
                                                  .row_bytes = from->parts[p].row_bytes,
-                                                 .rows = from->parts[p].rows,
+                                                 .rows = share_of(c, i, p).rows,
+                                                 .row_first = share_of(c, i, p).first,
                                                  .rows_model = from->parts[p].rows,
                                                  .plane_bytes = sizeof(struct kvw_plane),
                                                  .planes = c->groups[i].planes[p]};
@@ -237,6 +245,7 @@ uint32_t kvp_cache_blocks(const struct kvp_cache *c, uint32_t request, uint32_t 
 struct spot {
     struct kvp_entry_id id;
     const struct kvp_part *part;
+    struct kvp_share rows;
     unsigned char *at;
     uint64_t row_stride;
 };
@@ -263,6 +272,7 @@ static void each_entry(const struct kvp_cache *c, uint32_t request, uint32_t tok
                     const struct spot s = {
                         .id = {request, g, p, of->layers[l], e},
                         .part = &group_of(c, g)->parts[p],
+                        .rows = share_of(c, g, p),
                         .at = (unsigned char *)plane->base +
                               rows[g].blocks[(e - base) / of->block_entries] * plane->block_stride +
                               (e - base) % of->block_entries * plane->entry_stride,
@@ -283,14 +293,14 @@ static void fill_entry(const struct spot *s, void *arg)
 {
     const struct filling *f = arg;
 
-    if (s->row_stride == s->part->row_bytes) {
+    if (s->row_stride == s->part->row_bytes && s->rows.rows == s->part->rows) {
         kvp_payload_entry(f->payload, s->id, s->at);
         return;
     }
     kvp_payload_entry(f->payload, s->id, f->entry);
-    for (uint32_t r = 0; r < s->part->rows; ++r)
-        memcpy(s->at + r * s->row_stride, f->entry + (uint64_t)r * s->part->row_bytes,
-               s->part->row_bytes);
+    for (uint32_t r = 0; r < s->rows.rows; ++r)
+        memcpy(s->at + r * s->row_stride,
+               f->entry + (uint64_t)(s->rows.first + r) * s->part->row_bytes, s->part->row_bytes);
 }
 
 static float value16(const unsigned char *at, uint32_t dtype)
@@ -327,8 +337,8 @@ static void check_entry(const struct spot *s, void *arg)
     struct filling *f = arg;
 
     kvp_payload_entry(f->payload, s->id, f->entry);
-    for (uint32_t r = 0; r < s->part->rows; ++r) {
-        const unsigned char *was = f->entry + (uint64_t)r * s->part->row_bytes;
+    for (uint32_t r = 0; r < s->rows.rows; ++r) {
+        const unsigned char *was = f->entry + (uint64_t)(s->rows.first + r) * s->part->row_bytes;
         const unsigned char *is = s->at + r * s->row_stride;
 
         f->found.bytes += s->part->row_bytes;
@@ -361,7 +371,7 @@ void kvp_cache_fill(struct kvp_cache *c, const struct kvp_payload *p, uint32_t r
 static void spoil_entry(const struct spot *s, void *arg)
 {
     (void)arg;
-    for (uint32_t r = 0; r < s->part->rows; ++r)
+    for (uint32_t r = 0; r < s->rows.rows; ++r)
         memset(s->at + r * s->row_stride, 0xa5, s->part->row_bytes);
 }
 

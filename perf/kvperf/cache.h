@@ -23,7 +23,8 @@ struct kvp_cache_config {
     uint32_t requests;
     uint32_t block_tokens;
     enum kvp_layout layout;
-    uint64_t seed; /* of the shuffled block tables */
+    uint64_t seed;          /* of the shuffled block tables */
+    uint32_t shard, shards; /* rows that it has of each part; shards 0: all */
 };
 
 struct kvp_cache {

@@ -91,15 +91,25 @@ static bool compare_clocks(struct kvp_client *c, char *why)
 static bool make_cache(struct kvp_client *c, char *why)
 {
     const struct kvp_options *o = c->o;
-    const struct kvp_cache_config cfg = {.geometry = &o->geometry,
-                                         .tokens = c->tokens,
-                                         .requests = o->parallel,
-                                         .block_tokens = o->block_tokens,
-                                         .layout = o->layout,
-                                         .seed = o->seed};
+    struct kvp_cache_config cfg = {.geometry = &o->geometry,
+                                   .tokens = c->tokens,
+                                   .requests = o->parallel,
+                                   .block_tokens = o->block_tokens,
+                                   .layout = o->layout,
+                                   .seed = o->seed,
+                                   .shards = o->tp};
+    bool ok =
+        kvp_payload_make(&c->payload, &o->geometry, o->payload, o->seed, o->payload_path, why);
 
-    return kvp_payload_make(&c->payload, &o->geometry, o->payload, o->seed, o->payload_path, why) &&
-           kvp_cache_make(&c->cache, &cfg, why);
+    for (; ok && cfg.shard < o->tp; ++cfg.shard)
+        ok = kvp_cache_make(&c->cache[cfg.shard], &cfg, why);
+    return ok;
+}
+
+void kvp_client_fill(struct kvp_client *c, uint32_t request, uint32_t tokens, bool shuffled)
+{
+    for (uint32_t i = 0; i < c->o->tp; ++i)
+        kvp_cache_fill(&c->cache[i], &c->payload, request, tokens, shuffled);
 }
 
 /* What a node on the other side is made of. */
@@ -127,7 +137,7 @@ static uint32_t lanes_of(const struct kvp_options *o)
 
 struct kvp_lane *kvp_client_lane(struct kvp_client *c, uint32_t lane)
 {
-    return &c->lanes[c->lane_count > 1 ? lane : 0];
+    return &c->lanes[c->lane_count > c->o->tp ? lane * c->o->tp : 0];
 }
 
 uint32_t kvp_client_codec(const struct kvp_options *o, uint32_t lane)
@@ -145,6 +155,8 @@ static bool ask_open(struct kvp_client *c, char *why)
     cJSON_AddItemToObject(msg, "geometry", kvp_geometry_to_json(&o->geometry));
     cJSON_AddNumberToObject(msg, "tokens", c->tokens);
     cJSON_AddNumberToObject(msg, "requests", o->parallel);
+    cJSON_AddNumberToObject(msg, "tp", o->tp);
+    cJSON_AddNumberToObject(msg, "tp_there", o->tp_there);
     cJSON_AddNumberToObject(msg, "block_tokens", o->block_tokens_there);
     cJSON_AddNumberToObject(msg, "layout", o->layout);
     cJSON_AddNumberToObject(msg, "payload", o->payload);
@@ -161,8 +173,13 @@ static bool hear_opened(struct kvp_client *c, uint32_t *port, char *why)
     c->region = kvp_msg_ns(msg, "region");
     *port = (uint32_t)kvp_msg_number(msg, "port", 1, 65535, 0);
     snprintf(c->server_path, sizeof(c->server_path), "%s", kvp_msg_text(msg, "path", ""));
+    const uint32_t shards = (uint32_t)kvp_msg_number(msg, "shards", 1, KVP_TP_MAX, 1);
+
     cJSON_Delete(msg);
-    return true;
+    if (shards != c->o->tp_there)
+        snprintf(why, KVP_WHY, "the server has %u shards, not %u: an older kvperf knows no --tp",
+                 shards, c->o->tp_there);
+    return shards == c->o->tp_there;
 }
 
 /* This side's address of a lane, and the server's; "": the link's only peer. */
@@ -184,9 +201,21 @@ static void addresses(const struct kvp_client *c, uint32_t lane, uint32_t port, 
     }
 }
 
-static bool open_lane(struct kvp_client *c, uint32_t lane, char *why)
+/* Shards of the other side that have rows of this one's. */
+static uint32_t peers_of(const struct kvp_options *o, uint32_t shard)
+{
+    uint32_t n = 0;
+
+    for (uint32_t d = 0; d < o->tp_there; ++d)
+        n += kvp_geometry_meet(&o->geometry, shard, o->tp, d, o->tp_there);
+    return n;
+}
+
+/* The node of one shard. */
+static bool open_node(struct kvp_client *c, uint32_t node, char *why)
 {
     const struct kvp_options *o = c->o;
+    const uint32_t lane = node / o->tp, shard = node % o->tp;
     char local[256], peer[256], name[48];
     const struct kvp_lane_config cfg = {
         .net = o->net,
@@ -195,25 +224,35 @@ static bool open_lane(struct kvp_client *c, uint32_t lane, char *why)
         .fault = o->fault,
         .codec = lanes_of(o) > 1 ? kvp_client_codec(o, lane) : 0,
         .encoders = o->encoders,
+        .peers = o->tp_there > 1 ? peers_of(o, shard) : 1,
         .busy_poll = o->busy_poll,
     };
 
     addresses(c, lane, 0, local, peer);
     snprintf(name, sizeof(name), "kvperf%s%s", lane == 0 ? "" : " ",
              lane == 0 ? "" : o->codecs[lane - 1].name);
-    if (!kvp_lane_open(&c->lanes[lane], &cfg, c->cache.memory != NULL ? &c->cache : NULL, why))
+    if (!kvp_lane_open(&c->lanes[node], &cfg, c->cache[0].memory != NULL ? &c->cache[shard] : NULL,
+                       why))
         return false;
-    c->lane_count = lane + 1;
+    c->lane_count = node + 1;
     return true;
 }
 
-static bool join_lane(struct kvp_client *c, uint32_t lane, uint32_t port, char *why)
+static bool dial_node(struct kvp_client *c, uint32_t node, uint32_t port, char *why)
 {
+    const struct kvp_options *o = c->o;
+    const uint32_t lane = node / o->tp;
     char local[256], peer[256];
 
-    addresses(c, lane, port, local, peer);
-    return kvp_lane_dial(&c->lanes[lane], peer[0] != '\0' ? peer : NULL, why) &&
-           kvp_lane_wait_up(&c->lanes[lane], why);
+    for (uint32_t d = 0; d < o->tp_there; ++d) {
+        if (o->tp_there > 1 &&
+            !kvp_geometry_meet(&o->geometry, node % o->tp, o->tp, d, o->tp_there))
+            continue;
+        addresses(c, lane * o->tp_there + d, port, local, peer);
+        if (!kvp_lane_dial(&c->lanes[node], peer[0] != '\0' ? peer : NULL, why))
+            return false;
+    }
+    return true;
 }
 
 /* Both sides open their nodes at the same time: a DPDK link between two processes comes to be only
@@ -224,13 +263,13 @@ static enum kvp_exit open_lanes(struct kvp_client *c, char *why)
 
     if (!ask_open(c, why))
         return KVP_EXIT_SERVER;
-    for (uint32_t i = 0; i < lanes_of(c->o); ++i)
-        if (!open_lane(c, i, why))
+    for (uint32_t i = 0; i < lanes_of(c->o) * c->o->tp; ++i)
+        if (!open_node(c, i, why))
             return KVP_EXIT_FAILED;
     if (!hear_opened(c, &port, why))
         return KVP_EXIT_SERVER;
     for (uint32_t i = 0; i < c->lane_count; ++i)
-        if (!join_lane(c, i, port, why))
+        if (!dial_node(c, i, port, why) || !kvp_lane_wait_up(&c->lanes[i], why))
             return KVP_EXIT_FAILED;
     return KVP_EXIT_OK;
 }
@@ -269,7 +308,7 @@ enum kvp_exit kvp_client_open(struct kvp_client *c, const struct kvp_options *o,
     if (!make_cache(c, why))
         return KVP_EXIT_FAILED;
     for (uint32_t i = 0; i < o->parallel; ++i)
-        kvp_cache_fill(&c->cache, &c->payload, i, tokens, o->shuffled);
+        kvp_client_fill(c, i, tokens, o->shuffled);
     status = open_lanes(c, why);
     kvp_wake_soon();
     return status == KVP_EXIT_OK ? status : failed(status);
@@ -284,11 +323,13 @@ enum kvp_exit kvp_client_region(struct kvp_client *c, uint64_t bytes, char why[K
     cJSON_AddNumberToObject(msg, "bytes", (double)bytes);
     if (!kvp_line_send(&c->line, msg, why))
         return failed(KVP_EXIT_SERVER);
-    if (!open_lane(c, 0, why))
+    if (!open_node(c, 0, why))
         return failed(KVP_EXIT_FAILED);
     if (!hear_opened(c, &port, why))
         return failed(KVP_EXIT_SERVER);
-    return join_lane(c, 0, port, why) ? KVP_EXIT_OK : failed(KVP_EXIT_FAILED);
+    return dial_node(c, 0, port, why) && kvp_lane_wait_up(&c->lanes[0], why)
+               ? KVP_EXIT_OK
+               : failed(KVP_EXIT_FAILED);
 }
 
 void kvp_client_close(struct kvp_client *c)
@@ -302,7 +343,8 @@ void kvp_client_close(struct kvp_client *c)
     kvp_line_close(&c->line);
     kvp_local_stop(&c->local);
     cJSON_Delete(c->server);
-    kvp_cache_free(&c->cache);
+    for (uint32_t i = 0; i < KVP_TP_MAX; ++i)
+        kvp_cache_free(&c->cache[i]);
     kvp_payload_free(&c->payload);
     c->lane_count = 0;
     c->server = NULL;

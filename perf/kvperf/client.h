@@ -32,11 +32,12 @@ struct kvp_client {
     char here[64], there[64];
     cJSON *server; /* its hello; NULL: none came */
     char server_path[KVP_WHY];
-    struct kvp_cache cache;
+    struct kvp_cache cache[KVP_TP_MAX]; /* a shard each */
     struct kvp_payload payload;
-    struct kvp_lane lanes[KVP_LANES_MAX];
-    uint32_t lane_count; /* [0] is raw, then one for each of the options' codecs; on a device, which
-                            has one node, [0] alone, and each stream names its codec */
+    struct kvp_lane lanes[KVP_LANES_MAX * KVP_TP_MAX]; /* [lane * tp + shard] */
+    uint32_t lane_count; /* nodes that are open. The first lane is raw, then one for each of the
+                            options' codecs; on a device, which has one node, there is the first
+                            alone, and each stream names its codec */
     uint32_t tokens;     /* room for so many in a request */
     int64_t offset_ns;   /* this clock = the server's + offset */
     uint64_t offset_error_ns;
@@ -56,9 +57,13 @@ enum kvp_exit kvp_client_open(struct kvp_client *c, const struct kvp_options *o,
                               char why[KVP_WHY]);
 void kvp_client_close(struct kvp_client *c);
 
-/* What a row of a plan's lane goes over, and the codec that it names; 0: to be chosen. */
+/* The first of the nodes, one a shard, that a row of a plan's lane goes over, and the codec that it
+ * names; 0: to be chosen. */
 struct kvp_lane *kvp_client_lane(struct kvp_client *c, uint32_t lane);
 uint32_t kvp_client_codec(const struct kvp_options *o, uint32_t lane);
+
+/* Write a request's bytes where the blocks of all shards lie. */
+void kvp_client_fill(struct kvp_client *c, uint32_t request, uint32_t tokens, bool shuffled);
 
 /* One round into r, which the caller frees. KVP_EXIT_FAILED: this round alone (r says which
  * transfer and why); KVP_EXIT_SERVER: the server is lost; KVP_EXIT_INTERRUPTED. */

@@ -18,12 +18,13 @@ struct sending {
     struct kvp_client *c;
     const struct kvp_round_plan *plan;
     struct kvp_round *r;
-    struct kvp_lane *lane;
-    kvw_xfer_ref xfers[64];
+    struct kvp_lane *lane; /* the first of a node for each shard */
+    uint32_t tp, streams;
+    kvw_xfer_ref xfers[64]; /* [request * tp + shard] */
     bool over[64];
     uint32_t left;
     uint64_t begun_ns;
-    struct kvw_core_stats before;
+    struct kvw_core_stats before[KVP_TP_MAX];
 };
 
 /* --- announcing ------------------------------------------------------------------------------- */
@@ -42,7 +43,7 @@ static bool announce(struct sending *s, char *why)
 
     key_of(s, key, sizeof(key));
     cJSON_AddStringToObject(msg, "key", key);
-    cJSON_AddNumberToObject(msg, "lane", (double)(s->lane - s->c->lanes));
+    cJSON_AddNumberToObject(msg, "lane", (double)((s->lane - s->c->lanes) / s->tp));
     cJSON_AddNumberToObject(msg, "tokens", p->tokens);
     cJSON_AddNumberToObject(msg, "requests", p->requests);
     cJSON_AddNumberToObject(msg, "shuffled", p->shuffled);
@@ -59,23 +60,25 @@ static bool announce(struct sending *s, char *why)
 
 static bool open_streams(struct sending *s, char *why)
 {
-    for (uint32_t i = 0; i < s->plan->requests; ++i) {
+    for (uint32_t i = 0; i < s->streams; ++i) {
+        struct kvp_lane *lane = &s->lane[i % s->tp];
         struct kvw_group_blocks rows[KVP_GROUPS_MAX];
         char key[64], name[80], said[KVP_WHY] = "";
         struct kvw_stream_args args = {.size = sizeof(args),
-                                       .pool = s->lane->pool,
+                                       .pool = lane->pool,
+                                       .receivers = lane->wanted,
                                        .tokens = s->plan->tokens,
                                        .groups = rows,
                                        .group_bytes = sizeof(rows[0]),
                                        .deadline_ns = kvw_now_ns() + s->plan->timeout_ns,
                                        .codec = kvp_client_codec(s->c->o, s->plan->lane)};
 
-        args.group_count =
-            kvp_cache_blocks(&s->c->cache, i, s->plan->tokens, s->plan->shuffled, false, rows);
+        args.group_count = kvp_cache_blocks(&s->c->cache[i % s->tp], i / s->tp, s->plan->tokens,
+                                            s->plan->shuffled, false, rows);
         key_of(s, key, sizeof(key));
-        snprintf(name, sizeof(name), "%s %u", key, i);
+        snprintf(name, sizeof(name), "%s %u", key, i / s->tp);
         args.key = kvw_key_of(name);
-        const kvw_err err = kvw_node_stream(s->lane->node, &args, &s->xfers[i], said, sizeof(said));
+        const kvw_err err = kvw_node_stream(lane->node, &args, &s->xfers[i], said, sizeof(said));
 
         if (err != KVW_OK) {
             snprintf(why, KVP_WHY, "a stream can't be opened: %.200s",
@@ -88,33 +91,46 @@ static bool open_streams(struct sending *s, char *why)
 
 /* --- the clock -------------------------------------------------------------------------------- */
 
+static void take_event(struct sending *s, uint32_t shard, const struct kvw_core_event *ev)
+{
+    for (uint32_t i = shard; ev->kind == KVW_CEV_XFER_DONE && i < s->streams; i += s->tp) {
+        struct kvp_transfer *t = &s->r->transfers[i / s->tp];
+
+        if (s->xfers[i].value != ev->xfer.value || s->over[i])
+            continue;
+        s->over[i] = true;
+        --s->left;
+        if (t->err != KVW_OK)
+            continue; /* another shard's end came first */
+        t->err = ev->err;
+        snprintf(t->text, KVP_WHY, "%.255s", ev->text);
+    }
+}
+
 /* Take what has happened; until_ns 0: don't wait. */
 static void heed(struct sending *s, uint64_t until_ns)
 {
-    const int fd = kvw_node_fd(s->lane->node);
     struct kvw_core_event ev;
+    int fds[KVP_TP_MAX];
 
+    for (uint32_t i = 0; i < s->tp; ++i)
+        fds[i] = kvw_node_fd(s->lane[i].node);
     do {
         if (until_ns != 0)
-            (void)kvp_wait_fds(&fd, 1, until_ns);
-        while (kvp_lane_event(s->lane, &ev))
-            for (uint32_t i = 0; i < s->plan->requests; ++i)
-                if (ev.kind == KVW_CEV_XFER_DONE && s->xfers[i].value == ev.xfer.value &&
-                    !s->over[i]) {
-                    s->over[i] = true;
-                    --s->left;
-                    s->r->transfers[i].err = ev.err;
-                    snprintf(s->r->transfers[i].text, KVP_WHY, "%.255s", ev.text);
-                }
+            (void)kvp_wait_fds(fds, s->tp, until_ns);
+        for (uint32_t i = 0; i < s->tp; ++i)
+            while (kvp_lane_event(&s->lane[i], &ev))
+                take_event(s, i, &ev);
     } while (until_ns != 0 && s->left > 0 && !kvp_stopped() && kvw_now_ns() < until_ns);
 }
 
 /* A transfer that has ended already isn't pushed to any more; its end says why. */
 static void push_layer(struct sending *s, uint32_t layer, uint32_t tokens)
 {
-    for (uint32_t i = 0; i < s->plan->requests; ++i)
+    for (uint32_t i = 0; i < s->streams; ++i)
         while (!s->over[i] && !kvp_stopped() &&
-               kvw_node_push(s->lane->node, s->xfers[i], layer, tokens, NULL) == KVW_E_AGAIN)
+               kvw_node_push(s->lane[i % s->tp].node, s->xfers[i], layer, tokens, NULL) ==
+                   KVW_E_AGAIN)
             heed(s, kvw_now_ns() + 100000);
 }
 
@@ -138,12 +154,28 @@ static void run_clock(struct sending *s)
             for (uint32_t i = 0; i < s->plan->requests; ++i)
                 s->r->transfers[i].computed_ms[l] = at_ms;
         }
-    for (uint32_t i = 0; i < s->plan->requests; ++i)
+    for (uint32_t i = 0; i < s->streams; ++i)
         if (!s->over[i] && !kvp_stopped())
-            (void)!kvw_node_commit(s->lane->node, s->xfers[i], "kvperf", 6);
+            (void)!kvw_node_commit(s->lane[i % s->tp].node, s->xfers[i], "kvperf", 6);
 }
 
 /* --- what came of it -------------------------------------------------------------------------- */
+
+static void take_shards(struct kvp_transfer *t, const cJSON *list, double base_ms)
+{
+    const cJSON *of;
+    uint32_t i = 0;
+
+    cJSON_ArrayForEach(of, list)
+    {
+        if (i == KVP_TP_MAX)
+            return;
+        t->shards[i++] = (struct kvp_shard){
+            .raw_bytes = (uint64_t)kvp_msg_number(of, "raw_bytes", 0, 1e15, 0),
+            .wire_bytes = (uint64_t)kvp_msg_number(of, "wire_bytes", 0, 1e15, 0),
+            .last_ms = base_ms + kvp_msg_number(of, "last_ns", -1e18, 1e18, 0) / 1e6};
+    }
+}
 
 static void take_landing(struct sending *s, uint32_t i, const cJSON *from, double base_ms)
 {
@@ -167,6 +199,7 @@ static void take_landing(struct sending *s, uint32_t i, const cJSON *from, doubl
     t->check.wrong = (uint64_t)kvp_msg_number(from, "wrong", 0, 1e15, 0);
     t->check.noise = kvp_msg_number(from, "noise", 0, 1e300, 1e300);
     t->check.signal = kvp_msg_number(from, "signal", 0, 1e300, 0);
+    take_shards(t, cJSON_GetObjectItemCaseSensitive(from, "shards"), base_ms);
     cJSON_ArrayForEach(at, ready)
     {
         if (l < s->r->layers && cJSON_IsNumber(at) && at->valuedouble >= 0)
@@ -196,13 +229,16 @@ static bool take_landed(struct sending *s, char *why)
 
 static void take_figures(struct sending *s, uint64_t cpu_ns)
 {
-    struct kvw_core_stats after = {.size = sizeof(after)};
     struct kvw_peer_info peer = {.size = sizeof(peer)};
 
     s->r->send_cpu_s = (double)(kvp_cpu_ns() - cpu_ns) / 1e9;
-    kvw_node_stats(s->lane->node, &after);
-    s->r->credit_stalls = after.credit_stalls - s->before.credit_stalls;
-    s->r->encoder_stalls = after.encoder_stalls - s->before.encoder_stalls;
+    for (uint32_t i = 0; i < s->tp; ++i) {
+        struct kvw_core_stats after = {.size = sizeof(after)};
+
+        kvw_node_stats(s->lane[i].node, &after);
+        s->r->credit_stalls += after.credit_stalls - s->before[i].credit_stalls;
+        s->r->encoder_stalls += after.encoder_stalls - s->before[i].encoder_stalls;
+    }
     if (kvw_node_peer_info(s->lane->node, s->lane->peer, &peer) == KVW_OK)
         snprintf(s->r->why_codec, sizeof(s->r->why_codec), "%s", peer.why);
 }
@@ -226,8 +262,9 @@ enum kvp_exit kvp_client_round(struct kvp_client *c, const struct kvp_round_plan
                         .plan = plan,
                         .r = r,
                         .lane = kvp_client_lane(c, plan->lane),
-                        .left = plan->requests,
-                        .before = {.size = sizeof(s.before)}};
+                        .tp = c->o->tp,
+                        .streams = plan->requests * c->o->tp,
+                        .left = plan->requests * c->o->tp};
     uint64_t cpu_ns;
 
     if (!kvp_round_make(r, plan->requests, c->o->geometry.layers)) {
@@ -238,7 +275,10 @@ enum kvp_exit kvp_client_round(struct kvp_client *c, const struct kvp_round_plan
     heed(&s, 0);
     if (!announce(&s, why))
         return kvp_stopped() ? KVP_EXIT_INTERRUPTED : KVP_EXIT_SERVER;
-    kvw_node_stats(s.lane->node, &s.before);
+    for (uint32_t i = 0; i < s.tp; ++i) {
+        s.before[i].size = sizeof(s.before[i]);
+        kvw_node_stats(s.lane[i].node, &s.before[i]);
+    }
     cpu_ns = kvp_cpu_ns();
     if (!open_streams(&s, why))
         return KVP_EXIT_FAILED;

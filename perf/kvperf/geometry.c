@@ -177,6 +177,44 @@ bool kvp_geometry_retype(struct kvp_geometry *g, const char *dtype, char why[KVP
     return ok;
 }
 
+struct kvp_share kvp_part_share(const struct kvp_part *p, uint32_t of, uint32_t shards)
+{
+    if (p->rows >= shards)
+        return (struct kvp_share){of * (p->rows / shards), p->rows / shards};
+    return (struct kvp_share){of * p->rows / shards, 1};
+}
+
+bool kvp_geometry_shares(const struct kvp_geometry *g, uint32_t shards, char why[KVP_WHY])
+{
+    for (uint32_t i = 0; i < g->group_count; ++i)
+        for (uint32_t k = 0; k < g->groups[i].part_count; ++k) {
+            const struct kvp_part *p = &g->groups[i].parts[k];
+
+            if (p->rows % shards == 0 || shards % p->rows == 0)
+                continue;
+            snprintf(why, KVP_WHY,
+                     "--tp %u: part %s of %.60s has %u rows, neither a multiple nor a "
+                     "divisor of that",
+                     shards, p->name, g->name, p->rows);
+            return false;
+        }
+    return true;
+}
+
+bool kvp_geometry_meet(const struct kvp_geometry *g, uint32_t a, uint32_t as, uint32_t b,
+                       uint32_t bs)
+{
+    for (uint32_t i = 0; i < g->group_count; ++i)
+        for (uint32_t k = 0; k < g->groups[i].part_count; ++k) {
+            const struct kvp_share x = kvp_part_share(&g->groups[i].parts[k], a, as);
+            const struct kvp_share y = kvp_part_share(&g->groups[i].parts[k], b, bs);
+
+            if (x.first < y.first + y.rows && y.first < x.first + x.rows)
+                return true;
+        }
+    return false;
+}
+
 const char *kvp_dtype_name(uint32_t dtype)
 {
     static const char *const names[] = {"?",        "f32",      "f16",   "bf16",

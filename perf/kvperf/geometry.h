@@ -19,6 +19,7 @@
 #define KVP_PARTS_MAX   8u
 #define KVP_GROUPS_MAX  6u
 #define KVP_PATTERN_MAX 127u
+#define KVP_TP_MAX      8u  /* shards of one side */
 #define KVP_WHY         256 /* bytes of a sentence that says what is wrong */
 
 struct kvp_part {
@@ -50,6 +51,18 @@ bool kvp_group_has(const struct kvp_group *g, uint32_t layer);
 /* Entries of a group that a sequence of so many tokens has: [*first, *end). */
 void kvp_group_entries(const struct kvp_group *g, uint32_t tokens, uint32_t *first, uint32_t *end);
 uint64_t kvp_part_entry_bytes(const struct kvp_part *p);
+
+/* What shard `of` of so many holds of a part: rows (KV heads) side by side, or, where there are
+ * fewer rows than shards, one that others hold too. */
+struct kvp_share {
+    uint32_t first, rows;
+};
+struct kvp_share kvp_part_share(const struct kvp_part *p, uint32_t of, uint32_t shards);
+/* false: why names a part that so many can't share. */
+bool kvp_geometry_shares(const struct kvp_geometry *g, uint32_t shards, char why[KVP_WHY]);
+/* Whether shard a of `as` and shard b of `bs` have rows of any part in common. */
+bool kvp_geometry_meet(const struct kvp_geometry *g, uint32_t a, uint32_t as, uint32_t b,
+                       uint32_t bs);
 
 /* Bytes of one layer, and of all layers, for a sequence. */
 uint64_t kvp_geometry_layer_bytes(const struct kvp_geometry *g, uint32_t layer, uint32_t tokens);

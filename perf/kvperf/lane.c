@@ -23,6 +23,7 @@ bool kvp_lane_open(struct kvp_lane *l, const struct kvp_lane_config *cfg,
     kvw_err err;
 
     memset(l, 0, sizeof(*l));
+    l->wanted = cfg->peers > 0 ? cfg->peers : 1;
     err = kvw_node_open(&l->node, &node, said, sizeof(said));
     if (err != KVW_OK) {
         snprintf(why, KVP_WHY, "%s %.60s can't be opened: %.150s", cfg->net, cfg->local,
@@ -54,6 +55,20 @@ bool kvp_lane_dial(struct kvp_lane *l, const char *address, char why[KVP_WHY])
     return err == KVW_OK;
 }
 
+/* Peers in the order in which they came; who comes again is the last. */
+static void note_peer(struct kvp_lane *l, kvw_peer_id peer, bool up)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < l->peer_count; ++i)
+        if (l->peers[i].value != peer.value)
+            l->peers[kept++] = l->peers[i];
+    if (up && kept < KVP_TP_MAX)
+        l->peers[kept++] = peer;
+    l->peer_count = kept;
+    l->up = kept >= l->wanted;
+}
+
 bool kvp_lane_event(struct kvp_lane *l, struct kvw_core_event *ev)
 {
     memset(ev, 0, sizeof(*ev));
@@ -61,10 +76,10 @@ bool kvp_lane_event(struct kvp_lane *l, struct kvw_core_event *ev)
     if (!kvw_node_next_event(l->node, ev))
         return false;
     if (ev->kind == KVW_CEV_PEER_UP) {
-        l->up = true;
+        note_peer(l, ev->peer, true);
         l->peer = ev->peer;
     } else if (ev->kind == KVW_CEV_PEER_LOST) {
-        l->up = false;
+        note_peer(l, ev->peer, false);
         snprintf(l->why_down, sizeof(l->why_down), "%.255s",
                  ev->text[0] != '\0' ? ev->text : kvw_strerror((kvw_err)ev->err));
     }

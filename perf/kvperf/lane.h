@@ -17,16 +17,19 @@
 struct kvp_lane {
     struct kvw_node *node;
     kvw_pool_id pool;
-    kvw_peer_id peer;
-    bool up;
-    char why_down[KVP_WHY]; /* the last reason that was heard */
-    char path[KVP_WHY];     /* what the transport says about itself, may be empty */
+    kvw_peer_id peer; /* the last that came */
+    kvw_peer_id peers[KVP_TP_MAX];
+    uint32_t peer_count, wanted; /* shards of the other side */
+    bool up;                     /* all that are wanted */
+    char why_down[KVP_WHY];      /* the last reason that was heard */
+    char path[KVP_WHY];          /* what the transport says about itself, may be empty */
 };
 
 struct kvp_lane_config {
     const char *net, *local, *fault;
     const char *name;
     uint32_t codec, encoders;
+    uint32_t peers; /* that it will have; 0: 1 */
     bool listen, busy_poll;
 };
 

@@ -52,6 +52,7 @@ enum {
     OPT_STREAM,
     OPT_CSV,
     OPT_BESIDE,
+    OPT_TP,
 };
 
 static const struct option known[] = {
@@ -105,6 +106,7 @@ static const struct option known[] = {
     {"json-stream", no_argument, NULL, OPT_STREAM},
     {"csv", required_argument, NULL, OPT_CSV},
     {"beside", required_argument, NULL, OPT_BESIDE},
+    {"tp", required_argument, NULL, OPT_TP},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'v'},
     {NULL, 0, NULL, 0},
@@ -121,6 +123,7 @@ static const struct {
 } only[] = {
     {OPT_MEMORY, {KVP_SWEEP, KVP_FIND, KVP_REPLAY}, "sweep, find and replay"},
     {OPT_BESIDE, {KVP_KV, KVP_BW}, "kv and bw"},
+    {OPT_TP, {KVP_KV, KVP_BW, KVP_LAT}, "kv, bw and lat"},
     {OPT_PIECE, {KVP_BATCH}, "batch"},
     {OPT_PIECES, {KVP_BATCH}, "batch"},
     {OPT_DEPTH, {KVP_BATCH}, "batch"},
@@ -170,6 +173,20 @@ static bool list(const struct reading *r, const char *text, double max, uint32_t
             return false;
     }
     return *count > 0 || kvp_refuse(r->name, text, "it names no number");
+}
+
+/* P or P:D. */
+static bool shards(const struct reading *r, const char *text)
+{
+    const char *colon = strchr(text, ':');
+    char first[16];
+
+    snprintf(first, sizeof(first), "%.*s",
+             (int)(colon != NULL ? (size_t)(colon - text) : strlen(text)), text);
+    if (!kvp_whole(r->name, first, 1, KVP_TP_MAX, &r->o->tp))
+        return false;
+    r->o->tp_there = r->o->tp;
+    return colon == NULL || kvp_whole(r->name, colon + 1, 1, KVP_TP_MAX, &r->o->tp_there);
 }
 
 static bool block_tokens(const struct reading *r, const char *text)
@@ -293,6 +310,8 @@ static bool take_number(struct reading *r, int opt, const char *text)
         return kvp_whole(r->name, text, 0, KVW_XFER_TOKENS_MAX, &o->chunk_tokens);
     case OPT_BLOCK:
         return block_tokens(r, text);
+    case OPT_TP:
+        return shards(r, text);
     case OPT_SEED:
         ok = kvp_number(r->name, text, 0, 9007199254740992.0, &d) &&
              (d == floor(d) || kvp_refuse(r->name, text, "not a whole number"));
@@ -518,8 +537,35 @@ static int take_command(struct kvp_options *o, int argc, char **argv)
     return at;
 }
 
+/* Each shard has a node of its own, and so a UDP port. */
+static bool tp_fits(const struct kvp_options *o)
+{
+    const uint32_t most = o->tp > o->tp_there ? o->tp : o->tp_there;
+    char why[KVP_WHY];
+
+    if (most == 1)
+        return true;
+    if (strcmp(o->net, "udp") != 0) {
+        fprintf(stderr, "kvperf: --tp needs --net udp, where each shard has a port of its own\n");
+        return false;
+    }
+    if (o->parallel * most > 64) {
+        fprintf(stderr,
+                "kvperf: --tp %u:%u with --parallel %u: shards times prompts are 64 at most\n",
+                o->tp, o->tp_there, o->parallel);
+        return false;
+    }
+    if (kvp_geometry_shares(&o->geometry, o->tp, why) &&
+        kvp_geometry_shares(&o->geometry, o->tp_there, why))
+        return true;
+    fprintf(stderr, "kvperf: %s\n", why);
+    return false;
+}
+
 static bool fits_together(struct kvp_options *o)
 {
+    if (!tp_fits(o))
+        return false;
     if (o->command == KVP_FIND && (o->max_exposed_ms < 0 || o->codec_count > 1)) {
         fprintf(stderr, "kvperf: find needs --max-exposed-ms X, what may show, and one --codec\n");
         return false;
@@ -633,6 +679,8 @@ bool kvp_options_parse(struct kvp_options *o, int argc, char **argv, int *status
                               .net = "udp",
                               .tokens = 2048,
                               .parallel = 1,
+                              .tp = 1,
+                              .tp_there = 1,
                               .block_tokens = 16,
                               .block_tokens_there = 16,
                               .shuffled = true,

@@ -61,6 +61,7 @@ struct kvp_options {
     /* what */
     struct kvp_geometry geometry;
     uint32_t tokens, parallel, chunk_tokens;
+    uint32_t tp, tp_there;                          /* shards of this side, and of the server's */
     uint32_t token_list[KVP_LIST_MAX], token_count; /* sweep: all that were named */
     uint32_t parallel_list[KVP_LIST_MAX], parallel_count;
     double memory_max; /* sweep, find: bytes of KV on each side */

@@ -46,6 +46,11 @@ static void add_transfer(struct kvp_row *row, struct kvp_transfer *t, uint32_t l
     row->wire_bytes += t->wire_bytes;
     row->chunks += t->chunks;
     ++row->by_codec[t->codec % 64];
+    for (uint32_t i = 0; i < KVP_TP_MAX; ++i) {
+        row->shards[i].raw_bytes += t->shards[i].raw_bytes;
+        row->shards[i].wire_bytes += t->shards[i].wire_bytes;
+        row->shards[i].last_ms += fmax(0, t->shards[i].last_ms - end_ms);
+    }
     row->check.bytes += t->check.bytes;
     row->check.wrong += t->check.wrong;
     row->check.noise += t->check.noise;
@@ -88,7 +93,9 @@ bool kvp_row_add(struct kvp_row *row, struct kvp_round *round)
 static void make_floor(struct kvp_row *row, const struct kvp_geometry *g, double bytes_per_ms)
 {
     double bytes[KVW_LAYERS_MAX];
-    const double shrunk = (double)row->wire_bytes / (double)row->raw_bytes;
+    /* What several shards hold went to each of them. */
+    const double shrunk =
+        (double)row->wire_bytes / row->count / (double)kvp_geometry_bytes(g, row->plan.tokens);
 
     for (uint32_t l = 0; l < g->layers; ++l)
         bytes[l] =

@@ -33,8 +33,9 @@ struct kvp_row {
     /* sums over all samples */
     double send_cpu_s, recv_cpu_s;
     uint64_t raw_bytes, wire_bytes, chunks, credit_stalls, encoder_stalls, chunks_rejected;
-    uint64_t by_codec[64]; /* requests whose bytes went mostly through this codec */
-    double lag_ms;         /* the worst */
+    uint64_t by_codec[64];               /* requests whose bytes went mostly through this codec */
+    double lag_ms;                       /* the worst */
+    struct kvp_shard shards[KVP_TP_MAX]; /* of the receiver; last_ms: sum of its exposed times */
     struct kvp_check check;
     bool data_wrong; /* more than the codec may change */
     char why_codec[160];

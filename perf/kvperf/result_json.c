@@ -20,6 +20,8 @@ static cJSON *config(const struct kvp_options *o)
     put(to, "tokens", o->tokens);
     put(to, "bytes", (double)kvp_geometry_bytes(&o->geometry, o->tokens));
     put(to, "parallel", o->parallel);
+    put(to, "tp_sender", o->tp);
+    put(to, "tp_receiver", o->tp_there);
     put(to, "block_tokens_sender", o->block_tokens);
     put(to, "block_tokens_receiver", o->block_tokens_there);
     cJSON_AddStringToObject(to, "order", o->shuffled ? "random" : "contiguous");
@@ -76,7 +78,21 @@ static void add_check(cJSON *row, const struct kvp_row *from)
     put(o, "digests_failed", (double)from->chunks_rejected);
 }
 
-static cJSON *row_json(const struct kvp_row *from, uint32_t layers)
+static void add_shards(cJSON *row, const struct kvp_row *from, uint32_t shards)
+{
+    cJSON *list = cJSON_AddArrayToObject(row, "shards");
+
+    for (uint32_t i = 0; i < shards; ++i) {
+        cJSON *o = cJSON_CreateObject();
+
+        put(o, "bytes_raw", (double)from->shards[i].raw_bytes);
+        put(o, "bytes_wire", (double)from->shards[i].wire_bytes);
+        put(o, "exposed_ms_mean", from->shards[i].last_ms / from->count);
+        cJSON_AddItemToArray(list, o);
+    }
+}
+
+static cJSON *row_json(const struct kvp_row *from, uint32_t layers, uint32_t shards)
 {
     cJSON *o = cJSON_CreateObject(), *list;
 
@@ -110,6 +126,7 @@ static cJSON *row_json(const struct kvp_row *from, uint32_t layers)
     put(o, "credit_stalls", (double)from->credit_stalls);
     put(o, "encoder_stalls", (double)from->encoder_stalls);
     put(o, "clock_lag_ms_max", from->lag_ms);
+    add_shards(o, from, shards);
     add_codecs(o, from);
     add_check(o, from);
     list = cJSON_AddArrayToObject(o, "samples_exposed_ms");
@@ -157,7 +174,7 @@ cJSON *kvp_result_json(const struct kvp_result *r)
     cJSON_AddItemToObject(o, "config", config(r->o));
     rows = cJSON_AddArrayToObject(o, "rows");
     for (uint32_t i = 0; i < r->row_count; ++i)
-        cJSON_AddItemToArray(rows, row_json(&r->rows[i], r->o->geometry.layers));
+        cJSON_AddItemToArray(rows, row_json(&r->rows[i], r->o->geometry.layers, r->o->tp_there));
     if (r->beside_count > 0)
         add_beside(o, r);
     if (r->found.rounds > 0)

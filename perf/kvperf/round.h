@@ -14,6 +14,7 @@
 /* What is to be done. */
 struct kvp_round_plan {
     uint32_t lane;
+    uint32_t shard; /* of an offer, at the server */
     uint32_t tokens, requests;
     bool shuffled, streamed; /* streamed false: all layers are ready when it begins */
     double prefill_ms;       /* streamed only */
@@ -32,6 +33,10 @@ struct kvp_transfer {
     double first_ms, last_ms;        /* first and last chunk landed */
     double *computed_ms, *landed_ms; /* by layer; landed < 0: it didn't */
     struct kvp_check check;
+    struct kvp_shard {
+        uint64_t raw_bytes, wire_bytes;
+        double last_ms;   /* its last layer landed */
+    } shards[KVP_TP_MAX]; /* of the receiver */
 };
 
 struct kvp_round {

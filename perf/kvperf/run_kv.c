@@ -67,7 +67,7 @@ static void lay_values(struct kvp_client *c, const struct kvp_round_plan *plan, 
     if (lies->shuffled == plan->shuffled && lies->tokens == plan->tokens)
         return;
     for (uint32_t i = 0; i < c->o->parallel; ++i)
-        kvp_cache_fill(&c->cache, &c->payload, i, plan->tokens, plan->shuffled);
+        kvp_client_fill(c, i, plan->tokens, plan->shuffled);
     *lies = (struct lies){plan->shuffled, plan->tokens};
 }
 

@@ -65,7 +65,7 @@ static bool stream(struct replay *x, uint32_t at, const char *key)
                                    .codec = kvp_client_codec(&r->o, 1)};
     char said[KVP_WHY] = "";
 
-    args.group_count = kvp_cache_blocks(&r->c.cache, at, args.tokens, r->o.shuffled, false, rows);
+    args.group_count = kvp_cache_blocks(r->c.cache, at, args.tokens, r->o.shuffled, false, rows);
     const kvw_err err =
         kvw_node_stream(x->lane->node, &args, &x->places[at].xfer, said, sizeof(said));
 

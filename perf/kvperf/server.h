@@ -31,10 +31,11 @@ struct kvp_session {
     struct kvp_line line;
     char here[64], there[64]; /* addresses of the control connection */
     struct kvp_geometry geometry;
-    struct kvp_cache cache;
+    uint32_t tp, tp_there;              /* shards of this side, and of the client's; 0: not open */
+    struct kvp_cache cache[KVP_TP_MAX]; /* a shard each */
     struct kvp_payload payload;
-    struct kvp_lane lanes[KVP_LANES_MAX];
-    uint32_t lane_count;
+    struct kvp_lane lanes[KVP_LANES_MAX * KVP_TP_MAX]; /* [lane * tp + shard] */
+    uint32_t lane_count;                               /* nodes that are open */
     unsigned char *region; /* batch: what the client reads and writes; NULL: none */
     uint64_t region_bytes;
     pid_t iperf3; /* a yardstick of this client's; 0: none */
@@ -50,7 +51,7 @@ void kvp_session_run(struct kvp_session *s);
 /* The receiver's part of a round that the client announced by msg. False: the client is gone. */
 bool kvp_session_round(struct kvp_session *s, const cJSON *msg, char why[KVP_WHY]);
 
-/* Offer a request's blocks under a name; said: a sentence, on an error. */
+/* Offer a request's blocks of plan->shard under a name; said: a sentence, on an error. */
 kvw_err kvp_session_offer(struct kvp_session *s, const struct kvp_round_plan *plan,
                           uint32_t request, const char *name, kvw_xfer_ref *xfer,
                           char said[KVP_WHY]);

@@ -89,12 +89,23 @@ static void close_lanes(struct kvp_session *s)
     s->lane_count = 0;
 }
 
+/* Shards of the client that have rows of this one's. */
+static uint32_t peers_of(const struct kvp_session *s, uint32_t shard)
+{
+    uint32_t n = 0;
+
+    for (uint32_t p = 0; s->tp_there > 1 && p < s->tp_there; ++p)
+        n += kvp_geometry_meet(&s->geometry, shard, s->tp, p, s->tp_there);
+    return n > 0 ? n : 1;
+}
+
 static bool open_lanes(struct kvp_session *s, const cJSON *msg, uint32_t port, char *why)
 {
     const uint32_t lanes = (uint32_t)kvp_msg_number(msg, "lanes", 1, KVP_LANES_MAX, 1);
+    const uint32_t nodes = lanes * s->tp;
     const char *fault = kvp_msg_text(msg, "fault", NULL);
 
-    for (uint32_t i = 0; i < lanes; ++i) {
+    for (uint32_t i = 0; i < nodes; ++i) {
         char local[256];
         const struct kvp_lane_config cfg = {
             .net = kvp_msg_text(msg, "net", "udp"),
@@ -103,11 +114,13 @@ static bool open_lanes(struct kvp_session *s, const cJSON *msg, uint32_t port, c
             .fault = fault,
             .codec = KVW_CODEC_RAW, /* of what it would send */
             .listen = true,
+            .peers = peers_of(s, i % s->tp),
             .busy_poll = kvp_msg_number(msg, "busy_poll", 0, 1, 0) > 0,
         };
 
         local_of(s, msg, i, port, local, sizeof(local));
-        if (!kvp_lane_open(&s->lanes[i], &cfg, s->region == NULL ? &s->cache : NULL, why)) {
+        if (!kvp_lane_open(&s->lanes[i], &cfg, s->region == NULL ? &s->cache[i % s->tp] : NULL,
+                           why)) {
             close_lanes(s);
             return false;
         }
@@ -119,7 +132,7 @@ static bool open_lanes(struct kvp_session *s, const cJSON *msg, uint32_t port, c
 /* Geometry, cache and payload as the client has them. */
 static bool take_state(struct kvp_session *s, const cJSON *msg, char *why)
 {
-    const struct kvp_cache_config cfg = {
+    struct kvp_cache_config cfg = {
         .geometry = &s->geometry,
         .tokens = (uint32_t)kvp_msg_number(msg, "tokens", 1, KVW_XFER_TOKENS_MAX, 0),
         .requests = (uint32_t)kvp_msg_number(msg, "requests", 1, 64, 0),
@@ -127,7 +140,9 @@ static bool take_state(struct kvp_session *s, const cJSON *msg, char *why)
         .layout = (enum kvp_layout)kvp_msg_number(msg, "layout", 0, 2, 0),
         /* Another order than the client's own. */
         .seed = ~(uint64_t)kvp_msg_number(msg, "seed", 0, 9007199254740992.0, 0),
+        .shards = s->tp,
     };
+    bool ok = true;
 
     if (!kvp_geometry_from_json(&s->geometry, cJSON_GetObjectItemCaseSensitive(msg, "geometry"),
                                 why))
@@ -136,18 +151,24 @@ static bool take_state(struct kvp_session *s, const cJSON *msg, char *why)
         snprintf(why, KVP_WHY, "tokens, requests or block_tokens is missing or out of range");
         return false;
     }
+    if (!kvp_geometry_shares(&s->geometry, s->tp, why) ||
+        !kvp_geometry_shares(&s->geometry, s->tp_there, why))
+        return false;
     if (!kvp_payload_make(&s->payload, &s->geometry,
                           (enum kvp_payload_kind)kvp_msg_number(msg, "payload", 0, 2, 0),
                           (uint64_t)kvp_msg_number(msg, "seed", 0, 9007199254740992.0, 0), NULL,
                           why))
         return false;
-    return kvp_cache_make(&s->cache, &cfg, why);
+    for (; ok && cfg.shard < s->tp; ++cfg.shard)
+        ok = kvp_cache_make(&s->cache[cfg.shard], &cfg, why);
+    return ok;
 }
 
 static void forget_state(struct kvp_session *s)
 {
     close_lanes(s);
-    kvp_cache_free(&s->cache);
+    for (uint32_t i = 0; i < KVP_TP_MAX; ++i)
+        kvp_cache_free(&s->cache[i]);
     kvp_payload_free(&s->payload);
     free(s->region);
     s->region = NULL;
@@ -174,6 +195,8 @@ static bool open_state(struct kvp_session *s, const cJSON *msg, bool region, cha
     bool ok;
 
     forget_state(s);
+    s->tp = (uint32_t)kvp_msg_number(msg, "tp_there", 1, KVP_TP_MAX, 1);
+    s->tp_there = (uint32_t)kvp_msg_number(msg, "tp", 1, KVP_TP_MAX, 1);
     if (!may_have(s, msg, why) ||
         (region ? !kvp_session_region(s, bytes, why) : !take_state(s, msg, why)))
         return false;
@@ -188,6 +211,7 @@ static bool open_state(struct kvp_session *s, const cJSON *msg, bool region, cha
     kvp_wake_soon();
     reply = kvp_msg("opened");
     cJSON_AddNumberToObject(reply, "port", port);
+    cJSON_AddNumberToObject(reply, "shards", s->tp);
     kvp_msg_put_ns(reply, "region", (uintptr_t)s->region);
     cJSON_AddStringToObject(reply, "path", s->lanes[0].path);
     return kvp_line_send(&s->line, reply, why);

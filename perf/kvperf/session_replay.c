@@ -66,11 +66,10 @@ static void *check_all(void *arg)
 
         pthread_mutex_unlock(&r->lock);
         if (job->good && r->plan.flip)
-            kvp_cache_flip(&r->s->cache, at, job->tokens, r->plan.shuffled);
+            kvp_cache_flip(r->s->cache, at, job->tokens, r->plan.shuffled);
         if (job->good)
-            found =
-                kvp_cache_check(&r->s->cache, &r->s->payload, at, job->tokens, r->plan.shuffled);
-        kvp_cache_spoil(&r->s->cache, at, job->tokens, r->plan.shuffled);
+            found = kvp_cache_check(r->s->cache, &r->s->payload, at, job->tokens, r->plan.shuffled);
+        kvp_cache_spoil(r->s->cache, at, job->tokens, r->plan.shuffled);
         pthread_mutex_lock(&r->lock);
         job->found = found;
         job->step = CHECKED;
@@ -93,7 +92,7 @@ static enum step step_of(struct replaying *r, uint32_t at)
 
 static bool want(struct replaying *r, const cJSON *msg, char *why)
 {
-    const struct kvp_cache_config *cfg = &r->s->cache.cfg;
+    const struct kvp_cache_config *cfg = &r->s->cache[0].cfg;
     const uint32_t at = (uint32_t)kvp_msg_number(msg, "slot", 0, cfg->requests - 1, UINT32_MAX);
     char said[KVP_WHY] = "";
 
@@ -231,8 +230,8 @@ static bool run(struct replaying *r, char *why)
 {
     if (!kvp_lane_wait_up(&r->s->lanes[r->plan.lane], why))
         return false;
-    for (uint32_t i = 0; r->plan.verify && i < r->s->cache.cfg.requests; ++i)
-        kvp_cache_spoil(&r->s->cache, i, r->s->cache.cfg.tokens, r->plan.shuffled);
+    for (uint32_t i = 0; r->plan.verify && i < r->s->cache[0].cfg.requests; ++i)
+        kvp_cache_spoil(r->s->cache, i, r->s->cache[0].cfg.tokens, r->plan.shuffled);
     if (pthread_create(&r->checker, NULL, check_all, r) != 0) {
         snprintf(why, KVP_WHY, "no thread to compare in");
         return false;
@@ -258,7 +257,7 @@ bool kvp_session_replay(struct kvp_session *s, const cJSON *msg, char why[KVP_WH
     bool ok = false;
 
     why[0] = '\0';
-    if (r == NULL || s->lane_count == 0 || s->region != NULL) {
+    if (r == NULL || s->lane_count == 0 || s->region != NULL || s->tp > 1) {
         snprintf(why, KVP_WHY, r == NULL ? "no memory for a replay" : "a replay before open");
         free(r);
         return false;

@@ -34,6 +34,8 @@ static void print_head(FILE *f, const struct kvp_result *r)
         fprintf(f, "          %u prompts at once\n", o->parallel);
     fprintf(f, "prefill:  %g tokens/s (%s): %.1f ms%s", g->prefill_tok_s, g->clock,
             1000.0 * o->tokens / g->prefill_tok_s, o->chunk_tokens > 0 ? ", in chunks" : "");
+    if (o->tp > 1 || o->tp_there > 1)
+        fprintf(f, "; %u shards to %u", o->tp, o->tp_there);
     fprintf(f, "; blocks of %u tokens", o->block_tokens);
     if (o->block_tokens_there != o->block_tokens)
         fprintf(f, " here, %u there", o->block_tokens_there);
@@ -82,6 +84,20 @@ static void print_codecs(FILE *f, const struct kvp_row *row)
         if (row->by_codec[c] > 0)
             fprintf(f, " %s", kvp_codec_name(c));
     fprintf(f, "; %s\n", row->why_codec);
+}
+
+/* Each shard's share, and when it had all of it. */
+static void print_shards(FILE *f, const struct kvp_row *row, uint32_t shards)
+{
+    char text[32];
+
+    if (!row->plan.streamed || shards < 2)
+        return;
+    fprintf(f, "shards, %s:", row->codec);
+    for (uint32_t i = 0; i < shards; ++i)
+        fprintf(f, " %s %.3f ms", grouped((double)row->shards[i].raw_bytes / row->rounds, text, 32),
+                row->shards[i].last_ms / row->count);
+    fprintf(f, " exposed (means); the last one counts\n");
 }
 
 /* Streamed rows beside the row that sends after the prefill. */
@@ -148,6 +164,9 @@ void kvp_table_print(FILE *f, const struct kvp_result *r)
     for (uint32_t i = 0; i < r->row_count; ++i)
         if (r->rows[i].count > 0)
             print_codecs(f, &r->rows[i]);
+    for (uint32_t i = 0; i < r->row_count; ++i)
+        if (r->rows[i].count > 0)
+            print_shards(f, &r->rows[i], r->o->tp_there);
     for (uint32_t i = 0; i < r->row_count && r->o->gantt; ++i)
         if (r->rows[i].count > 0 && r->rows[i].plan.streamed)
             kvp_gantt_print(f, &r->rows[i], r->o->geometry.layers);

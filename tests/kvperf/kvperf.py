@@ -18,6 +18,7 @@ import xml.etree.ElementTree
 
 import doctor
 import schema
+import shards
 import usage
 from tool import (DATA, FAILED, INTERRUPTED, KVPERF, ROOT, SCHEMA, SERVER, SMALL, Server, Skipped, THRESHOLD, USAGE, Wrong, ended, expect,
                   free_port, one_sentence, rows, run, valid)
@@ -516,7 +517,7 @@ TESTS = [a_result_that_holds_together, a_payload_as_recorded, random_bits_do_not
          a_device_between_two, an_interface_between_two, a_slow_prefill_hides_nearly_all, the_table_and_its_picture,
          bandwidth_and_latency, batches_beside_contiguous, yardsticks_in_the_same_run, a_trace_replayed, a_replay_whose_server_dies,
          intervals_and_spreadsheets, a_sweep_has_all_its_cells, what_find_finds_passes_and_the_next_does_not,
-         codecs_and_a_plan_without_a_network, a_report_with_a_bar_a_layer, *doctor.TESTS, one_server_and_its_clients, one_off,
+         codecs_and_a_plan_without_a_network, a_report_with_a_bar_a_layer, *shards.TESTS, *doctor.TESTS, one_server_and_its_clients, one_off,
          server_away, another_version, rubbish_on_the_port, server_killed, client_killed, interrupted, *usage.TESTS]
 
 

@@ -11,8 +11,9 @@
 
 #include "sim.h"
 
-#define KVN_SIM_NONE     UINT32_MAX
-#define KVN_SIM_HELD_MAX 128u /* packets of one link that wait to be overtaken */
+#define KVN_SIM_NONE        UINT32_MAX
+#define KVN_SIM_PACKET_BITS 20
+#define KVN_SIM_HELD_MAX    128u /* packets of one link that wait to be overtaken */
 
 /* A packet on its way, or handed out by rx() until the next one. */
 struct kvn_sim_packet {
@@ -27,13 +28,14 @@ struct kvn_sim_packet {
 /* When a packet is due; order of sending breaks ties, so that runs repeat. */
 struct kvn_sim_due {
     uint64_t at_ns;
-    uint64_t order; /* << 16 | packet */
+    uint64_t order; /* << KVN_SIM_PACKET_BITS | packet */
 };
 
 /* Earliest first. Most packets come in order and go through the ring; the heap takes the others. */
 struct kvn_sim_queue {
-    struct kvn_sim_due *ring, *heap; /* KVN_SIM_PACKETS_MAX each */
-    uint32_t head, tail;             /* of the ring */
+    struct kvn_sim_due *ring, *heap; /* as many each as packets of the network */
+    uint32_t mask;
+    uint32_t head, tail; /* of the ring */
     uint32_t heaps;
 };
 
@@ -79,7 +81,7 @@ struct kvn_sim_node {
     struct kvn_sim_queue way;            /* to the egress, or to the ring if there is none */
     struct kvn_sim_egress_state *egress; /* NULL: none */
     struct kvn_sim_queue served;         /* by the egress */
-    uint32_t *ring;                      /* arrived; KVN_SIM_PACKETS_MAX */
+    uint32_t *ring;                      /* arrived; as many */
     uint32_t ring_head, ring_tail, ring_limit;
     uint32_t tx_limit;
     int64_t clock_off_ns;
@@ -105,8 +107,9 @@ struct kvn_sim {
     struct kvn_sim_link_state *path[KVN_SIM_NODES_MAX][KVN_SIM_NODES_MAX][KVN_PORT_SOURCES_MAX];
     uint32_t free;
     uint32_t fresh; /* packets at and above were never used */
-    struct kvn_sim_packet packets[KVN_SIM_PACKETS_MAX];
-    uint8_t *memory;    /* of the packets */
+    uint32_t packets_max;
+    struct kvn_sim_packet *packets;
+    uint8_t *memory;    /* of the packets' bytes */
     void *queue_memory; /* of the nodes' queues */
 };
 

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MASK (KVN_SIM_PACKETS_MAX - 1)
-
 static void into_ring(struct kvn_sim *sim, struct kvn_sim_node *n, uint32_t packet)
 {
     const struct kvn_sim_packet *p = &sim->packets[packet];
@@ -16,7 +14,7 @@ static void into_ring(struct kvn_sim *sim, struct kvn_sim_node *n, uint32_t pack
     } else if (n->ring_limit != 0 && n->ring_tail - n->ring_head >= n->ring_limit) {
         ++sim->stats.ring_full;
     } else {
-        n->ring[n->ring_tail++ & MASK] = packet;
+        n->ring[n->ring_tail++ & n->way.mask] = packet;
         return;
     }
     kvn_sim_packet_give(sim, packet);
@@ -122,7 +120,7 @@ static uint32_t port_rx(struct kvn_port *port, uint64_t now_ns, struct kvn_rx_pa
     take_back(p);
     kvn_sim_arrive(sim, p->node);
     while (n < max && node->ring_head != node->ring_tail) {
-        const uint32_t i = node->ring[node->ring_head++ & MASK];
+        const uint32_t i = node->ring[node->ring_head++ & node->way.mask];
         const struct kvn_sim_packet *q = &sim->packets[i];
 
         packets[n++] = (struct kvn_rx_packet){
@@ -166,7 +164,7 @@ static void port_close(struct kvn_port *port)
 
     take_back(p);
     while (node->ring_head != node->ring_tail)
-        kvn_sim_packet_give(p->sim, node->ring[node->ring_head++ & MASK]);
+        kvn_sim_packet_give(p->sim, node->ring[node->ring_head++ & node->way.mask]);
     node->port = NULL;
     free(p);
 }

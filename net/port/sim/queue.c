@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "impl.h"
 
-#define MASK (KVN_SIM_PACKETS_MAX - 1)
-
-_Static_assert((KVN_SIM_PACKETS_MAX & MASK) == 0 && KVN_SIM_PACKETS_MAX <= 1u << 16,
-               "rings are indexed by masking, and a packet's number fits beside its order");
+_Static_assert(KVN_SIM_PACKETS_MAX <= 1u << KVN_SIM_PACKET_BITS,
+               "a packet's number fits beside its order");
 
 static bool earlier(const struct kvn_sim_due *a, const struct kvn_sim_due *b)
 {
@@ -19,7 +17,7 @@ static bool ring_empty(const struct kvn_sim_queue *q)
 /* The ring's first is the queue's. */
 static bool ring_first(const struct kvn_sim_queue *q)
 {
-    return !ring_empty(q) && (q->heaps == 0 || earlier(&q->ring[q->head & MASK], &q->heap[0]));
+    return !ring_empty(q) && (q->heaps == 0 || earlier(&q->ring[q->head & q->mask], &q->heap[0]));
 }
 
 static void heap_push(struct kvn_sim_queue *q, const struct kvn_sim_due *d)
@@ -52,10 +50,10 @@ static void heap_pop(struct kvn_sim_queue *q)
 void kvn_sim_queue_push(struct kvn_sim *sim, struct kvn_sim_queue *q, uint64_t at_ns,
                         uint32_t packet)
 {
-    const struct kvn_sim_due d = {at_ns, sim->order++ << 16 | packet};
+    const struct kvn_sim_due d = {at_ns, sim->order++ << KVN_SIM_PACKET_BITS | packet};
 
-    if (ring_empty(q) || !earlier(&d, &q->ring[(q->tail - 1) & MASK]))
-        q->ring[q->tail++ & MASK] = d;
+    if (ring_empty(q) || !earlier(&d, &q->ring[(q->tail - 1) & q->mask]))
+        q->ring[q->tail++ & q->mask] = d;
     else
         heap_push(q, &d);
 }
@@ -63,15 +61,15 @@ void kvn_sim_queue_push(struct kvn_sim *sim, struct kvn_sim_queue *q, uint64_t a
 uint64_t kvn_sim_queue_first_ns(const struct kvn_sim_queue *q)
 {
     if (ring_first(q))
-        return q->ring[q->head & MASK].at_ns;
+        return q->ring[q->head & q->mask].at_ns;
     return q->heaps > 0 ? q->heap[0].at_ns : UINT64_MAX;
 }
 
 uint32_t kvn_sim_queue_first(const struct kvn_sim_queue *q)
 {
-    const struct kvn_sim_due *d = ring_first(q) ? &q->ring[q->head & MASK] : &q->heap[0];
+    const struct kvn_sim_due *d = ring_first(q) ? &q->ring[q->head & q->mask] : &q->heap[0];
 
-    return (uint32_t)(d->order & 0xffff);
+    return (uint32_t)(d->order & ((1u << KVN_SIM_PACKET_BITS) - 1));
 }
 
 uint32_t kvn_sim_queue_pop(struct kvn_sim_queue *q, uint64_t *at_ns)

@@ -14,14 +14,21 @@
 
 /* --- memory --- */
 
-#define DUES_BYTES   (KVN_SIM_PACKETS_MAX * sizeof(struct kvn_sim_due))
-#define NODE_BYTES   (4 * DUES_BYTES + KVN_SIM_PACKETS_MAX * sizeof(uint32_t))
-#define QUEUES_BYTES (KVN_SIM_NODES_MAX * NODE_BYTES)
-#define GUARD_BYTES  64u /* between two packets; nobody may read them */
+#define GUARD_BYTES 64u /* between two packets; nobody may read them */
 
 static size_t packet_bytes(const struct kvn_sim *sim)
 {
     return ((size_t)sim->payload_max + 7) / 8 * 8 + GUARD_BYTES;
+}
+
+static size_t dues_bytes(const struct kvn_sim *sim)
+{
+    return sim->packets_max * sizeof(struct kvn_sim_due);
+}
+
+static size_t node_bytes(const struct kvn_sim *sim)
+{
+    return 4 * dues_bytes(sim) + sim->packets_max * sizeof(uint32_t);
 }
 
 /* Up to a gigabyte, of which a network touches little. From malloc, AddressSanitizer writes a byte
@@ -61,8 +68,8 @@ void kvn_sim_packet_guard(struct kvn_sim *sim, uint32_t packet, bool on)
 /* Two rings and two heaps of dues, and one ring of packets a node. */
 static bool take_queues(struct kvn_sim *sim)
 {
-    const size_t dues = DUES_BYTES, each = NODE_BYTES;
-    uint8_t *at = take_pages(QUEUES_BYTES);
+    const size_t dues = dues_bytes(sim), each = node_bytes(sim);
+    uint8_t *at = take_pages(KVN_SIM_NODES_MAX * each);
 
     sim->queue_memory = at;
     for (uint32_t i = 0; i < KVN_SIM_NODES_MAX && at != NULL; ++i, at += each) {
@@ -73,6 +80,7 @@ static bool take_queues(struct kvn_sim *sim)
         n->served.ring = (struct kvn_sim_due *)(void *)(at + 2 * dues);
         n->served.heap = (struct kvn_sim_due *)(void *)(at + 3 * dues);
         n->ring = (uint32_t *)(void *)(at + 4 * dues);
+        n->way.mask = n->served.mask = sim->packets_max - 1;
         n->tx_limit = UINT32_MAX;
     }
     return sim->queue_memory != NULL;
@@ -80,13 +88,20 @@ static bool take_queues(struct kvn_sim *sim)
 
 struct kvn_sim *kvn_sim_open(uint64_t seed, uint32_t payload_max)
 {
+    return kvn_sim_open_for(seed, payload_max, KVN_SIM_PACKETS);
+}
+
+struct kvn_sim *kvn_sim_open_for(uint64_t seed, uint32_t payload_max, uint32_t packets)
+{
     struct kvn_sim *sim = calloc(1, sizeof(*sim));
 
     if (sim == NULL)
         return NULL;
     sim->payload_max = payload_max;
-    sim->memory = take_pages(KVN_SIM_PACKETS_MAX * packet_bytes(sim));
-    if (sim->memory == NULL || !take_queues(sim)) {
+    sim->packets_max = packets;
+    sim->packets = take_pages(packets * sizeof(sim->packets[0]));
+    sim->memory = take_pages(packets * packet_bytes(sim));
+    if (sim->packets == NULL || sim->memory == NULL || !take_queues(sim)) {
         kvn_sim_close(sim);
         return NULL;
     }
@@ -114,8 +129,9 @@ void kvn_sim_close(struct kvn_sim *sim)
             }
         }
     }
-    give_pages(sim->queue_memory, QUEUES_BYTES);
-    give_pages(sim->memory, KVN_SIM_PACKETS_MAX * packet_bytes(sim));
+    give_pages(sim->queue_memory, KVN_SIM_NODES_MAX * node_bytes(sim));
+    give_pages(sim->memory, sim->packets_max * packet_bytes(sim));
+    give_pages(sim->packets, sim->packets_max * sizeof(sim->packets[0]));
     free(sim);
 }
 
@@ -127,7 +143,7 @@ uint32_t kvn_sim_packet_take(struct kvn_sim *sim)
         sim->free = sim->packets[n].next;
         return n;
     }
-    if (sim->fresh == KVN_SIM_PACKETS_MAX)
+    if (sim->fresh == sim->packets_max)
         return KVN_SIM_NONE;
     n = sim->fresh++;
     sim->packets[n].bytes = sim->memory + n * packet_bytes(sim);

@@ -8,7 +8,8 @@
  *            --> [b's receive ring] --> b's rx()
  *
  * threads  one for a network and all its ports
- * memory   the network owns every packet in flight, up to KVN_SIM_PACKETS_MAX; more are lost
+ * memory   the network owns every packet in flight, up to KVN_SIM_PACKETS, or as many as it was
+ *          opened for; more are lost
  * time     kvn_sim_now(); it only moves in kvn_sim_advance() and in a port's calls. Each node has a
  *          clock of its own, kvn_sim_clock(), which is kvn_sim_now() until it is stepped
  *
@@ -23,7 +24,8 @@
 #include "../port.h"
 
 #define KVN_SIM_NODES_MAX   32u
-#define KVN_SIM_PACKETS_MAX 16384u
+#define KVN_SIM_PACKETS     16384u
+#define KVN_SIM_PACKETS_MAX (1u << 20)
 
 /* One direction between two nodes. Shares are 0 .. 1; 0 or false always means: no such thing. */
 struct kvn_sim_link {
@@ -68,7 +70,7 @@ struct kvn_sim_egress_stats {
 
 struct kvn_sim_stats {
     uint64_t sent, delivered, lost, duplicated, corrupted;
-    uint64_t overflowed;  /* lost because KVN_SIM_PACKETS_MAX were in flight */
+    uint64_t overflowed;  /* lost because as many as it holds were in flight */
     uint64_t ring_full;   /* lost because the node's receive ring was full */
     uint64_t unreachable; /* lost because the node was closed or had moved */
     uint64_t marked;
@@ -86,6 +88,8 @@ struct kvn_sim; /* opaque */
 
 /* NULL: no memory. payload_max: of every port. */
 struct kvn_sim *kvn_sim_open(uint64_t seed, uint32_t payload_max);
+/* The same, for so many packets in flight; a power of two, at most KVN_SIM_PACKETS_MAX. */
+struct kvn_sim *kvn_sim_open_for(uint64_t seed, uint32_t payload_max, uint32_t packets);
 /* Its ports are closed before. Takes NULL. */
 void kvn_sim_close(struct kvn_sim *sim);
 

@@ -5,7 +5,7 @@
 
 #include "../../../net/packet/inflight.h"
 
-static struct kvn_sent ring[KVN_SENT_MAX];
+static struct kvn_sent ring[KVN_SENT_FIRST];
 static struct kvn_inflight f;
 static uint32_t arrivals, lates, losses;
 static uint64_t last_pn;
@@ -109,7 +109,7 @@ Test(inflight, lost_ones_are_kept_until_their_time)
 Test(inflight, the_ring_is_full_at_its_size)
 {
     begin();
-    for (uint32_t i = 0; i < KVN_SENT_MAX; ++i) {
+    for (uint32_t i = 0; i < KVN_SENT_FIRST; ++i) {
         cr_assert(kvn_inflight_room(&f), "%u", i);
         add(KVN_SENT_FLYING, i, 1);
     }
@@ -123,7 +123,7 @@ Test(inflight, the_ring_is_full_at_its_size)
 Test(inflight, half_a_ring_of_lost_ones)
 {
     begin();
-    for (uint32_t i = 0; i < KVN_SENT_MAX / 2 - 1; ++i)
+    for (uint32_t i = 0; i < KVN_SENT_FIRST / 2 - 1; ++i)
         add(KVN_SENT_FLYING, 10, 1);
     kvn_inflight_lose(&f, 1, &events, NULL);
     kvn_inflight_trim(&f, 0);
@@ -137,7 +137,7 @@ Test(inflight, half_a_ring_of_lost_ones)
 Test(inflight, quiet_packets_need_no_ack)
 {
     begin();
-    for (uint32_t i = 0; i < 3 * KVN_SENT_MAX; ++i) {
+    for (uint32_t i = 0; i < 3 * KVN_SENT_FIRST; ++i) {
         cr_assert(kvn_inflight_room(&f), "%u", i);
         add(KVN_SENT_QUIET, i, 60);
     }
@@ -148,7 +148,7 @@ Test(inflight, quiet_packets_need_no_ack)
 Test(inflight, who_sends_little_touches_little)
 {
     begin();
-    for (uint32_t i = 0; i < 3 * KVN_SENT_MAX; ++i) {
+    for (uint32_t i = 0; i < 3 * KVN_SENT_FIRST; ++i) {
         const uint64_t pn = add(KVN_SENT_FLYING, i, 1);
 
         cr_assert_eq(kvn_inflight_at(&f, pn)->sent_ns, i);
@@ -156,6 +156,63 @@ Test(inflight, who_sends_little_touches_little)
         ack(pn, pn + 1);
         cr_assert_eq(f.packets, 0);
     }
-    for (uint32_t i = 4; i < KVN_SENT_MAX; ++i)
+    for (uint32_t i = 4; i < KVN_SENT_FIRST; ++i)
         cr_assert_eq(ring[i].bytes, 0, "record %u", i);
+}
+
+/* Twice the ring: every record is where its number says, at any offset, and the bound holds. */
+Test(inflight, a_longer_ring_has_the_same_records)
+{
+    begin();
+    for (uint32_t i = 0; i < KVN_SENT_FIRST + 1000; ++i) {
+        add(KVN_SENT_FLYING, i, i);
+        if (i < 3000)
+            ack(i + 1, i + 2);
+        if (i == 3000)
+            kvn_inflight_trim(&f, 0);
+    }
+    cr_expect_not(kvn_inflight_grow(&f, KVN_SENT_FIRST), "beyond its bound");
+    cr_assert(kvn_inflight_grow(&f, 4 * KVN_SENT_FIRST));
+    cr_assert(kvn_inflight_grow(&f, 4 * KVN_SENT_FIRST));
+    cr_expect_not(kvn_inflight_grow(&f, 4 * KVN_SENT_FIRST));
+    for (uint64_t pn = f.base; pn < f.next; ++pn)
+        cr_assert(kvn_inflight_at(&f, pn)->sent_ns == pn - 1 &&
+                      kvn_inflight_at(&f, pn)->bytes == pn - 1,
+                  "record of %llu", (unsigned long long)pn);
+    while (kvn_inflight_room(&f))
+        add(KVN_SENT_FLYING, f.next, 1);
+    cr_expect_eq(f.next - f.base, 4 * KVN_SENT_FIRST);
+    ack(f.base, f.next);
+    cr_expect(f.packets == 0 && f.bytes == 0);
+    kvn_inflight_end(&f);
+    begin();
+    cr_expect(f.ring == ring && kvn_inflight_room(&f));
+}
+
+/* Ranges that are named again and again, as in the ACKs after a loss: each packet is told once,
+ * those that fill a gap too, and nothing beyond what an ACK names. */
+Test(inflight, ranges_named_again)
+{
+    begin();
+    for (uint32_t i = 0; i < 1000; ++i)
+        add(i % 5 == 4 ? KVN_SENT_QUIET : KVN_SENT_FLYING, i, 1);
+    ack(2, 301); /* 1 is missing, and keeps them all */
+    ack(302, 500);
+    cr_expect_eq(arrivals, 239 + 159);
+    kvn_inflight_trim(&f, 0);
+    cr_expect_eq(f.base, 1);
+    ack(302, 700);
+    ack(2, 301);
+    cr_expect_eq(arrivals, 239 + 319);
+    ack(302, 400); /* an ACK that was overtaken */
+    cr_expect_eq(arrivals, 239 + 319);
+    ack(2, 700); /* 301 was late */
+    cr_expect_eq(arrivals, 239 + 319 + 1);
+    kvn_inflight_lose(&f, 1, &events, NULL);
+    ack(1, 1001);
+    cr_expect(arrivals == 800 && lates == 1 && losses == 1 && f.packets == 0);
+    ack(1, 1001);
+    cr_expect_eq(arrivals, 800, "told twice");
+    kvn_inflight_trim(&f, 0);
+    cr_expect_eq(f.base, 1001);
 }

@@ -8,7 +8,7 @@
 #define US 1000ull
 #define MS (1000 * US)
 
-static struct kvn_sent ring[KVN_SENT_MAX];
+static struct kvn_sent ring[KVN_SENT_FIRST];
 static struct kvn_inflight out;
 static struct kvn_loss loss;
 static uint32_t lost_parts; /* bit n: the packet with part n was reported */

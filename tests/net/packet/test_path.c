@@ -7,7 +7,7 @@
 
 #define MS 1000000ull
 
-static struct kvn_sent ring[KVN_SENT_MAX];
+static struct kvn_sent ring[KVN_SENT_FIRST];
 static struct kvn_path p;
 static const struct kvn_addr home = {.family = 4, .ip = {10, 0, 0, 1}, .port = 1},
                              away = {.family = 4, .ip = {10, 0, 0, 1}, .port = 2},
@@ -101,7 +101,7 @@ Test(path, the_window_is_what_holds_back)
     cr_expect_not(kvn_path_open(&p));
     p.probe_credit = 1;
     cr_expect(kvn_path_open(&p));
-    p.out.next = p.out.base + KVN_SENT_MAX - KVN_SENT_MAX / 8 - 1;
+    p.out.next = p.out.base + KVN_SENT_FIRST - KVN_SENT_FIRST / 8 - 1;
     cr_expect(kvn_path_open(&p));
     ++p.out.next;
     cr_expect_not(kvn_path_open(&p), "the last records are for ACKs");

@@ -9,7 +9,7 @@
 #define REGION 10000u
 #define SLICE  1152u
 
-static struct kvn_put_in slots[KVN_PUTS_MAX];
+static struct kvn_put_in slots[KVN_PUTS_FIRST];
 static struct kvn_puts_in p;
 static struct kvn_regions regions;
 static struct kvw_region_key key;
@@ -36,7 +36,7 @@ static void begin(uint64_t credit)
     kvn_regions_begin(&regions);
     cr_assert_eq(kvn_regions_add(&regions, &mem, gate, NULL, &key), KVW_OK);
     number = kvn_region_number(&key);
-    kvn_puts_in_end(&(struct kvn_puts_in){.slot = slots});
+    kvn_puts_in_end(&(struct kvn_puts_in){.slot = slots, .own = slots});
     kvn_puts_in_begin(&p, slots, credit);
 }
 
@@ -146,7 +146,7 @@ Test(putin, the_window_of_numbers)
 
     for (uint32_t i = 0; i < 3; ++i) {
         begin(1 << 20);
-        p.first = first[i];
+        p.first = p.end = first[i];
         cr_expect_eq(take(slice(first[i] + KVN_PUTS_MAX, 0, 0, 1)), KVW_E_AGAIN);
         cr_expect_eq(take(slice(first[i] + (1u << 31) - 1, 0, 0, 1)), KVW_E_AGAIN);
         cr_expect(clean());

@@ -10,7 +10,7 @@
 #define SLICE 1152u
 #define CUT   (SLICE / KVN_SLICE_ALIGN)
 
-static struct kvn_put_out slots[KVN_PUTS_MAX];
+static struct kvn_put_out slots[KVN_PUTS_FIRST];
 static struct kvn_puts_out p;
 static uint8_t memory[100000];
 
@@ -170,7 +170,7 @@ Test(putout, puts_that_did_not_begin_take_what_fits_then)
 Test(putout, slots_run_out_at_their_number)
 {
     begin(512, 1 << 20);
-    for (uint32_t i = 0; i < KVN_PUTS_MAX; ++i)
+    for (uint32_t i = 0; i < KVN_PUTS_FIRST; ++i)
         cr_assert_eq(push(10), KVW_OK);
     cr_expect_eq(push(10), KVW_E_AGAIN);
     kvn_puts_out_take(&p);
@@ -179,8 +179,8 @@ Test(putout, slots_run_out_at_their_number)
     expect_done(0, KVW_OK);
     cr_expect_eq(push(10), KVW_OK);
     cr_expect_null(kvn_puts_out_find(&p, 0));
-    cr_expect_not_null(kvn_puts_out_find(&p, KVN_PUTS_MAX));
-    cr_expect_null(kvn_puts_out_find(&p, KVN_PUTS_MAX + 1));
+    cr_expect_not_null(kvn_puts_out_find(&p, KVN_PUTS_FIRST));
+    cr_expect_null(kvn_puts_out_find(&p, KVN_PUTS_FIRST + 1));
 }
 
 Test(putout, all_fail_once)
@@ -235,4 +235,38 @@ Test(putout, places_beyond_what_data_can_name)
     kvw_store_le32(put.key.bytes, KVN_REGION_MAX);
     cr_assert_eq(kvn_puts_out_push(&p, &put, 10), KVW_OK);
     cr_expect(slots[2].offset == 5 && slots[2].region == KVN_REGION_MAX);
+}
+
+/* Twice the slots, with puts in every state: all that was known of them still is. */
+Test(putout, more_slots_hold_the_same_puts)
+{
+    begin(KVN_PUTS_MAX, 1 << 20);
+    for (uint32_t i = 0; i < 300; ++i) {
+        cr_assert_eq(push(10), KVW_OK);
+        kvn_puts_out_take(&p);
+        kvn_puts_out_arrived(&p, i, 0, CUT);
+        expect_done(i, KVW_OK);
+    }
+    for (uint32_t i = 0; i < KVN_PUTS_FIRST; ++i)
+        cr_assert_eq(push(10), KVW_OK);
+    for (uint32_t i = 0; i < 100; ++i)
+        kvn_puts_out_take(&p);
+    kvn_puts_out_lost(&p, 310, 0, CUT);
+    kvn_puts_out_arrived(&p, 330, 0, CUT); /* done, in this order, and not taken */
+    kvn_puts_out_arrived(&p, 320, 0, CUT);
+    cr_expect_eq(push(10), KVW_E_AGAIN);
+    cr_assert(kvn_puts_out_grow(&p) && kvn_puts_out_grow(&p));
+    for (uint32_t i = 0; i < 3 * KVN_PUTS_FIRST; ++i)
+        cr_assert_eq(push(10), KVW_OK);
+    cr_expect_eq(push(10), KVW_E_AGAIN);
+    cr_expect_eq(kvn_puts_out_take(&p).put, 310, "the lost one first");
+    cr_expect_eq(kvn_puts_out_take(&p).put, 400);
+    expect_done(330, KVW_OK);
+    expect_done(320, KVW_OK);
+    cr_expect_null(kvn_puts_out_find(&p, 320));
+    cr_expect_eq(kvn_puts_out_find(&p, 300)->bytes, 10);
+    while (kvn_puts_out_grow(&p))
+        ;
+    cr_expect_eq(p.mask + 1, KVN_PUTS_MAX);
+    kvn_puts_out_end(&p);
 }
