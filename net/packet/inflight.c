@@ -55,9 +55,11 @@ bool kvn_inflight_room(const struct kvn_inflight *f)
 uint64_t kvn_inflight_add(struct kvn_inflight *f, const struct kvn_sent *sent)
 {
     assert(kvn_inflight_room(f));
-    /* A side that only acknowledges gets no ACK itself, so nothing else would move base. */
+    /* A side that only acknowledges gets no ACK itself, so nothing else would move base: neither
+     * past what is settled, nor past a lost one that half a ring of ACKs has followed. */
     if (f->packets == 0) {
-        while (f->base < f->next && kvn_inflight_at(f, f->base)->state != KVN_SENT_LOST)
+        while (f->base < f->next && (kvn_inflight_at(f, f->base)->state != KVN_SENT_LOST ||
+                                     f->next - f->base >= f->half))
             ++f->base;
         if (f->base == f->next)
             f->origin = f->next;

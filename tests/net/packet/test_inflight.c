@@ -144,6 +144,22 @@ Test(inflight, quiet_packets_need_no_ack)
     cr_expect(f.bytes == 0 && f.packets == 0);
 }
 
+/* Who lost a packet and has only acknowledged since is told nothing any more, and can go on. */
+Test(inflight, lost_and_then_quiet_for_ever)
+{
+    begin();
+    add(KVN_SENT_FLYING, 1, 100);
+    kvn_inflight_lose(&f, 1, &events, NULL);
+    for (uint32_t i = 0; i < KVN_SENT_FIRST / 2 - 1; ++i)
+        add(KVN_SENT_QUIET, 2, 10);
+    cr_expect_eq(f.base, 1, "the lost one may still come in late");
+    for (uint32_t i = 0; i < 2 * KVN_SENT_FIRST; ++i) {
+        cr_assert(kvn_inflight_room(&f), "after %u more", i);
+        add(KVN_SENT_QUIET, 3, 10);
+    }
+    cr_expect(f.packets == 0 && losses == 1 && arrivals == 0);
+}
+
 /* Who sends little and hears of each touches the ring's beginning alone. */
 Test(inflight, who_sends_little_touches_little)
 {
