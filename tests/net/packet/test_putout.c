@@ -249,21 +249,21 @@ Test(putout, more_slots_hold_the_same_puts)
     }
     for (uint32_t i = 0; i < KVN_PUTS_FIRST; ++i)
         cr_assert_eq(push(10), KVW_OK);
-    for (uint32_t i = 0; i < 100; ++i)
+    for (uint32_t i = 0; i < 400; ++i)
         kvn_puts_out_take(&p);
     kvn_puts_out_lost(&p, 310, 0, CUT);
-    kvn_puts_out_arrived(&p, 330, 0, CUT); /* done, in this order, and not taken */
-    kvn_puts_out_arrived(&p, 320, 0, CUT);
+    kvn_puts_out_arrived(&p, 620, 0, CUT); /* done, in this order */
+    kvn_puts_out_arrived(&p, 600, 0, CUT);
     cr_expect_eq(push(10), KVW_E_AGAIN);
     cr_assert(kvn_puts_out_grow(&p) && kvn_puts_out_grow(&p));
     for (uint32_t i = 0; i < 3 * KVN_PUTS_FIRST; ++i)
         cr_assert_eq(push(10), KVW_OK);
     cr_expect_eq(push(10), KVW_E_AGAIN);
     cr_expect_eq(kvn_puts_out_take(&p).put, 310, "the lost one first");
-    cr_expect_eq(kvn_puts_out_take(&p).put, 400);
-    expect_done(330, KVW_OK);
-    expect_done(320, KVW_OK);
-    cr_expect_null(kvn_puts_out_find(&p, 320));
+    cr_expect_eq(kvn_puts_out_take(&p).put, 700);
+    expect_done(620, KVW_OK);
+    expect_done(600, KVW_OK);
+    cr_expect_null(kvn_puts_out_find(&p, 600));
     cr_expect_eq(kvn_puts_out_find(&p, 300)->bytes, 10);
     while (kvn_puts_out_grow(&p))
         ;
