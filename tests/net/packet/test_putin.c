@@ -157,6 +157,26 @@ Test(putin, the_window_of_numbers)
     }
 }
 
+/* The first number that the slots at first don't reach: it has a slot of its own, in more of them,
+ * and what was open goes on. */
+Test(putin, one_more_than_there_are_slots)
+{
+    static const uint32_t first[] = {0, 700, UINT32_MAX - 3};
+
+    for (uint32_t i = 0; i < 3; ++i) {
+        begin(1 << 20);
+        p.first = p.end = first[i];
+        cr_assert_eq(take(slice(first[i], 0, 0, SLICE + 1)), KVW_OK);
+        cr_expect_eq(take(slice(first[i] + KVN_PUTS_FIRST - 1, 0, 4000, 1)), KVW_OK);
+        cr_expect_eq(p.mask + 1, KVN_PUTS_FIRST);
+        cr_expect_eq(take(slice(first[i] + KVN_PUTS_FIRST, 0, 5000, 1)), KVW_OK);
+        cr_expect_eq(fresh, 1);
+        cr_expect_eq(p.mask + 1, 2 * KVN_PUTS_FIRST);
+        cr_expect_eq(take(slice(first[i], 1, 0, SLICE + 1)), KVW_OK);
+        cr_expect_eq(fresh, 1, "the open one is whole now");
+    }
+}
+
 Test(putin, slices_must_agree)
 {
     struct kvn_frame f;
