@@ -18,8 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define KVW_WINDOW_MIN     8u   /* slots: two turns' chunks */
-#define KVW_WINDOW_STRETCH 64u  /* puts */
+#define KVW_WINDOW_MIN     4u   /* slots: a turn's chunks, KVW_CHUNKS_A_TURN */
+#define KVW_WINDOW_STRETCH 32u  /* puts */
 #define KVW_WINDOW_WAIT    4u   /* stretches until what has failed is tried again; doubles */
 #define KVW_WINDOW_SLOW    500u /* bytes a microsecond */
 

@@ -184,6 +184,7 @@ Test(window, the_share_is_the_limit)
     for (uint64_t i = 1; i <= 2000; ++i) {
         kvw_window_landed(&w, PUT, 20 * US, i * 20 * US);
         cr_assert_leq(kvw_window_size(&w, 5), 5);
-        cr_assert_geq(kvw_window_size(&w, 5), 5);
+        cr_assert_geq(kvw_window_size(&w, 5), KVW_WINDOW_MIN);
     }
+    cr_expect_eq(kvw_window_size(&w, KVW_WINDOW_MIN - 1), KVW_WINDOW_MIN - 1);
 }
