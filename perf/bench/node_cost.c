@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * node_cost WHAT [TRANSPORT] [ROUNDS] - what a node adds to a core, and a core to a copy.
+ * node_cost WHAT [TRANSPORT] [ROUNDS] - what a node adds to a core. one_core.c: a core to a copy.
  *
  *     goodput [udp]            a node's goodput over that of a bare core with its loop; in turns
- *     core [udp|loop]          both ends on one CPU: goodput over memcpy's there; in turns
  *     wake                     from a call until its message has left a node that slept, over what
  *                              an eventfd takes to wake a thread that sleeps in poll()
  *
@@ -15,7 +14,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,7 +273,7 @@ struct end {
     kvw_pool_id pool;
     kvw_peer_id peer;
     bool sends, stop;
-    int cpu, wake_fd;             /* cpu -1: any */
+    int wake_fd;
     _Atomic uint32_t asked;       /* rounds that the main thread has asked for */
     _Atomic uint32_t ready, done; /* rounds that are open, that have ended */
     _Atomic uint64_t done_ns;
@@ -350,18 +348,6 @@ static void on_event(struct end *e, const struct kvw_core_event *ev)
     ++e->done;
 }
 
-static void pin(int cpu)
-{
-    cpu_set_t set;
-
-    if (cpu < 0)
-        return;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    if (sched_setaffinity(0, sizeof(set), &set) != 0)
-        die("sched_setaffinity", strerror(errno));
-}
-
 /* A bare core's loop. The main thread asks by asked and go, and writes to wake_fd. */
 static void *run_bare(void *arg)
 {
@@ -371,7 +357,6 @@ static void *run_bare(void *arg)
     char why[257] = "";
     uint64_t woken;
 
-    pin(e->cpu);
     while (!e->stop) {
         if (e->ready < e->asked) {
             if (open_round(e, key_of("bare", e->asked), &x, why, sizeof(why)) != KVW_OK)
@@ -528,13 +513,12 @@ static double run_round(struct end *to, struct end *from, uint32_t round)
     return (double)BYTES / (double)(to->done_ns - began);
 }
 
-static void pair(struct end *to, struct end *from, const char *transport, bool nodes, int cpu)
+static void pair(struct end *to, struct end *from, const char *transport, bool nodes)
 {
     char local[96] = "127.0.0.1:0", address[96], *peer = address;
     uint32_t bytes = sizeof(address);
 
     from->sends = true;
-    to->cpu = from->cpu = cpu;
     cache_make(&to->cache, 77);
     cache_make(&from->cache, 5);
     if (strcmp(transport, "udp") != 0) {
@@ -571,21 +555,13 @@ static double median(double *v, uint32_t n, const char *name, const char *unit)
     return v[n / 2];
 }
 
-static double copy_speed(struct end *to, struct end *from)
-{
-    const uint64_t began = kvw_now_ns();
-
-    memcpy(to->cache.memory, from->cache.memory, BYTES);
-    return (double)BYTES / (double)(kvw_now_ns() - began);
-}
-
 static void goodput(const char *transport, uint32_t rounds)
 {
     static struct end node[2], bare[2];
     double a[ROUNDS_MAX], b[ROUNDS_MAX];
 
-    pair(&bare[0], &bare[1], transport, false, -1);
-    pair(&node[0], &node[1], transport, true, -1);
+    pair(&bare[0], &bare[1], transport, false);
+    pair(&node[0], &node[1], transport, true);
     for (uint32_t i = 0; i <= rounds; ++i) { /* the first isn't counted */
         const double by_core = run_round(&bare[0], &bare[1], i + 1);
         const double by_node = run_round(&node[0], &node[1], i + 1);
@@ -603,32 +579,6 @@ static void goodput(const char *transport, uint32_t rounds)
     printf("RESULT %.4f\n", by_node / by_core);
     kvw_node_close(node[1].node);
     kvw_node_close(node[0].node);
-    close_bare(&bare[1]);
-    close_bare(&bare[0]);
-}
-
-static void one_core(const char *transport, uint32_t rounds)
-{
-    static struct end bare[2];
-    double a[ROUNDS_MAX], b[ROUNDS_MAX];
-    const int cpu = sched_getcpu();
-
-    pin(cpu);
-    pair(&bare[0], &bare[1], transport, false, cpu);
-    for (uint32_t i = 0; i <= rounds; ++i) {
-        const double copied = copy_speed(&bare[0], &bare[1]);
-        const double moved = run_round(&bare[0], &bare[1], i + 1);
-
-        if (i > 0) {
-            a[i - 1] = moved;
-            b[i - 1] = copied;
-        }
-    }
-    compare(&bare[0].cache, &bare[1].cache);
-    const double moved = median(a, rounds, transport, "GB/s"),
-                 copied = median(b, rounds, "memcpy", "GB/s");
-
-    printf("RESULT %.4f\n", moved / copied);
     close_bare(&bare[1]);
     close_bare(&bare[0]);
 }
@@ -667,7 +617,7 @@ static void wake(uint32_t rounds)
     pthread_t thread;
 
     watching = true;
-    pair(&node[0], &node[1], "udp", true, -1);
+    pair(&node[0], &node[1], "udp", true);
     sleeper_fd = eventfd(0, EFD_CLOEXEC);
     if (pthread_create(&thread, NULL, sleeper, NULL) != 0)
         die("thread", "can't be started");
@@ -709,11 +659,9 @@ int main(int argc, char **argv)
         die("usage", "ROUNDS is 1 .. 101");
     if (strcmp(what, "goodput") == 0)
         goodput(transport, (uint32_t)rounds);
-    else if (strcmp(what, "core") == 0)
-        one_core(transport, (uint32_t)rounds);
     else if (strcmp(what, "wake") == 0)
         wake((uint32_t)rounds);
     else
-        die("usage", "node_cost goodput|core|wake [TRANSPORT] [ROUNDS]");
+        die("usage", "node_cost goodput|wake [TRANSPORT] [ROUNDS]");
     return 0;
 }
