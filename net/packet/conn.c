@@ -114,6 +114,7 @@ void kvn_conn_agree(struct kvn_conn *c, struct kvn_env *env, const struct kvn_he
     c->payload = least(env->takes, peer->payload);
     c->fits = least(proved, payload_limit(c));
     c->slice = slice_for(env->cfg.slice_bytes, c->fits);
+    c->head_only = env->head_only && (peer->options & KVN_OPTION_HEAD_ONLY) != 0;
     c->stream_out.limit = peer->stream;
     kvn_puts_out_agreed(&c->puts_out, c->slice, peer->puts, peer->credit);
     c->paths = c->incoming ? peer->paths : env->sources;

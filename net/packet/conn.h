@@ -44,6 +44,7 @@ struct kvn_env {
     uint32_t payload_max; /* longest packet the port sends, now; <= takes */
     uint32_t sources;     /* the port's own UDP ports, 1 .. KVN_PATHS_MAX */
     uint64_t slack_ns;    /* the port's */
+    bool head_only;       /* the port's one_host: memory is copied, and nothing damages it */
     uint64_t window;      /* bytes that one sender should have on its way to us */
 };
 
@@ -91,6 +92,7 @@ struct kvn_conn {
     uint32_t fits;         /* longest packet in use, <= payload: every LIVE path carries it. Set by
                               kvn_conn_agree(), then by kvn_conn_refit() whenever a path changes */
     uint32_t slice;        /* bytes of a put in one packet; follows fits */
+    bool head_only;        /* DATA's slices are vouched for by both ends' users */
     uint32_t paths;        /* path[0 .. paths) may be used; fixed by kvn_conn_agree() */
     uint32_t turn;         /* DATA and MSG leave on path[turn]; open_path() moves it on */
     uint32_t turn_left;    /* packets that may leave on it before the next path's turn */

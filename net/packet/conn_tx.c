@@ -83,6 +83,7 @@ static void build_hello(struct kvn_conn *c, struct kvn_env *env, struct kvn_tx_s
         .stream = KVN_STREAM_BYTES,
         .credit = (uint32_t)c->puts_in.credit,
         .puts = KVN_PUTS_MAX,
+        .options = env->head_only ? KVN_OPTION_HEAD_ONLY : 0,
     };
     slot->packet->body[0] = (struct kvw_iov){padding, bytes - KVN_HELLO_BYTES};
     slot->packet->body_count = 1;
@@ -253,6 +254,8 @@ static void build_data(struct kvn_path *p, struct kvn_env *env, struct kvn_tx_sl
     begin(&f, p, KVN_PACKET_DATA);
     f.slice = (uint16_t)s.number;
     f.flags = ask(p, s.again);
+    if (c->head_only)
+        f.flags |= KVN_FLAG_HEAD_ONLY;
     f.data = (struct kvn_data){.put = s.put,
                                .region = o->region,
                                .offset = o->offset,

@@ -169,6 +169,12 @@ static enum kvn_drop unreadable(kvw_err err)
     }
 }
 
+/* What the packet's digest leaves out may be left out. */
+static bool agreed(const struct kvn_conn *c, const struct kvn_frame *f)
+{
+    return f->type != KVN_PACKET_DATA || (f->flags & KVN_FLAG_HEAD_ONLY) == 0 || c->head_only;
+}
+
 /* The next packet of the burst follows p; left says how many do. */
 static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint32_t left)
 {
@@ -196,7 +202,7 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint
     c = ep->conns.last_hit;
     if (c == NULL || c->local_id != f.conn || f.conn == 0)
         c = kvn_conns_by_local(&ep->conns, f.conn);
-    if (c != NULL && c->version == f.version) {
+    if (c != NULL && c->version == f.version && agreed(c, &f)) {
         kvn_conns_touched(&ep->conns, c);
         kvn_conn_receive(c, &ep->env, &f, p);
         if (c->state != KVN_CONN_UP || kvn_conns_entry(c)->peer_id != c->peer_id)
@@ -204,7 +210,10 @@ static void receive(struct kvn_endpoint *ep, const struct kvn_rx_packet *p, uint
         return;
     }
     ++ep->env.stats.packets_rejected;
-    kvn_note_dropped(&ep->env, c, &f, p->len, c != NULL ? KVN_DROP_VERSION : KVN_DROP_UNKNOWN);
+    kvn_note_dropped(&ep->env, c, &f, p->len,
+                     c == NULL                 ? KVN_DROP_UNKNOWN
+                     : c->version == f.version ? KVN_DROP_CHECKSUM
+                                               : KVN_DROP_VERSION);
     if (c == NULL && f.type != KVN_PACKET_GOODBYE)
         refuse(ep, p, f.type == KVN_PACKET_HELLO_ACK ? f.hello.source : f.conn, KVN_RESET_UNKNOWN);
 }
@@ -767,7 +776,7 @@ kvw_err kvn_packet_open(struct kvw_transport **t, struct kvn_port *port,
     bounce = (uint8_t *)ep + TABLES_AT + kvn_conns_bytes(c.conns_max);
     ep->base.ops = &ops;
     ep->pid = getpid();
-    ep->base.one_host = port->one_host;
+    ep->base.one_host = ep->env.head_only = port->one_host;
     ep->port = port;
     ep->env.cfg = c;
     ep->env.random = c.seed;

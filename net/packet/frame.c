@@ -27,9 +27,16 @@ static uint32_t digest(const uint8_t *bytes, uint32_t len, uint32_t crc_at, cons
     return kvn_crc32c_before(crc, bytes + crc_at + 4, len - crc_at - 4, next, next_bytes);
 }
 
+/* DATA whose digest ends where the slice begins. */
+static bool head_only(const uint8_t *head)
+{
+    return (head[0] & 15) == KVN_PACKET_DATA && (head[1] & KVN_FLAG_HEAD_ONLY) != 0;
+}
+
 static kvw_err hello_decode(struct kvn_frame *f, bool spoken, const uint8_t *p, uint32_t len)
 {
-    f->hello = (struct kvn_hello){.source = kvw_load_le32(p + 24)};
+    f->hello = (struct kvn_hello){.source = kvw_load_le32(p + 24),
+                                  .options = kvw_load_le16(p + KVN_OPTIONS_AT)};
     f->versions = kvw_load_le16(p + KVN_VERSIONS_AT);
     if (f->hello.source == 0 || !kvn_versions_have(f->versions, f->version))
         return KVW_E_PROTOCOL;
@@ -199,7 +206,8 @@ kvw_err kvn_frame_decode_before(struct kvn_frame *f, uint16_t speaks, const uint
     if (len < (spoken ? fixed_bytes[f->type] : KVN_GREETING_BYTES + 8))
         return KVW_E_TRUNCATED;
     crc_at = kvn_frame_crc_at(bytes[0]);
-    if (digest(bytes, len, crc_at, next, next_bytes) != kvw_load_le32(bytes + crc_at))
+    if (digest(bytes, head_only(bytes) ? KVN_DATA_BYTES : len, crc_at, next, next_bytes) !=
+        kvw_load_le32(bytes + crc_at))
         return KVW_E_CHECKSUM;
     return fields_decode(f, spoken, bytes, len);
 }
@@ -246,12 +254,13 @@ static uint32_t greeting_encode(uint8_t *p, const struct kvn_frame *f)
     kvw_store_le64(p + 8, f->pn);
     kvw_store_le32(p + KVN_GREETING_CRC_AT, 0);
     kvw_store_le16(p + KVN_VERSIONS_AT, f->versions);
-    kvw_store_le16(p + KVN_VERSIONS_AT + 2, 0);
+    kvw_store_le16(p + KVN_OPTIONS_AT, 0);
     if (f->type == KVN_PACKET_RESET) {
         kvw_store_le32(p + 24, f->reset.id);
         kvw_store_le32(p + 28, f->reset.reason);
         return KVN_RESET_BYTES;
     }
+    kvw_store_le16(p + KVN_OPTIONS_AT, f->hello.options);
     kvw_store_le32(p + 24, f->hello.source);
     kvw_store_le32(p + 28, f->hello.payload);
     kvw_store_le32(p + 32, f->hello.paths);
@@ -305,7 +314,7 @@ void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *bo
 {
     uint32_t crc = kvn_crc32c(0, head, head_bytes); /* in which the digest itself is still 0 */
 
-    for (uint32_t i = 0; i < body_count; ++i)
+    for (uint32_t i = 0; i < body_count && !head_only(head); ++i)
         crc = kvn_crc32c_before(crc, body[i].base, body[i].bytes, next->base, next->bytes);
     kvw_store_le32(head + kvn_frame_crc_at(head[0]), crc);
 }

@@ -21,6 +21,7 @@ struct kvn_hello {
     uint32_t stream;  /* control stream bytes the sender will take before its first ACK */
     uint32_t credit;  /* put bytes that the sender will take before its first ACK */
     uint32_t puts;    /* puts in progress the sender can track, a power of two */
+    uint16_t options; /* set of KVN_OPTION_*; others are ignored */
 };
 
 struct kvn_data {
@@ -114,7 +115,7 @@ static inline uint32_t kvn_frame_crc_at(uint8_t first)
     return greetings >> (first & 15) & 1 ? KVN_GREETING_CRC_AT : KVN_CRC_AT;
 }
 
-/* Put the digest of head and body into head. next: what will be sealed after it, as far as is
+/* Put the digest of head and body (not under KVN_FLAG_HEAD_ONLY) into head. next: what will be sealed after it, as far as is
  * known; see kvn_crc32c_before(). */
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
                     uint32_t body_count, const struct kvw_iov *next);

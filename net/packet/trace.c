@@ -82,6 +82,8 @@ static void add_frame(struct line *l, const struct kvn_frame *f)
         add(l, ",\"ack_now\":true");
     if (f->flags & KVN_FLAG_AGAIN)
         add(l, ",\"again\":true");
+    if (f->type == KVN_PACKET_DATA && (f->flags & KVN_FLAG_HEAD_ONLY) != 0)
+        add(l, ",\"head_only\":true");
     switch (f->type) {
     case KVN_PACKET_DATA:
         add(l, ",\"put\":%u,\"slice\":%u,\"slice_bytes\":%u,\"put_bytes\":%u", f->data.put,

@@ -32,7 +32,8 @@ enum kvn_packet_type {
 /* Flags, second byte. Others are sent as 0 and ignored. */
 #define KVN_FLAG_ACK_NOW    0x01 /* acknowledge without waiting for more */
 #define KVN_FLAG_AGAIN      0x02 /* carries something sent before; for people reading captures */
-#define KVN_FLAGS_UNUSED    0x1c
+#define KVN_FLAG_HEAD_ONLY  0x04 /* DATA: the digest leaves the slice out (SPEC.md 4.4) */
+#define KVN_FLAGS_UNUSED    0x18
 #define KVN_FLAG_PATH_SHIFT 5 /* the top three bits: the path's number */
 
 /* SPEC.md 4: paths of one connection. */
@@ -58,6 +59,8 @@ enum kvn_packet_type {
 #define KVN_CRC_AT           12u    /* the digest's place in the header */
 #define KVN_GREETING_CRC_AT  16u    /* the same in HELLO, HELLO_ACK and RESET */
 #define KVN_VERSIONS_AT      20u    /* in these: what their sender speaks */
+#define KVN_OPTIONS_AT       22u    /* in HELLO and HELLO_ACK: what their sender takes, 4.4 */
+#define KVN_OPTION_HEAD_ONLY 1u     /* DATA with KVN_FLAG_HEAD_ONLY */
 #define KVN_PAYLOAD_MIN      1200u  /* of a UDP payload that a path must carry */
 #define KVN_PAYLOAD_MAX      65507u /* UDP over IPv4 carries no more */
 #define KVN_STREAM_LEN_BYTES 4u     /* before each message in the control stream */

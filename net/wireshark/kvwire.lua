@@ -298,13 +298,14 @@ end
 local p = {
   version = f("kvpacket.version", "Version", "u8"),
   type = f("kvpacket.type", "Type", "u8", TYPES),
-  flags = f("kvpacket.flags", "Flags (1 ACK_NOW, 2 AGAIN)", "u8"),
+  flags = f("kvpacket.flags", "Flags (1 ACK_NOW, 2 AGAIN, 4 HEAD_ONLY)", "u8"),
   path = f("kvpacket.path", "Path", "u8"),
   slice = f("kvpacket.slice", "Slice", "u16"),
   conn = f("kvpacket.conn", "Receiver's connection id", "x32"),
   number = f("kvpacket.number", "Packet number, low 32 bits", "u32"),
   crc = f("kvpacket.crc", "CRC32C", "x32"),
   unused = f("kvpacket.unused", "Unused", "raw"),
+  options = f("kvpacket.options", "Options (1: takes DATA with HEAD_ONLY)", "x16"),
   versions = f("kvpacket.versions", "Versions", "x16"),
   source = f("kvpacket.source", "Source id", "x32"),
   payload = f("kvpacket.payload", "Longest packet it takes", "u32"),
@@ -475,8 +476,11 @@ end
 
 local function crc_at(kind) return GREETING[kind] and 16 or 12 end
 
+-- DATA with HEAD_ONLY: its digest ends where the slice begins.
 local function crc_fits(b)
-  local at, bytes = crc_at(u8(b, 0) % 16), b:raw()
+  local kind = u8(b, 0) % 16
+  local at, bytes = crc_at(kind), b:raw()
+  if kind == 3 and math.floor(u8(b, 1) / 4) % 2 == 1 then bytes = bytes:sub(1, 36) end
   return crc32c(bytes:sub(1, at) .. "\0\0\0\0" .. bytes:sub(at + 5)) == u32(b, at)
 end
 
@@ -488,7 +492,7 @@ local function add_header(tree, b, kind)
   add(tree, b, 2, 2, kind == 3 and p.slice or p.unused)
   add(tree, b, 4, 4, p.conn)
   if GREETING[kind] then
-    add_all(tree, b, { { 8, 8, p.unused }, { 16, 4, p.crc }, { 20, 2, p.versions }, { 22, 2, p.unused } })
+    add_all(tree, b, { { 8, 8, p.unused }, { 16, 4, p.crc }, { 20, 2, p.versions }, { 22, 2, p.options } })
   else
     add_all(tree, b, { { 8, 4, p.number }, { 12, 4, p.crc } })
   end

@@ -181,6 +181,15 @@ static void answer(struct wire *w)
             w->proved[from_of(w->in)] = true;
 }
 
+/* What the digest is of. */
+static uint32_t summed(const struct wire *w)
+{
+    const bool head_only =
+        (w->in[0] & 15) == KVN_PACKET_DATA && (w->in[1] & KVN_FLAG_HEAD_ONLY) != 0;
+
+    return head_only && w->in_bytes > KVN_DATA_BYTES ? KVN_DATA_BYTES : w->in_bytes;
+}
+
 static void give(struct run *r, bool seal)
 {
     struct wire *w = &r->wire;
@@ -192,7 +201,7 @@ static void give(struct run *r, bool seal)
         if ((w->in[0] & 15) == KVN_PACKET_RESPONSE && w->in_bytes >= 24)
             answer(w);
         kvw_store_le32(w->in + crc_at, 0);
-        kvw_store_le32(w->in + crc_at, kvn_crc32c(0, w->in, w->in_bytes));
+        kvw_store_le32(w->in + crc_at, kvn_crc32c(0, w->in, summed(w)));
     }
     poll_once(r);
 }

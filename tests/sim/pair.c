@@ -48,6 +48,7 @@ static uint8_t msg_byte(uint32_t from, uint32_t n, uint32_t i)
 
 static struct kvn_trace *traces[2];
 static uint16_t versions[2];
+static bool one_host[2];
 
 void t_pair_trace(uint32_t side, struct kvn_trace *trace)
 {
@@ -57,6 +58,11 @@ void t_pair_trace(uint32_t side, struct kvn_trace *trace)
 void t_pair_versions(uint32_t side, uint16_t set)
 {
     versions[side] = set;
+}
+
+void t_pair_one_host(uint32_t side, bool is)
+{
+    one_host[side] = is;
 }
 
 /* What a side's puts land in, and what they are taken from: kept from pair to pair, as a process
@@ -106,8 +112,12 @@ void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
         c.versions = versions[i];
         take_memory(s, i);
         mem.base = s->memory;
-        if (kvn_sim_port_open(&port, p->sim, i) != KVW_OK ||
-            kvn_packet_open(&s->t, port, &c, why) != KVW_OK ||
+        if (kvn_sim_port_open(&port, p->sim, i) != KVW_OK) {
+            fail(p, "no port");
+            return;
+        }
+        port->one_host = one_host[i];
+        if (kvn_packet_open(&s->t, port, &c, why) != KVW_OK ||
             s->t->ops->region_add(s->t, &mem, NULL, NULL, &s->key) != KVW_OK)
             fail(p, "open: %s", why);
     }

@@ -55,6 +55,7 @@ void t_pair_open_paths(struct t_pair *p, uint64_t seed, uint32_t payload_max,
 /* Of a side of the pairs opened from now on. */
 void t_pair_trace(uint32_t side, struct kvn_trace *trace);
 void t_pair_versions(uint32_t side, uint16_t set);
+void t_pair_one_host(uint32_t side, bool is); /* what its port says of itself */
 void t_pair_close(struct t_pair *p);
 
 /* One side polls, now; the other doesn't. */

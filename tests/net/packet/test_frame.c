@@ -289,6 +289,36 @@ Test(frame, hello_of_another_version)
     cr_expect(out.version == 14 && out.versions == 0x4000 && out.hello.source == 0x5678);
 }
 
+/* DATA's digest may end where the slice begins; no other packet's may. */
+Test(frame, head_only)
+{
+    uint8_t wire[KVN_DATA_BYTES + 64] = {0};
+    struct kvn_frame out, data = {.version = KVN_WIRE_VERSION,
+                                  .type = KVN_PACKET_DATA,
+                                  .flags = KVN_FLAG_HEAD_ONLY,
+                                  .data = {1, 2, 3, 64, 1152, 0}};
+    const struct kvn_frame msg = {
+        .version = KVN_WIRE_VERSION, .type = KVN_PACKET_MSG, .flags = KVN_FLAG_HEAD_ONLY};
+    struct kvw_iov body = {wire + KVN_DATA_BYTES, 64};
+
+    kvn_frame_seal(wire, kvn_frame_encode(wire, &data), &body, 1, &(struct kvw_iov){0});
+    cr_assert_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, sizeof(wire)), KVW_OK);
+    cr_expect(out.payload_bytes == 64 && out.flags == KVN_FLAG_HEAD_ONLY);
+    wire[KVN_DATA_BYTES] ^= 1;
+    cr_expect_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, sizeof(wire)), KVW_OK);
+    for (uint32_t bit = 0; bit < 8 * KVN_DATA_BYTES; ++bit) {
+        wire[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        cr_expect_neq(kvn_frame_decode(&out, KVN_VERSIONS, wire, sizeof(wire)), KVW_OK, "%u", bit);
+        wire[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    body.base = wire + KVN_MSG_BYTES;
+    memset(wire, 0, sizeof(wire));
+    kvn_frame_seal(wire, kvn_frame_encode(wire, &msg), &body, 1, &(struct kvw_iov){0});
+    cr_assert_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, KVN_MSG_BYTES + 64), KVW_OK);
+    wire[KVN_MSG_BYTES] ^= 1;
+    cr_expect_eq(kvn_frame_decode(&out, KVN_VERSIONS, wire, KVN_MSG_BYTES + 64), KVW_E_CHECKSUM);
+}
+
 /* The widest place that DATA can name. */
 Test(frame, region_and_offset_share_a_word)
 {
