@@ -115,8 +115,8 @@ static inline uint32_t kvn_frame_crc_at(uint8_t first)
     return greetings >> (first & 15) & 1 ? KVN_GREETING_CRC_AT : KVN_CRC_AT;
 }
 
-/* Put the digest of head and body (not under KVN_FLAG_HEAD_ONLY) into head. next: what will be sealed after it, as far as is
- * known; see kvn_crc32c_before(). */
+/* Put the digest of head and body into head; under KVN_FLAG_HEAD_ONLY, of head. next: what will be
+ * sealed after it, as far as is known; see kvn_crc32c_before(). */
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
                     uint32_t body_count, const struct kvw_iov *next);
 

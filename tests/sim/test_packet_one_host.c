@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where both ends say that their packets stay on one host, DATA's digest is of its head alone; where
- * one of them doesn't, it is of all, and nobody takes DATA without. */
+/* Where both ends say that their packets stay on one host, DATA's digest is of its head alone.
+ * Where one of them does not, it is of all, and nobody takes DATA without. */
 #include <criterion/criterion.h>
 #include <string.h>
 
