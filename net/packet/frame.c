@@ -312,9 +312,10 @@ uint32_t kvn_frame_encode(uint8_t *head, const struct kvn_frame *f)
 void kvn_frame_seal(uint8_t *head, uint32_t head_bytes, const struct kvw_iov *body,
                     uint32_t body_count, const struct kvw_iov *next)
 {
+    const uint32_t count = head_only(head) ? 0 : body_count;
     uint32_t crc = kvn_crc32c(0, head, head_bytes); /* in which the digest itself is still 0 */
 
-    for (uint32_t i = 0; i < body_count && !head_only(head); ++i)
+    for (uint32_t i = 0; i < count; ++i)
         crc = kvn_crc32c_before(crc, body[i].base, body[i].bytes, next->base, next->bytes);
     kvw_store_le32(head + kvn_frame_crc_at(head[0]), crc);
 }
