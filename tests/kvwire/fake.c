@@ -252,6 +252,7 @@ static void fake_stats(const struct kvw_transport *t, struct kvw_transport_stats
 {
     ++((struct fake *)(uintptr_t)t)->stats_asked;
     memset(stats, 0, sizeof(*stats));
+    stats->srtt_ns = ((const struct fake *)t)->srtt_ns;
 }
 
 static void fake_close(struct kvw_transport *t)
