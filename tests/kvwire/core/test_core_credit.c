@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A long way holds thousands of chunks: who can take that many landing slots gets them, and each
- * put goes to the slot that was granted for it. */
+ * put goes to the slot that was granted for it. What the transport says of the way is known. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,7 +166,7 @@ static uint32_t granted_of_64(uint64_t srtt_ns)
     uint32_t n;
 
     begin(64, KVW_FEATURE_CREDIT);
-    f.srtt_ns = srtt_ns;
+    f.stats.srtt_ns = srtt_ns;
     kvw_list_of(core->peers.next, struct kvw_peer, all)->lent.window.slots = 8;
     n = granted();
     end();
@@ -270,5 +270,22 @@ Test(core_credit, more_than_there_can_be_is_a_breach)
     grant(4096, 1);
     cr_expect_eq(losts, 1);
     cr_expect(strstr(text, "too many slots") != NULL, "%s", text);
+    end();
+}
+
+/* --- what the transport says ------------------------------------------------------------------ */
+
+Test(core_credit, packets_and_those_sent_again_are_told)
+{
+    struct kvw_core_stats s = {.size = sizeof(s)};
+
+    begin(8, 0);
+    kvw_core_stats(core, &s);
+    cr_expect_eq(s.packets_sent + s.packets_retransmitted, 0);
+    f.stats = (struct kvw_transport_stats){.packets_sent = 9, .packets_retransmitted = 2};
+    grant(0, 1);
+    kvw_core_stats(core, &s);
+    cr_expect_eq(s.packets_sent, 9);
+    cr_expect_eq(s.packets_retransmitted, 2);
     end();
 }
