@@ -431,14 +431,12 @@ static void take_event(struct kvw_core *c, uint32_t way, const struct kvw_transp
 
 static void refill(struct kvw_core *c, struct kvw_core_way *way)
 {
-    struct kvw_transport_stats stats;
-
     way->batch_at = 0;
     way->batch_count =
         way->transport->ops->poll(way->transport, c->now_ns, way->batch, KVW_BATCH_EVENTS);
     way->sent = false;
-    way->transport->ops->stats(way->transport, &stats);
-    way->rtt_ns = stats.srtt_ns;
+    way->transport->ops->stats(way->transport, &way->stats);
+    way->rtt_ns = way->stats.srtt_ns;
 }
 
 /* Take what a transport has; true: it may have more. */

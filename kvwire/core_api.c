@@ -453,6 +453,19 @@ uint32_t kvw_core_bad_blocks(const struct kvw_core *c, kvw_xfer_ref xfer, uint32
 
 /* --- figures ---------------------------------------------------------------------------------- */
 
+static void add_packets(const struct kvw_core *c, struct kvw_core_stats *s)
+{
+    for (uint32_t i = 0; i < c->way_count; ++i) {
+        const struct kvw_transport_stats *t = &c->ways[i].stats;
+
+        s->packets_sent += t->packets_sent;
+        s->packets_received += t->packets_received;
+        s->packets_retransmitted += t->packets_retransmitted;
+        s->packets_lost += t->packets_lost;
+        s->packets_spurious += t->packets_spurious;
+    }
+}
+
 void kvw_core_stats(const struct kvw_core *c, struct kvw_core_stats *out)
 {
     struct kvw_core_stats s = c->stats;
@@ -464,6 +477,7 @@ void kvw_core_stats(const struct kvw_core *c, struct kvw_core_stats *out)
     s.staged = c->holds.count;
     s.staged_bytes = c->holds.used;
     kvw_batch_stats(c, &s);
+    add_packets(c, &s);
     s.xfers_open = 0;
     kvw_list_each(it, after, &c->transfers) s.xfers_open +=
         kvw_list_of(it, struct kvw_transfer, all)->state == KVW_TRANSFER_OPEN;

@@ -89,7 +89,7 @@ static bool make_hello(struct kvw_core *c, const struct kvw_core_config *cfg, ui
         .instance = cfg->instance,
         .codecs = codecs,
         .digests = c->device.plugin != NULL ? 1u << KVW_DIGEST_LANES : KVW_DIGESTS,
-        .features = KVW_FEATURE_BATCH | KVW_FEATURE_STAGE,
+        .features = KVW_FEATURE_BATCH | KVW_FEATURE_STAGE | KVW_FEATURE_CREDIT,
         .slot_bytes = c->slots.slot_bytes,
         .offers = c->xfers_max < KVW_WIRE_OFFERS_MAX ? c->xfers_max : KVW_WIRE_OFFERS_MAX,
         .dead_ms = or_else(cfg->dead_ms, KVW_PEER_DEAD_NS / 1000000),

@@ -285,6 +285,9 @@ struct kvw_core_stats {
     uint64_t staged_bytes;     /* gauge: that they take of stage_bytes */
     uint64_t stages_pulled, stages_expired, stages_full; /* gone as they should; at `until`; calls
                                                             that were refused for want of room */
+    /* Of all transports, as of the last poll; 0 where one counts no packets (loop, verbs). */
+    uint64_t packets_sent, packets_received, packets_retransmitted;
+    uint64_t packets_lost, packets_spurious; /* taken for lost; and of those, came after all */
 };
 
 #ifdef __cplusplus

@@ -108,7 +108,7 @@ static bool put(struct kvw_core *c, struct kvw_peer *p)
     struct kvw_staged *s = p->batches->pending;
     struct kvw_put put = {
         .key = p->hello.region,
-        .offset = (uint64_t)p->credit.ring[p->credit.next % KVW_CREDIT_RING] * p->hello.slot_bytes,
+        .offset = (uint64_t)kvw_credit_slot(&p->credit) * p->hello.slot_bytes,
         .iov_count = 1,
         .imm = (uint32_t)p->credit.next,
         .cookie = (uint64_t)(s - c->stages.stages),

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "../peer/traced.h"
 #include "../wire/chunks.h"
@@ -23,16 +24,43 @@ struct cut {
 
 /* --- credit ----------------------------------------------------------------------------------- */
 
+/* More than KVW_CREDIT_FIRST are granted: a path that holds so much. False: no memory. */
+static bool grow(struct kvw_credit *credit)
+{
+    credit->more = malloc(KVW_CREDIT_MAX * sizeof(credit->more[0]));
+    for (uint64_t i = credit->next; i < credit->limit && credit->more != NULL; ++i)
+        credit->more[i % KVW_CREDIT_MAX] = credit->ring[i % KVW_CREDIT_FIRST];
+    return credit->more != NULL;
+}
+
+static bool add_slots(struct kvw_credit *credit, const struct kvw_wire_grant *m)
+{
+    if (credit->more == NULL && credit->limit + m->count - credit->next > KVW_CREDIT_FIRST &&
+        !grow(credit))
+        return false;
+    for (uint32_t i = 0; i < m->count; ++i, ++credit->limit) {
+        const uint16_t slot = (uint16_t)kvw_wire_grant_slot(m, i);
+
+        if (credit->more != NULL)
+            credit->more[credit->limit % KVW_CREDIT_MAX] = slot;
+        else
+            credit->ring[credit->limit % KVW_CREDIT_FIRST] = slot;
+    }
+    return true;
+}
+
 void kvw_depart_grant(struct kvw_core *c, struct kvw_peer *p, const struct kvw_wire_grant *m)
 {
     struct kvw_credit *credit = &p->credit;
 
-    if (m->from != credit->limit || credit->limit + m->count - credit->next > KVW_CREDIT_RING) {
+    if (m->from != credit->limit || credit->limit + m->count - credit->next > KVW_CREDIT_MAX) {
         kvw_core_breach(c, p, "a GRANT that doesn't follow the one before, or of too many slots");
         return;
     }
-    for (uint32_t i = 0; i < m->count; ++i)
-        credit->ring[credit->limit++ % KVW_CREDIT_RING] = (uint16_t)kvw_wire_grant_slot(m, i);
+    if (!add_slots(credit, m)) {
+        kvw_core_breach(c, p, "no memory for the slots that a peer grants");
+        return;
+    }
     for (uint32_t i = 0; i < c->codec_count && m->codec != 0; ++i)
         if (c->codecs[i]->id == m->codec)
             kvw_choose_told(&p->chooser, i, m->decode_ps);
@@ -407,7 +435,7 @@ static bool put(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s)
     struct kvw_core_way *way = &c->ways[p->path];
     struct kvw_put put = {
         .key = p->hello.region,
-        .offset = (uint64_t)p->credit.ring[p->credit.next % KVW_CREDIT_RING] * p->hello.slot_bytes,
+        .offset = (uint64_t)kvw_credit_slot(&p->credit) * p->hello.slot_bytes,
         .iov_count = 1,
         .imm = (uint32_t)p->credit.next,
         .cookie = (uint64_t)(s - c->stages.stages),

@@ -115,6 +115,7 @@ struct kvw_core_way { /* a path */
     struct kvw_wire_hello hello; /* ours, with this path's region */
     struct kvw_transport_event batch[KVW_BATCH_EVENTS];
     uint32_t batch_at, batch_count;
+    struct kvw_transport_stats stats; /* as of the last poll */
     uint64_t rtt_ns;
 };
 

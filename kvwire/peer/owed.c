@@ -192,14 +192,44 @@ static void ask_back(struct kvw_core *c)
     kvw_peer_owes(c, most);
 }
 
+/* One message, of up to KVW_WIRE_GRANT_MAX slots; *want becomes what is left. False: not now. */
+static bool grant(struct kvw_core *c, struct kvw_peer *p, uint32_t *want)
+{
+    struct kvw_wire_grant m = {.from = p->lent.limit,
+                               .count = *want < KVW_WIRE_GRANT_MAX ? *want : KVW_WIRE_GRANT_MAX};
+
+    tell_cost(c, p, &m);
+    m.count = kvw_slots_lend(&c->slots, p, m.count, c->msg + KVW_WIRE_GRANT_LEN, c->now_ns);
+    if (!send_msg(c, p, kvw_wire_grant_encode(c->msg, &m))) {
+        if (!kvw_slots_take_back(&c->slots, p, m.from)) /* none of them has been used */
+            kvw_core_breach(c, p, "slots that were never granted are in use");
+        return false;
+    }
+    *want -= m.count;
+    if (kvw_traced(c))
+        kvw_trace_tell(c, (struct kvw_trace_event){.kind = KVW_TRACE_GRANT,
+                                                   .peer = p->hello.instance,
+                                                   .seq = m.from,
+                                                   .count = m.count});
+    return true;
+}
+
+/* How many slots p is to hold. Far away all of its share: what is on a long wire comes cold in any
+ * case, and a trial with fewer costs round trips (window.h). */
+static uint32_t holds(struct kvw_core *c, struct kvw_peer *p, uint32_t receiving)
+{
+    const uint32_t share = kvw_slots_share(&c->slots, p, receiving);
+    const uint32_t enough = kvw_window_size(&p->lent.window, share);
+
+    return c->ways[p->path].rtt_ns >= KVW_FAR_NS ? share : enough;
+}
+
 static bool send_grant(struct kvw_core *c, struct kvw_peer *p)
 {
     const uint32_t held = p->lent.granted + p->lent.landed;
     uint32_t before;
-    const uint32_t share = kvw_window_size(
-        &p->lent.window, kvw_slots_share(&c->slots, receiving_peers(c, p, &before)));
+    const uint32_t share = holds(c, p, receiving_peers(c, p, &before));
     const uint32_t free = c->slots.free_count > before ? c->slots.free_count - before : 0;
-    struct kvw_wire_grant m = {.from = p->lent.limit};
     uint32_t want = share > held ? share - held : 0;
 
     if (!kvw_peer_needs_slots(p) || p->lent.recall_due || p->lent.recalled)
@@ -215,22 +245,12 @@ static bool send_grant(struct kvw_core *c, struct kvw_peer *p)
             ask_back(c);
         return true;
     }
-    m.count = want;
-    tell_cost(c, p, &m);
-    m.count = kvw_slots_lend(&c->slots, p, want, c->msg + KVW_WIRE_GRANT_LEN, c->now_ns);
-    if (send_msg(c, p, kvw_wire_grant_encode(c->msg, &m))) {
-        kvw_list_remove(&p->receiving);
-        kvw_list_add(&c->receiving, &p->receiving);
-        if (kvw_traced(c))
-            kvw_trace_tell(c, (struct kvw_trace_event){.kind = KVW_TRACE_GRANT,
-                                                       .peer = p->hello.instance,
-                                                       .seq = m.from,
-                                                       .count = m.count});
-        return true;
-    }
-    if (!kvw_slots_take_back(&c->slots, p, m.from)) /* none of them has been used */
-        kvw_core_breach(c, p, "slots that were never granted are in use");
-    return false;
+    while (want > 0)
+        if (!grant(c, p, &want))
+            return false;
+    kvw_list_remove(&p->receiving);
+    kvw_list_add(&c->receiving, &p->receiving);
+    return true;
 }
 
 static bool send_recall(struct kvw_core *c, struct kvw_peer *p)

@@ -80,6 +80,7 @@ void kvw_peer_free(struct kvw_core *c, struct kvw_peer *p)
     if (c->breach == p)
         c->breach = NULL;
     --c->peer_count;
+    free(p->credit.more);
     free(p);
 }
 

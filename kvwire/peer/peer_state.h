@@ -29,7 +29,8 @@
 #define KVW_RECENT         256u /* ended keys that are remembered, each role */
 #define KVW_REFUSALS_MAX   64u  /* owed at once */
 #define KVW_ADDRESS_MAX    255u
-#define KVW_CREDIT_RING    KVW_WIRE_GRANT_MAX
+#define KVW_CREDIT_FIRST   KVW_WIRE_GRANT_MAX /* slots that a peer may grant; it grows to */
+#define KVW_CREDIT_MAX     KVW_WIRE_LANDING_SLOTS_MAX
 #define KVW_CHOICE_LAYERS  128u /* of which a ratio is kept; beyond, layers share */
 #define KVW_AHEAD          2u   /* chunks waiting an encoder, from which on raw goes out */
 #define KVW_BLIND          4u   /* chunks under way at most, all raw, before the first PUT_DONE */
@@ -40,6 +41,7 @@
 #define KVW_REJECTED_NS   (1000ull * 1000 * 1000) /* a rejected connection lingers; next dial */
 #define KVW_STEADY_NS     (1000ull * 1000 * 1000) /* up that long: the next dial is at once */
 #define KVW_IDLE_SLOTS_NS (1000ull * 1000 * 1000) /* unused slots are called back */
+#define KVW_FAR_NS        (10ull * 1000 * 1000)   /* a round trip of the network, not of a host */
 #define KVW_TAKE_BY_NS    (10ull * 1000 * 1000 * 1000) /* default: an offer or stream waits */
 #define KVW_MARKS_NS      (100ull * 1000)              /* pending ready marks are asked again */
 #define KVW_DEVICE_NS     (20ull * 1000)               /* a GPU's jobs are asked for again */
@@ -83,12 +85,21 @@ struct kvw_peer_pool {
     uint16_t number;
 };
 
-/* Slots that a peer granted us: put seq goes to ring[seq % KVW_CREDIT_RING], next <= limit. */
+/* Slots that a peer granted us, next <= limit. The slot of put seq is ring[seq % KVW_CREDIT_FIRST],
+ * and once a peer has granted more than these more[seq % KVW_CREDIT_MAX]. */
 struct kvw_credit {
-    uint16_t ring[KVW_CREDIT_RING];
+    uint16_t ring[KVW_CREDIT_FIRST];
+    uint16_t *more; /* NULL: never needed yet; kept until the peer is freed */
     uint64_t next, limit;
     bool return_due; /* it asked for what is not used */
 };
+
+/* Where the next put goes. */
+static inline uint16_t kvw_credit_slot(const struct kvw_credit *credit)
+{
+    return credit->more != NULL ? credit->more[credit->next % KVW_CREDIT_MAX]
+                                : credit->ring[credit->next % KVW_CREDIT_FIRST];
+}
 
 /* Slots of ours that a peer may use or has used. */
 struct kvw_lent {

@@ -208,11 +208,13 @@ bool kvw_slots_take_back(struct kvw_slots *s, struct kvw_peer *p, uint64_t next)
     return true;
 }
 
-uint32_t kvw_slots_share(const struct kvw_slots *s, uint32_t receiving)
+uint32_t kvw_slots_share(const struct kvw_slots *s, const struct kvw_peer *p, uint32_t receiving)
 {
     const uint32_t share = receiving > 0 ? s->count / receiving : 0;
+    const uint32_t most =
+        (p->hello.features & KVW_FEATURE_CREDIT) != 0 ? KVW_CREDIT_MAX : KVW_CREDIT_FIRST;
 
-    return share < 1 ? 1 : share > KVW_WIRE_GRANT_MAX ? KVW_WIRE_GRANT_MAX : share;
+    return share < 1 ? 1 : share > most ? most : share;
 }
 
 /* --- who needs them --------------------------------------------------------------------------- */

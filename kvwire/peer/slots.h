@@ -57,7 +57,7 @@ void kvw_slots_wake(struct kvw_core *c);
 KVW_NODISCARD bool kvw_slots_take_back(struct kvw_slots *s, struct kvw_peer *p, uint64_t next);
 
 /* How many slots this peer should be lent in all, with `receiving` peers in need. */
-uint32_t kvw_slots_share(const struct kvw_slots *s, uint32_t receiving);
+uint32_t kvw_slots_share(const struct kvw_slots *s, const struct kvw_peer *p, uint32_t receiving);
 
 static inline unsigned char *kvw_slots_mem(const struct kvw_slots *s, const struct kvw_landing *l)
 {

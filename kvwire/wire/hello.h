@@ -17,8 +17,9 @@
 
 #define KVW_WIRE_HELLO_FRONT 12u /* of every version, for ever: type, magic, layout */
 
-#define KVW_FEATURE_BATCH (1ull << 0)
-#define KVW_FEATURE_STAGE (1ull << 1)
+#define KVW_FEATURE_BATCH  (1ull << 0)
+#define KVW_FEATURE_STAGE  (1ull << 1)
+#define KVW_FEATURE_CREDIT (1ull << 2)
 
 struct kvw_wire_hello {
     uint64_t versions;   /* bit v: version v is spoken; at least one of 2 .. 61 */

@@ -238,6 +238,8 @@ static void take_figures(struct sending *s, uint64_t cpu_ns)
         kvw_node_stats(s->lane[i].node, &after);
         s->r->credit_stalls += after.credit_stalls - s->before[i].credit_stalls;
         s->r->encoder_stalls += after.encoder_stalls - s->before[i].encoder_stalls;
+        s->r->packets += after.packets_sent - s->before[i].packets_sent;
+        s->r->packets_again += after.packets_retransmitted - s->before[i].packets_retransmitted;
     }
     if (kvw_node_peer_info(s->lane->node, s->lane->peer, &peer) == KVW_OK)
         snprintf(s->r->why_codec, sizeof(s->r->why_codec), "%s", peer.why);

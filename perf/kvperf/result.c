@@ -81,6 +81,8 @@ bool kvp_row_add(struct kvp_row *row, struct kvp_round *round)
     row->recv_cpu_s += round->recv_cpu_s;
     row->credit_stalls += round->credit_stalls;
     row->encoder_stalls += round->encoder_stalls;
+    row->packets += round->packets;
+    row->packets_again += round->packets_again;
     row->chunks_rejected += round->chunks_rejected;
     row->lag_ms = fmax(row->lag_ms, round->lag_ms);
     snprintf(row->why_codec, sizeof(row->why_codec), "%s", round->why_codec);

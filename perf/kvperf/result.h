@@ -33,6 +33,7 @@ struct kvp_row {
     /* sums over all samples */
     double send_cpu_s, recv_cpu_s;
     uint64_t raw_bytes, wire_bytes, chunks, credit_stalls, encoder_stalls, chunks_rejected;
+    uint64_t packets, packets_again;     /* that the sender sent; of these again */
     uint64_t by_codec[64];               /* requests whose bytes went mostly through this codec */
     double lag_ms;                       /* the worst */
     struct kvp_shard shards[KVP_TP_MAX]; /* of the receiver; last_ms: sum of its exposed times */

@@ -125,6 +125,8 @@ static cJSON *row_json(const struct kvp_row *from, uint32_t layers, uint32_t sha
     put(o, "cpu_s_per_gib_receiver", from->recv_cpu_s_per_gib);
     put(o, "credit_stalls", (double)from->credit_stalls);
     put(o, "encoder_stalls", (double)from->encoder_stalls);
+    put(o, "packets_sent", (double)from->packets);
+    put(o, "packets_retransmitted", (double)from->packets_again);
     put(o, "clock_lag_ms_max", from->lag_ms);
     add_shards(o, from, shards);
     add_codecs(o, from);

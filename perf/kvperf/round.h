@@ -45,7 +45,8 @@ struct kvp_round {
     double begun_ms, lag_ms; /* lag: the latest push behind its planned time */
     double send_cpu_s, recv_cpu_s;
     uint64_t credit_stalls, encoder_stalls, chunks_rejected;
-    char why_codec[160]; /* the library's sentence on its choice */
+    uint64_t packets, packets_again; /* of the sender */
+    char why_codec[160];             /* the library's sentence on its choice */
 };
 
 /* false: no memory. */

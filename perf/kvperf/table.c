@@ -100,6 +100,17 @@ static void print_shards(FILE *f, const struct kvp_row *row, uint32_t shards)
     fprintf(f, " exposed (means); the last one counts\n");
 }
 
+/* What the sender's transport sent for a row, and how much of it again. */
+static void print_packets(FILE *f, const struct kvp_row *row)
+{
+    if (row->packets == 0)
+        return;
+    fprintf(f, "%s %s: %.1f packets a round, %.2f %% of them again; %llu waits for landing slots\n",
+            row->name, row->codec, (double)row->packets / row->rounds,
+            100.0 * (double)row->packets_again / (double)row->packets,
+            (unsigned long long)row->credit_stalls);
+}
+
 /* Streamed rows beside the row that sends after the prefill. */
 static void print_gain(FILE *f, const struct kvp_result *r)
 {
@@ -161,6 +172,9 @@ void kvp_table_print(FILE *f, const struct kvp_result *r)
     fprintf(f, "\n");
     print_gain(f, r);
     print_beside(f, r);
+    for (uint32_t i = 0; i < r->row_count; ++i)
+        if (r->rows[i].count > 0)
+            print_packets(f, &r->rows[i]);
     for (uint32_t i = 0; i < r->row_count; ++i)
         if (r->rows[i].count > 0)
             print_codecs(f, &r->rows[i]);

@@ -50,6 +50,7 @@ def a_result_that_holds_together():
         expect(x["bytes_raw"] == 3 * bytes_ == x["data"]["bytes_compared"], "bytes of %s" % x)
         expect(len(x["layers"]) == 30 and all(y["landed_ms"] >= y["computed_ms"] for y in x["layers"]), "layers of %s" % x)
         expect(abs(x["gb_per_s"] - bytes_ / x["total_ms"]["p50"] / 1e6) < 1e-6 * x["gb_per_s"], "GB/s of %s" % x)
+        expect(x["packets_sent"] >= x["chunks"] > 0 and x["packets_retransmitted"] < x["packets_sent"], "packets of %s" % x)
         expect(x["cpu_s_per_gib_sender"] > 0 and x["cpu_s_per_gib_receiver"] > 0, "CPU of %s" % x)
     for x in rows(r):
         last = max(y["landed_ms"] for y in x["layers"])
@@ -188,6 +189,13 @@ def bandwidth_and_latency():
     expect(all(abs(x["exposed_ms"]["p50"] - x["total_ms"]["p50"]) < 1e-9 for x in r["rows"]), "no prefill, so all is exposed")
     r = valid(run("lat", "--model", "smollm2-135m", "--codec", "raw", "-n", "20", "--json").stdout)
     expect(r["config"]["tokens"] == 16 and rows(r, "all")[0]["total_ms"]["n"] == 20, "%s" % r["config"])
+
+
+def what_is_sent_again_is_told():
+    r = valid(run("bw", *SMALL, "--codec", "raw", "-n", "2", "--fault", "loss=0.05,seed=7", "--json").stdout)
+    for x in r["rows"]:
+        expect(0.02 * x["packets_sent"] < x["packets_retransmitted"] < 0.5 * x["packets_sent"], "%s" % x)
+        expect(x["data"]["verdict"] == "equal", "%s" % x["data"])
 
 
 def batches_beside_contiguous():
@@ -515,7 +523,8 @@ def interrupted():
 TESTS = [a_result_that_holds_together, a_payload_as_recorded, random_bits_do_not_shrink, a_broken_byte_is_seen,
          the_schema_refuses_what_it_does_not_know, every_kind_of_state, a_geometry_from_a_file, the_local_dpdk_link,
          a_device_between_two, an_interface_between_two, a_slow_prefill_hides_nearly_all, the_table_and_its_picture,
-         bandwidth_and_latency, batches_beside_contiguous, yardsticks_in_the_same_run, a_trace_replayed, a_replay_whose_server_dies,
+         bandwidth_and_latency, what_is_sent_again_is_told,
+         batches_beside_contiguous, yardsticks_in_the_same_run, a_trace_replayed, a_replay_whose_server_dies,
          intervals_and_spreadsheets, a_sweep_has_all_its_cells, what_find_finds_passes_and_the_next_does_not,
          codecs_and_a_plan_without_a_network, a_report_with_a_bar_a_layer, *shards.TESTS, *doctor.TESTS, one_server_and_its_clients, one_off,
          server_away, another_version, rubbish_on_the_port, server_killed, client_killed, interrupted, *usage.TESTS]

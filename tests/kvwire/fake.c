@@ -251,7 +251,7 @@ static void fake_wait(struct kvw_transport *t, uint64_t until_ns, int wake_fd)
 static void fake_stats(const struct kvw_transport *t, struct kvw_transport_stats *stats)
 {
     ++((struct fake *)(uintptr_t)t)->stats_asked;
-    memset(stats, 0, sizeof(*stats));
+    *stats = ((const struct fake *)t)->stats;
 }
 
 static void fake_close(struct kvw_transport *t)

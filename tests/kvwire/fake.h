@@ -30,7 +30,8 @@ struct fake_put {
 struct fake {
     struct kvw_transport transport;
     /* knobs */
-    bool send_full, put_full; /* answer KVW_E_AGAIN */
+    bool send_full, put_full;         /* answer KVW_E_AGAIN */
+    struct kvw_transport_stats stats; /* what stats() says */
     kvw_err fail_listen, fail_connect, fail_region_add;
     bool send_refused, put_refused; /* one was, and there was no room since: room is an arrival */
     /* what the core did */

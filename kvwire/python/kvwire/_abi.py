@@ -64,6 +64,7 @@ struct kvw_core_stats {
     uint64_t batches_ok, batches_failed; uint64_t batch_bytes_sent, batch_bytes_landed; uint64_t batch_message_bytes;
     uint64_t notes_sent, notes_received; uint32_t regions, batches; uint32_t staged, reserved;
     uint64_t staged_bytes; uint64_t stages_pulled, stages_expired, stages_full;
+    uint64_t packets_sent, packets_received, packets_retransmitted; uint64_t packets_lost, packets_spurious;
 };
 struct kvw_region_args {
     uint32_t size; uint32_t rights; const struct kvw_mem *mem; uint32_t mem_bytes; uint32_t reserved;
