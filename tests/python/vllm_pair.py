@@ -26,7 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PYTHON, MODEL, FOLDER = sys.argv[1], os.path.abspath(sys.argv[2]), os.path.abspath(sys.argv[3])
 COUNT = int(sys.argv[4]) if len(sys.argv) > 4 else 100
 DTYPE = sys.argv[5] if len(sys.argv) > 5 else os.environ.get("KVW_VLLM_DTYPE", "float32")
-ANSWER, WAIT, CHUNK, BLOCK, STAGE_MB, KEEP = 12, 20.0, 512, 128, 160, 60.0
+ANSWER, WAIT, CHUNK, BLOCK, STAGE_MB = 12, 20.0, 512, 128, 160
+KEEP = float(os.environ.get("KVW_VLLM_KEEP", "60"))  # staging() takes three long prompts' time between prefill's answer and the pull
 WORDS = ("river stone lamp garden winter copper music paper window horse silver bread island letter morning shadow "
          "engine valley cloud needle").split()
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """vllm_shapes.py PYTHON MODEL FOLDER [CASE...]: prefill and decode that lay KV out differently, in real vLLM servers on this
-CPU: tokens a block, tensor-parallel ranks, and groups of layers with a sliding window. Prints TAP, and writes FOLDER/table.md.
+CPU: tokens a block, tensor-parallel ranks, and groups of layers with a sliding window; and both with prefix caching. Prints TAP, and
+writes FOLDER/table.md.
 
 For each case prefill, decode and a control whose data lands elsewhere, as in vllm_pair.py, whose words on an honest
 comparison hold here. MODEL, SmolLM2-135M, has 3 KV heads and no window; for the other cases small models with random weights,
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 CASES = sys.argv[4:]
 del sys.argv[4:]
@@ -28,6 +30,8 @@ KNOWN = {
     "blocks": ("32 tokens a block, and 96", None, (["--block-size", "32"], 1), (["--block-size", "96"], 1)),
     "window": ("full attention and windows of %d, 32 tokens a block, and 64" % WINDOW, "gemma", (["--block-size", "32"], 1),
                (["--block-size", "64"], 1)),
+    "prefix": ("prefix caching, 128 tokens a block, and 32", None, (["--enable-prefix-caching"], 1),
+               (["--enable-prefix-caching", "--block-size", "32"], 1)),
     "ranks2to1": ("two tensor-parallel ranks, and one", "llama", ([], 2), (["--block-size", "32"], 1)),
     "ranks1to2": ("one tensor-parallel rank, and two", "llama", ([], 1), (["--block-size", "32"], 2)),
 }
@@ -71,6 +75,33 @@ def two_ports():
                 pass
 
 
+def texts_of(name):
+    """Twelve; with prefix caching four times three that begin alike, and go on differently."""
+    if name == "prefix":
+        return [v.story(4000 + i // 3, 40) + " " + v.story(4100 + i, 5) for i in range(2 * len(LENGTHS))]
+    return ["Hello" if n == 0 else v.story(3000 + i, n) for i, n in enumerate(2 * LENGTHS)]
+
+
+def forget(server):
+    """Its prefix cache, so that it computes each reference by itself (VLLM_SERVER_DEV_MODE)."""
+    with urllib.request.urlopen(urllib.request.Request(v.at(server, "/reset_prefix_cache"), b""), timeout=20):
+        pass
+
+
+def spans(tap, what):
+    """Two of three prompts were cached in part on both sides: decode asks for what it lacks and gets no byte more."""
+    asked = {r["request"]: r for r in v.journal("decode") if r["what"] == "offer"}
+    came = {r["request"]: r["raw"] for r in v.journal("decode") if r["what"] == "done" and not r["error"]}
+    hits = sum(r["before"] > 0 for r in v.journal("prefill") if r["what"] == "scheduled")
+    cached = [r["want"] for r in asked.values() if r["want"] > 0]
+    whole = {name: -(-r["tokens"] // 16) * 16 for name, r in asked.items()}
+    one = max((came[name] / whole[name] for name, r in asked.items() if r["want"] == 0 and name in came), default=0)
+    exact = sum(came.get(name) == one * (whole[name] - r["want"]) for name, r in asked.items())
+    tap.ok(len(cached) == hits == 8 and exact == len(asked) == 12, "%s: decode asks for what it hasn't cached alone" % what,
+           "%d of %d asked for a part, from token %d on at most; %d cached on prefill, too; bytes as asked for in %d" % (
+               len(cached), len(asked), max(cached, default=0), hits, exact))
+
+
 def case(tap, servers, name):
     what, kind, prefill, decode = KNOWN[name]
     more = ["--model", made(kind)] if kind else []
@@ -93,11 +124,14 @@ def case(tap, servers, name):
     for where in ("decode", "control"):  # other KV in the blocks that will be used
         for seed in (77, 78):
             v.ask(where, v.story(seed, 90), 1)
-    texts = ["Hello" if n == 0 else v.story(3000 + i, n) for i, n in enumerate(2 * LENGTHS)]
+    texts = texts_of(name)
     half = len(LENGTHS)
     got = [v.ask("concurrent" if i < half else "serial", text) for i, text in enumerate(texts)]
     crossed = [i for i in range(len(texts)) if not (kind == "gemma" and i % half == 0)]  # beside a window decode computes the last token
     control = {i: v.ask("to_control", texts[i])[1] for i in range(half + 2, len(texts))}
+    if name == "prefix":
+        spans(tap, what)
+        forget("decode")
     refs = [v.ask("decode", text)[1] for text in texts]
     right = sum(g[0] == 200 and g[1] == r for g, r in zip(got, refs))
     tap.ok(right >= (1 if v.DTYPE == "float32" else 0.8) * len(texts), "%s: tokens equal to one vLLM alone, concurrent and serial, %s" % (
@@ -180,6 +214,7 @@ def preemption(tap, servers):
 
 def main():
     os.makedirs(v.FOLDER, exist_ok=True)
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # forget()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.join(v.ROOT, "kvwire", "python"), os.environ.get("PYTHONPATH")]))
     tap, begun = v.Tap(), time.monotonic()
     for name in CASES or [*KNOWN, "preemption"]:
