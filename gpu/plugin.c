@@ -13,6 +13,7 @@
 #include "jobs.h"
 #include "kernels.h"
 #include "load.h"
+#include "share.h"
 
 /* Memory that was given. */
 struct held {
@@ -20,7 +21,10 @@ struct held {
     bool is_pool;
     struct kvg_pool pool;
     struct kvg_pinned pinned;
+    struct kvg_share share; /* of the pool, if it is shared */
 };
+
+_Static_assert(KVG_TOKEN_BYTES == KVW_GPU_TOKEN, "the same token");
 
 struct kvw_gpu {
     struct kvg_driver driver;
@@ -96,8 +100,9 @@ static const char *ladder(struct kvw_gpu *g)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struct kvw_mem **mem,
-                    char *why)
+/* token: of a pool that another process shares; NULL: memory of this one's own. */
+static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const uint8_t *token,
+                    const struct kvw_mem **mem, char *why)
 {
     struct held *h = calloc(1, sizeof(*h));
     kvw_err err;
@@ -108,8 +113,12 @@ static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struc
         return KVW_E_NOMEM;
     }
     h->is_pool = is_pool;
-    err = is_pool ? kvg_pool_open(&h->pool, &g->dev, bytes, why, KVW_GPU_TEXT)
-                  : kvg_pinned_open(&h->pinned, &g->dev, bytes, why, KVW_GPU_TEXT);
+    if (token != NULL)
+        err = kvg_share_reach(&h->pool, &g->dev, token, bytes, why, KVW_GPU_TEXT);
+    else if (is_pool)
+        err = kvg_pool_open(&h->pool, &g->dev, bytes, why, KVW_GPU_TEXT);
+    else
+        err = kvg_pinned_open(&h->pinned, &g->dev, bytes, why, KVW_GPU_TEXT);
     if (err != KVW_OK) {
         free(h);
         return err;
@@ -122,23 +131,54 @@ static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struc
 
 static kvw_err pool_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
 {
-    return hold(g, true, bytes, mem, why);
+    return hold(g, true, bytes, NULL, mem, why);
 }
 
 static kvw_err pinned_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
 {
-    return hold(g, false, bytes, mem, why);
+    return hold(g, false, bytes, NULL, mem, why);
+}
+
+static kvw_err reach(struct kvw_gpu *g, const uint8_t token[KVW_GPU_TOKEN], uint64_t bytes,
+                     const struct kvw_mem **mem, char *why)
+{
+    return hold(g, true, bytes, token, mem, why);
+}
+
+static const struct kvw_mem *mem_of(const struct held *h)
+{
+    return h->is_pool ? &h->pool.mem : &h->pinned.mem;
+}
+
+static kvw_err share(struct kvw_gpu *g, const struct kvw_mem *mem, uint8_t token[KVW_GPU_TOKEN],
+                     char *why)
+{
+    struct held *h = g->held;
+    kvw_err err = KVW_OK;
+
+    while (h != NULL && mem != mem_of(h))
+        h = h->next;
+    if (h == NULL || !h->is_pool) {
+        snprintf(why, KVW_GPU_TEXT, "CUDA: only a pool of this GPU's can be shared");
+        return KVW_E_UNSUPPORTED;
+    }
+    if (!h->share.on)
+        err = kvg_share_open(&h->share, &h->pool, why, KVW_GPU_TEXT);
+    if (err == KVW_OK)
+        memcpy(token, h->share.token, KVW_GPU_TOKEN);
+    return err;
 }
 
 static void mem_close(struct kvw_gpu *g, const struct kvw_mem *mem)
 {
     struct held **at = &g->held, *h;
 
-    while ((h = *at) != NULL && mem != (h->is_pool ? &h->pool.mem : &h->pinned.mem))
+    while ((h = *at) != NULL && mem != mem_of(h))
         at = &h->next;
     if (h == NULL)
         return;
     *at = h->next;
+    kvg_share_close(&h->share);
     if (h->is_pool)
         kvg_pool_close(&h->pool);
     else
@@ -197,6 +237,8 @@ const struct kvw_gpu_plugin kvw_gpu_plugin = {
     .ladder = ladder,
     .pool_open = pool_open,
     .pinned_open = pinned_open,
+    .share = share,
+    .reach = reach,
     .mem_close = mem_close,
     .jobs_open = jobs_open,
     .takes = takes,
