@@ -21,6 +21,7 @@ extern "C" {
 #define KVW_GPU_ABI 4u
 
 #define KVW_GPU_TEXT  256u /* bytes of every `why` and text */
+#define KVW_GPU_IPC   72u  /* bytes that name cudaMalloc's memory in other processes */
 #define KVW_GPU_TOKEN 16u  /* bytes that name shared memory on its host */
 
 struct kvw_gpu; /* opaque: the plugin's */
@@ -79,6 +80,19 @@ struct kvw_gpu_plugin {
      */
     kvw_err (*reach)(struct kvw_gpu *g, const uint8_t token[KVW_GPU_TOKEN], uint64_t bytes,
                      const struct kvw_mem **mem, char *why);
+    /*
+     * KV memory that somebody else has allocated in this process (cudaMalloc, torch): all of it in
+     * one allocation of this GPU's. It stays its owner's, until mem_close at least.
+     *   KVW_E_INVALID, KVW_E_UNSUPPORTED  it can't be a pool, and why
+     */
+    kvw_err (*pool_adopt)(struct kvw_gpu *g, void *base, uint64_t bytes, const struct kvw_mem **mem,
+                          char *why);
+    /* What has been adopted from cudaMalloc's memory, for another process: KVW_GPU_IPC bytes.
+     * KVW_E_UNSUPPORTED: it isn't such memory. */
+    kvw_err (*pool_ipc)(struct kvw_gpu *g, const struct kvw_mem *mem, void *ipc, char *why);
+    /* There: map it. Errors as pool_adopt. */
+    kvw_err (*pool_ipc_open)(struct kvw_gpu *g, const void *ipc, uint64_t bytes,
+                             const struct kvw_mem **mem, char *why);
 };
 
 /*
