@@ -72,10 +72,19 @@ enum { /* CUdevice_attribute */
 enum {
     KVG_CU_ORDERING_NONE = 0, /* CUGPUDirectRDMAWritesOrdering */
     KVG_CU_ORDERING_OWNER = 100,
-    KVG_CU_FLUSH_HOST = 1,                /* CUflushGPUDirectRDMAWritesOptions */
-    KVG_CU_FLUSH_TARGET_CURRENT = 0,      /* CUflushGPUDirectRDMAWritesTarget */
-    KVG_CU_FLUSH_TO_OWNER = 100,          /* CUflushGPUDirectRDMAWritesScope */
-    KVG_CU_POINTER_IS_RDMA_CAPABLE = 15,  /* CUpointer_attribute */
+    KVG_CU_FLUSH_HOST = 1,           /* CUflushGPUDirectRDMAWritesOptions */
+    KVG_CU_FLUSH_TARGET_CURRENT = 0, /* CUflushGPUDirectRDMAWritesTarget */
+    KVG_CU_FLUSH_TO_OWNER = 100,     /* CUflushGPUDirectRDMAWritesScope */
+    KVG_CU_POINTER_MEMORY_TYPE = 2,  /* CUpointer_attribute */
+    KVG_CU_POINTER_IS_MANAGED = 8,
+    KVG_CU_POINTER_DEVICE_ORDINAL = 9,
+    KVG_CU_POINTER_IS_IPC_CAPABLE = 10,
+    KVG_CU_POINTER_RANGE_START = 11,
+    KVG_CU_POINTER_RANGE_SIZE = 12,
+    KVG_CU_POINTER_IS_RDMA_CAPABLE = 15,
+    KVG_CU_MEMORY_DEVICE = 2,             /* CUmemorytype */
+    KVG_CU_IPC_LAZY_PEER = 1,             /* CUipcMem_flags */
+    KVG_CU_RANGE_PCIE = 1,                /* CUmemRangeFlags: since 12.8 */
     KVG_CU_ALLOCATION_PINNED = 1,         /* CUmemAllocationType */
     KVG_CU_LOCATION_DEVICE = 1,           /* CUmemLocationType */
     KVG_CU_HANDLE_POSIX_FD = 1,           /* CUmemAllocationHandleType */
@@ -108,6 +117,10 @@ struct kvg_mem_prop { /* CUmemAllocationProp */
 struct kvg_mem_access { /* CUmemAccessDesc */
     struct kvg_mem_location location;
     int flags;
+};
+
+struct kvg_ipc_handle { /* CUipcMemHandle */
+    char reserved[64];
 };
 
 struct kvg_launch { /* CUlaunchConfig */
@@ -153,6 +166,10 @@ struct kvg_launch { /* CUlaunchConfig */
     X(mem_range_handle, cuMemGetHandleForAddressRange,                                             \
       (void *fd, kvg_devptr at, size_t bytes, int type, unsigned long long flags))                 \
     X(pointer_attribute, cuPointerGetAttribute, (void *value, int attribute, kvg_devptr at))       \
+    X(ipc_get, cuIpcGetMemHandle, (struct kvg_ipc_handle * handle, kvg_devptr at))                 \
+    X(ipc_open, cuIpcOpenMemHandle_v2,                                                             \
+      (kvg_devptr * at, struct kvg_ipc_handle handle, unsigned flags))                             \
+    X(ipc_close, cuIpcCloseMemHandle, (kvg_devptr at))                                             \
     X(host_alloc, cuMemHostAlloc, (void **at, size_t bytes, unsigned flags))                       \
     X(host_free, cuMemFreeHost, (void *at))                                                        \
     X(copy, cuMemcpyAsync, (kvg_devptr to, kvg_devptr from, size_t bytes, kvg_stream stream))      \
@@ -186,7 +203,8 @@ struct kvg_driver {
     int version; /* 12040: CUDA 12.4 */
 };
 
-#define KVG_DRIVER_VERSION_MIN 12000 /* cuLibraryLoadData, cuLaunchKernelEx */
+#define KVG_DRIVER_VERSION_PCIE 12080 /* KVG_CU_RANGE_PCIE */
+#define KVG_DRIVER_VERSION_MIN  12000 /* cuLibraryLoadData, cuLaunchKernelEx */
 
 /*
  * Load libcuda.so.1, or what the environment's KVW_LIBCUDA names, and initialise it. On KVW_OK *d

@@ -60,22 +60,21 @@ static kvw_err flush(void *arg)
 /* ---- the ladder ------------------------------------------------------------------------------ */
 
 /* The driver wants whole pages of the host, which can be larger than 4 KiB. */
-static kvg_result dmabuf(const struct kvg_device *dev, const void *base, uint64_t bytes, int *fd,
-                         uint64_t *offset)
+static kvg_result dmabuf(const struct kvg_device *dev, const void *base, uint64_t bytes,
+                         unsigned flags, struct kvw_dmabuf *to)
 {
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), in_page = address(base) % page;
 
-    *offset = in_page;
-    return dev->driver->mem_range_handle(fd, address(base) - in_page,
+    to->offset = in_page;
+    return dev->driver->mem_range_handle(&to->fd, address(base) - in_page,
                                          (in_page + bytes + page - 1) / page * page,
-                                         KVG_CU_RANGE_DMABUF_FD, 0);
+                                         KVG_CU_RANGE_DMABUF_FD, flags);
 }
 
 kvw_err kvg_dmabuf_export(const struct kvg_device *dev, const void *base, uint64_t bytes, int *fd,
                           uint64_t *offset)
 {
-    uint64_t in_page = 0;
-    int exported = -1;
+    struct kvw_dmabuf exported = {.fd = -1};
     kvw_err err;
     kvg_result r;
 
@@ -85,11 +84,38 @@ kvw_err kvg_dmabuf_export(const struct kvg_device *dev, const void *base, uint64
         return KVW_E_UNSUPPORTED;
     if ((err = kvg_device_enter(dev)) != KVW_OK)
         return err;
-    if ((r = dmabuf(dev, base, bytes, &exported, &in_page)) != KVG_CU_SUCCESS)
+    if ((r = dmabuf(dev, base, bytes, 0, &exported)) != KVG_CU_SUCCESS)
         return kvg_driver_code(r);
-    *fd = exported;
-    *offset = in_page;
+    *fd = exported.fd;
+    *offset = exported.offset;
     return KVW_OK;
+}
+
+/* The descriptors to try, best first. How the first one failed; SUCCESS: there is one at least. */
+static kvg_result take_dmabufs(struct kvg_pool *pool)
+{
+    const struct kvg_device *dev = pool->dev;
+    struct kvw_mem *mem = &pool->mem;
+    struct kvw_dmabuf plain = {.fd = -1};
+    const kvg_result r = dmabuf(dev, mem->base, mem->bytes, 0, &plain);
+
+    pool->pcie = (struct kvw_dmabuf){.fd = -1};
+    if (dev->driver->version >= KVG_DRIVER_VERSION_PCIE &&
+        dmabuf(dev, mem->base, mem->bytes, KVG_CU_RANGE_PCIE, &pool->pcie) != KVG_CU_SUCCESS)
+        pool->pcie.fd = -1;
+    if (r != KVG_CU_SUCCESS && pool->pcie.fd >= 0) { /* the only one is the first */
+        plain = pool->pcie;
+        pool->pcie.fd = -1;
+    } else if (r != KVG_CU_SUCCESS) {
+        return r;
+    }
+    mem->dmabuf_fd = plain.fd;
+    mem->dmabuf_offset = plain.offset;
+    snprintf(pool->ladder, sizeof(pool->ladder), "GPU %d: dma-buf%s", dev->ordinal,
+             r != KVG_CU_SUCCESS  ? " through PCIe"
+             : pool->pcie.fd >= 0 ? ", or one through PCIe"
+                                  : "");
+    return KVG_CU_SUCCESS;
 }
 
 /* Choose the rung. No failure here is one of the pool: it goes a rung down, and says why. */
@@ -110,15 +136,10 @@ static void climb(struct kvg_pool *pool)
         return;
     }
     if (dev->has_dmabuf) {
-        r = dmabuf(dev, pool->mem.base, pool->mem.bytes, &pool->mem.dmabuf_fd,
-                   &pool->mem.dmabuf_offset);
-        if (r == KVG_CU_SUCCESS) {
+        if ((r = take_dmabufs(pool)) == KVG_CU_SUCCESS) {
             pool->rung = KVG_RUNG_DMABUF;
-            snprintf(pool->ladder, sizeof(pool->ladder), "GPU %d: dma-buf", dev->ordinal);
             return;
         }
-        pool->mem.dmabuf_fd = -1;
-        pool->mem.dmabuf_offset = 0;
         no_dmabuf = kvg_driver_error(d, r);
     }
     r = d->pointer_attribute(&granted, KVG_CU_POINTER_IS_RDMA_CAPABLE, address(pool->mem.base));
@@ -212,36 +233,53 @@ static kvw_err prepare(struct kvg_pool *pool, const struct kvg_device *dev, uint
     return KVW_OK;
 }
 
-/* With a handle: map it, and choose the rung. The handle is released on failure. */
-static kvw_err finish(struct kvg_pool *pool, char *text, size_t text_bytes)
+/* Mapped: what it is asked for, and the rung. */
+static kvw_err equip(struct kvg_pool *pool, char *text, size_t text_bytes)
 {
-    const struct kvg_driver *d = pool->dev->driver;
-    kvg_result r;
-    kvw_err err;
+    const kvg_result r =
+        pool->dev->driver->stream_create(&pool->stream, KVG_CU_STREAM_NON_BLOCKING, 0);
 
-    if ((r = map(pool)) != KVG_CU_SUCCESS) {
-        err = fail(pool->dev, "mapping device memory", pool->mapped_bytes, r, text, text_bytes);
-        goto release;
-    }
-    r = d->stream_create(&pool->stream, KVG_CU_STREAM_NON_BLOCKING, 0);
-    if (r != KVG_CU_SUCCESS) {
-        err = fail(pool->dev, "a stream for copies", 0, r, text, text_bytes);
-        goto unmap;
-    }
+    if (r != KVG_CU_SUCCESS)
+        return fail(pool->dev, "a stream for copies", 0, r, text, text_bytes);
+    pool->pcie.fd = -1;
     climb(pool);
     pool->help = (struct kvw_mem_device){
         .copy_in = copy_in,
         .copy_out = copy_out,
         .flush = pool->dev->needs_flush && pool->dev->can_flush ? flush : NULL,
         .arg = pool,
+        .dmabufs = &pool->pcie,
+        .dmabuf_count = pool->pcie.fd >= 0 ? 1 : 0,
     };
     pool->mem.device = &pool->help;
     return KVW_OK;
+}
 
-unmap:
-    unmap(pool);
-release:
-    (void)d->mem_release(pool->handle);
+kvw_err kvg_pool_begin(struct kvg_pool *pool, const struct kvg_device *dev, void *base,
+                       uint64_t bytes, char *text, size_t text_bytes)
+{
+    pool->dev = dev;
+    pool->mem = (struct kvw_mem){.base = base,
+                                 .bytes = bytes,
+                                 .kind = KVW_MEM_CUDA,
+                                 .device_id = dev->ordinal,
+                                 .dmabuf_fd = -1};
+    return equip(pool, text, text_bytes);
+}
+
+/* With a handle: map it, and choose the rung. The handle is released on failure. */
+static kvw_err finish(struct kvg_pool *pool, char *text, size_t text_bytes)
+{
+    const kvg_result r = map(pool);
+    kvw_err err;
+
+    if (r != KVG_CU_SUCCESS)
+        err = fail(pool->dev, "mapping device memory", pool->mapped_bytes, r, text, text_bytes);
+    else if ((err = equip(pool, text, text_bytes)) == KVW_OK)
+        return KVW_OK;
+    else
+        unmap(pool);
+    (void)pool->dev->driver->mem_release(pool->handle);
     return err;
 }
 
@@ -301,10 +339,16 @@ void kvg_pool_close(struct kvg_pool *pool)
         return;
     if (pool->mem.dmabuf_fd >= 0)
         close(pool->mem.dmabuf_fd);
+    if (pool->pcie.fd >= 0)
+        close(pool->pcie.fd);
     if (kvg_device_enter(pool->dev) == KVW_OK) {
         (void)pool->dev->driver->stream_destroy(pool->stream);
-        unmap(pool);
-        (void)pool->dev->driver->mem_release(pool->handle);
+        if (pool->ipc != 0)
+            (void)pool->dev->driver->ipc_close(pool->ipc);
+        if (pool->handle != 0) {
+            unmap(pool);
+            (void)pool->dev->driver->mem_release(pool->handle);
+        }
     }
     memset(pool, 0, sizeof(*pool));
 }

@@ -6,7 +6,9 @@
  * whole. It can be exported to another process of the host by a file descriptor, and to a NIC by a
  * dma-buf. How a NIC may reach it is its rung on the ladder, the best that the device allows:
  *
- *   dma-buf  pool.mem.dmabuf_fd, at dmabuf_offset: registered with the fd
+ *   dma-buf  pool.mem.dmabuf_fd, at dmabuf_offset: registered with the fd. Where the driver has a
+ *            mapping through PCIe, too (CUDA 12.8), its fd is the next to try: some NICs take
+ *            only that one, others only the first
  *   peermem  the driver granted gpuDirectRDMACapable: the address itself can be registered where
  *            the kernel module nvidia-peermem is; where it isn't, registration fails
  *   pinned   by way of pinned host memory: copy_in and copy_out, or kernels that write there
@@ -34,7 +36,9 @@ struct kvg_pool {
     /* private */
     const struct kvg_device *dev;
     struct kvw_mem_device help;
-    kvg_mem_handle handle;
+    struct kvw_dmabuf pcie;
+    kvg_mem_handle handle; /* 0: a foreign pool */
+    kvg_devptr ipc;        /* of another process; 0: isn't */
     uint64_t mapped_bytes; /* a multiple of the device's granularity */
     kvg_stream stream;     /* of copy_in and copy_out */
 };
@@ -61,6 +65,10 @@ KVW_NODISCARD kvw_err kvg_pool_export(const struct kvg_pool *pool, int *fd);
  */
 KVW_NODISCARD kvw_err kvg_pool_import(struct kvg_pool *pool, const struct kvg_device *dev, int fd,
                                       uint64_t bytes, char *text, size_t text_bytes);
+
+/* For foreign.h: a pool of memory that is mapped already, with its stream, help and rung. */
+KVW_NODISCARD kvw_err kvg_pool_begin(struct kvg_pool *pool, const struct kvg_device *dev,
+                                     void *base, uint64_t bytes, char *text, size_t text_bytes);
 
 /* No work of the GPU may touch the pool any more, and no transport may have it registered. */
 void kvg_pool_close(struct kvg_pool *pool);

@@ -9,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "foreign.h"
 #include "image.h"
 #include "jobs.h"
 #include "kernels.h"
 #include "load.h"
+#include "share.h"
 
 /* Memory that was given. */
 struct held {
@@ -20,7 +22,11 @@ struct held {
     bool is_pool;
     struct kvg_pool pool;
     struct kvg_pinned pinned;
+    struct kvg_share share; /* of the pool, if it is shared */
 };
+
+_Static_assert(KVG_TOKEN_BYTES == KVW_GPU_TOKEN, "the same token");
+_Static_assert(sizeof(struct kvg_ipc) == KVW_GPU_IPC, "the same name");
 
 struct kvw_gpu {
     struct kvg_driver driver;
@@ -96,7 +102,39 @@ static const char *ladder(struct kvw_gpu *g)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struct kvw_mem **mem,
+static const struct kvw_mem *mem_of(const struct held *h)
+{
+    return h->is_pool ? &h->pool.mem : &h->pinned.mem;
+}
+
+/* What is asked for. */
+struct wanted {
+    enum { POOL, PINNED, REACHED, ADOPTED, BY_IPC } kind;
+    uint64_t bytes;
+    void *base;       /* ADOPTED */
+    const void *name; /* REACHED: a token; BY_IPC: a struct kvg_ipc, anywhere */
+};
+
+static kvw_err get(struct kvw_gpu *g, struct held *h, const struct wanted *w, char *why)
+{
+    struct kvg_ipc ipc;
+
+    switch (w->kind) {
+    case POOL:
+        return kvg_pool_open(&h->pool, &g->dev, w->bytes, why, KVW_GPU_TEXT);
+    case REACHED:
+        return kvg_share_reach(&h->pool, &g->dev, w->name, w->bytes, why, KVW_GPU_TEXT);
+    case ADOPTED:
+        return kvg_pool_adopt(&h->pool, &g->dev, w->base, w->bytes, why, KVW_GPU_TEXT);
+    case BY_IPC:
+        memcpy(&ipc, w->name, sizeof(ipc));
+        return kvg_pool_ipc_open(&h->pool, &g->dev, &ipc, w->bytes, why, KVW_GPU_TEXT);
+    default:
+        return kvg_pinned_open(&h->pinned, &g->dev, w->bytes, why, KVW_GPU_TEXT);
+    }
+}
+
+static kvw_err hold(struct kvw_gpu *g, const struct wanted *w, const struct kvw_mem **mem,
                     char *why)
 {
     struct held *h = calloc(1, sizeof(*h));
@@ -104,41 +142,104 @@ static kvw_err hold(struct kvw_gpu *g, bool is_pool, uint64_t bytes, const struc
 
     if (h == NULL) {
         snprintf(why, KVW_GPU_TEXT, "CUDA: no memory to keep note of %llu bytes",
-                 (unsigned long long)bytes);
+                 (unsigned long long)w->bytes);
         return KVW_E_NOMEM;
     }
-    h->is_pool = is_pool;
-    err = is_pool ? kvg_pool_open(&h->pool, &g->dev, bytes, why, KVW_GPU_TEXT)
-                  : kvg_pinned_open(&h->pinned, &g->dev, bytes, why, KVW_GPU_TEXT);
+    h->is_pool = w->kind != PINNED;
+    err = get(g, h, w, why);
     if (err != KVW_OK) {
         free(h);
         return err;
     }
     h->next = g->held;
     g->held = h;
-    *mem = is_pool ? &h->pool.mem : &h->pinned.mem;
+    *mem = mem_of(h);
     return KVW_OK;
 }
 
 static kvw_err pool_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
 {
-    return hold(g, true, bytes, mem, why);
+    return hold(g, &(struct wanted){.kind = POOL, .bytes = bytes}, mem, why);
 }
 
 static kvw_err pinned_open(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem, char *why)
 {
-    return hold(g, false, bytes, mem, why);
+    return hold(g, &(struct wanted){.kind = PINNED, .bytes = bytes}, mem, why);
+}
+
+static kvw_err reach(struct kvw_gpu *g, const uint8_t token[KVW_GPU_TOKEN], uint64_t bytes,
+                     const struct kvw_mem **mem, char *why)
+{
+    return hold(g, &(struct wanted){.kind = REACHED, .bytes = bytes, .name = token}, mem, why);
+}
+
+static kvw_err pool_adopt(struct kvw_gpu *g, void *base, uint64_t bytes, const struct kvw_mem **mem,
+                          char *why)
+{
+    return hold(g, &(struct wanted){.kind = ADOPTED, .bytes = bytes, .base = base}, mem, why);
+}
+
+static kvw_err pool_ipc_open(struct kvw_gpu *g, const void *ipc, uint64_t bytes,
+                             const struct kvw_mem **mem, char *why)
+{
+    return hold(g, &(struct wanted){.kind = BY_IPC, .bytes = bytes, .name = ipc}, mem, why);
+}
+
+/* NULL: it isn't one. */
+static struct held *pool_of(const struct kvw_gpu *g, const struct kvw_mem *mem, char *why)
+{
+    struct held *h = g->held;
+
+    while (h != NULL && mem != mem_of(h))
+        h = h->next;
+    if (h != NULL && h->is_pool)
+        return h;
+    snprintf(why, KVW_GPU_TEXT, "CUDA: only a pool of this GPU's can be shared");
+    return NULL;
+}
+
+static kvw_err pool_ipc(struct kvw_gpu *g, const struct kvw_mem *mem, void *ipc, char *why)
+{
+    const struct held *h = pool_of(g, mem, why);
+    struct kvg_ipc of;
+    kvw_err err;
+
+    if (h == NULL)
+        return KVW_E_UNSUPPORTED;
+    if ((err = kvg_pool_ipc(&h->pool, &of, why, KVW_GPU_TEXT)) == KVW_OK)
+        memcpy(ipc, &of, sizeof(of));
+    return err;
+}
+
+static kvw_err share(struct kvw_gpu *g, const struct kvw_mem *mem, uint8_t token[KVW_GPU_TOKEN],
+                     char *why)
+{
+    struct held *h = pool_of(g, mem, why);
+    kvw_err err = KVW_OK;
+
+    if (h == NULL)
+        return KVW_E_UNSUPPORTED;
+    if (h->pool.handle == 0) {
+        snprintf(why, KVW_GPU_TEXT, "CUDA: memory of another allocator has no descriptor");
+        return KVW_E_UNSUPPORTED;
+    }
+    if (!h->share.on)
+        err = kvg_share_open(&h->share, &h->pool, why, KVW_GPU_TEXT);
+    if (err == KVW_OK)
+        memcpy(token, h->share.token, KVW_GPU_TOKEN);
+    return err;
 }
 
 static void mem_close(struct kvw_gpu *g, const struct kvw_mem *mem)
 {
     struct held **at = &g->held, *h;
 
-    while ((h = *at) != NULL && mem != (h->is_pool ? &h->pool.mem : &h->pinned.mem))
+    while ((h = *at) != NULL && mem != mem_of(h))
         at = &h->next;
     if (h == NULL)
         return;
     *at = h->next;
+    kvg_share_close(&h->share);
     if (h->is_pool)
         kvg_pool_close(&h->pool);
     else
@@ -201,4 +302,9 @@ const struct kvw_gpu_plugin kvw_gpu_plugin = {
     .jobs_open = jobs_open,
     .takes = takes,
     .model = &model,
+    .share = share,
+    .reach = reach,
+    .pool_adopt = pool_adopt,
+    .pool_ipc = pool_ipc,
+    .pool_ipc_open = pool_ipc_open,
 };

@@ -98,6 +98,10 @@ struct kvw_core_config {
     char *gpu_why; /* KVW_GPU_TEXT bytes, for a sentence where the GPU makes open fail; NULL */
     uint64_t stage_bytes; /* staging memory for kvw_core_stage(), 0: none. Taken in open, touched as
                              it is used */
+    uint32_t no_twins;    /* 1: what lies in the GPU's memory goes through the transport to every
+                              peer. 0: kernels write it into the memory of a peer's GPU, if that is
+                              on this host and shares it (kvw_peer_info.twins) */
+    uint32_t unused;      /* 0 */
 };
 
 /*

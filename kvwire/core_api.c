@@ -202,6 +202,8 @@ static void say_codec(const struct kvw_core *c, const struct kvw_peer *p, char *
         snprintf(why, size, "%s: named by the caller, where peer, type and budget allow it", name);
     else if (c->ways[p->path].transport->one_host)
         snprintf(why, size, "%s: nothing leaves this host", name);
+    else if (p->twins != NULL)
+        snprintf(why, size, "%s: written into the peer's GPU memory", name);
     else
         snprintf(why, size, "%s: chosen, at %.0f MB/s of wire", name, p->rate.bytes_per_ns * 1e3);
 }
@@ -231,6 +233,7 @@ kvw_err kvw_core_peer_info(const struct kvw_core *c, kvw_peer_id peer, struct kv
     info.rate_bytes_per_s = (uint64_t)(p->rate.bytes_per_ns * 1e9);
     info.rtt_ns = c->ways[p->path].rtt_ns;
     info.codec = p->last_codec;
+    snprintf(info.twins, sizeof(info.twins), "%s", p->twins_text);
     if (p->link != NULL)
         say_codec(c, p, info.why, sizeof(info.why));
     else

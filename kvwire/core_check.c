@@ -33,7 +33,7 @@ void kvw_core_assert_consistent(const struct kvw_core *c)
         }
         assert(receiving == p->receiver_flows && sending == p->sender_flows);
         assert(kvw_peer_needs_slots(p) == !kvw_list_empty(&p->receiving));
-        assert(p->credit.next + p->queued <= p->credit.limit || p->link == NULL);
+        assert(p->credit.next + kvw_peer_unnumbered(p) <= p->credit.limit || p->link == NULL);
     }
     assert(up == c->peers_up);
 #else

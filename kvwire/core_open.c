@@ -122,6 +122,10 @@ static kvw_err take_config(struct kvw_core *c, const struct kvw_core_config *cfg
         return KVW_E_INVALID;
     c->device.plugin = cfg->gpu_plugin;
     c->device.gpu = cfg->gpu;
+    *field = "no_twins";
+    if (cfg->no_twins > 1 || cfg->unused != 0)
+        return KVW_E_INVALID;
+    c->device.no_twins = cfg->no_twins != 0;
     *field = "codecs";
     if (!take_codecs(c, cfg, &codecs))
         return KVW_E_INVALID;

@@ -103,7 +103,9 @@ struct kvw_peer_info {
     uint64_t rtt_ns;           /* 0: not known */
     uint32_t codec;            /* kvw_codec_id of the latest chunk sent; 0: none */
     uint32_t reserved;
-    char why[160]; /* a sentence: why this codec, or why it is down */
+    char why[160];   /* a sentence: why this codec, or why it is down */
+    char twins[160]; /* a sentence: whether kernels write what lies in a GPU's memory straight
+                            into the peer's, or why not. Empty: it was never up */
 };
 
 /* Where a sequence lies in one group of a pool. */

@@ -18,9 +18,11 @@ extern "C" {
 #endif
 
 /* Goes up when a structure of this file, job.h or mem.h changes. */
-#define KVW_GPU_ABI 3u
+#define KVW_GPU_ABI 4u
 
-#define KVW_GPU_TEXT 256u /* bytes of every `why` and text */
+#define KVW_GPU_TEXT  256u /* bytes of every `why` and text */
+#define KVW_GPU_IPC   72u  /* bytes that name cudaMalloc's memory in other processes */
+#define KVW_GPU_TOKEN 16u  /* bytes that name shared memory on its host */
 
 struct kvw_gpu; /* opaque: the plugin's */
 
@@ -54,7 +56,7 @@ struct kvw_gpu_plugin {
     /* Host memory that the GPU reaches, for streams. KVW_E_NOMEM. */
     kvw_err (*pinned_open)(struct kvw_gpu *g, uint64_t bytes, const struct kvw_mem **mem,
                            char *why);
-    /* Of either kind. */
+    /* Of any kind. */
     void (*mem_close)(struct kvw_gpu *g, const struct kvw_mem *mem);
     /* KVW_E_INVALID: a field of cfg, which `why` names; KVW_E_NOMEM. */
     kvw_err (*jobs_open)(struct kvw_gpu *g, const struct kvw_gpu_jobs *cfg, struct kvw_jobs **q,
@@ -64,6 +66,33 @@ struct kvw_gpu_plugin {
     /* What else it does, for who knows the header: a struct kvg_loaded_calls (gpu/loaded.h). NULL:
      * nothing. */
     const void *model;
+    /*
+     * Another process of this user on this host may map a pool until its mem_close, by this token,
+     * and write there whenever it likes. KVW_E_IO, KVW_E_DEVICE, KVW_E_UNSUPPORTED: it can't.
+     */
+    kvw_err (*share)(struct kvw_gpu *g, const struct kvw_mem *mem, uint8_t token[KVW_GPU_TOKEN],
+                     char *why);
+    /*
+     * Map what has been shared, of `bytes` at least; mem_close ends it. Waits a fraction of a
+     * second at most, and that only where the other process doesn't run.
+     *   KVW_E_NOTFOUND  nobody on this host shares it
+     *   others          it can't be mapped, and why
+     */
+    kvw_err (*reach)(struct kvw_gpu *g, const uint8_t token[KVW_GPU_TOKEN], uint64_t bytes,
+                     const struct kvw_mem **mem, char *why);
+    /*
+     * KV memory that somebody else has allocated in this process (cudaMalloc, torch): all of it in
+     * one allocation of this GPU's. It stays its owner's, until mem_close at least.
+     *   KVW_E_INVALID, KVW_E_UNSUPPORTED  it can't be a pool, and why
+     */
+    kvw_err (*pool_adopt)(struct kvw_gpu *g, void *base, uint64_t bytes, const struct kvw_mem **mem,
+                          char *why);
+    /* What has been adopted from cudaMalloc's memory, for another process: KVW_GPU_IPC bytes.
+     * KVW_E_UNSUPPORTED: it isn't such memory. */
+    kvw_err (*pool_ipc)(struct kvw_gpu *g, const struct kvw_mem *mem, void *ipc, char *why);
+    /* There: map it. Errors as pool_adopt. */
+    kvw_err (*pool_ipc_open)(struct kvw_gpu *g, const void *ipc, uint64_t bytes,
+                             const struct kvw_mem **mem, char *why);
 };
 
 /*

@@ -25,6 +25,13 @@ typedef enum kvw_mem_kind {
     KVW_MEM_CUDA = 2, /* VRAM of device_id; the CPU must not touch it */
 } kvw_mem_kind;
 
+/* A dma-buf of device memory. */
+struct kvw_dmabuf {
+    int32_t fd; /* the owner of the memory closes it */
+    uint32_t reserved;
+    uint64_t offset; /* of base inside */
+};
+
 /*
  * What the owner of memory that no CPU may touch does for a transport that can't reach it, or must
  * make a device's writes visible. Called from the transport's thread; each returns when it is done.
@@ -35,6 +42,11 @@ struct kvw_mem_device {
     kvw_err (*flush)(
         void *arg); /* NULL: a completed write is visible by itself (queried by gpu/) */
     void *arg;
+    /* Further dma-bufs of the same memory, to be tried in this order where a device doesn't take
+     * mem.dmabuf_fd; borrowed as the struct is. */
+    const struct kvw_dmabuf *dmabufs;
+    uint32_t dmabuf_count;
+    uint32_t reserved;
 };
 
 /* A contiguous range. base stays valid and fixed until the region made of it has been removed. */

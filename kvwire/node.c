@@ -362,6 +362,8 @@ static kvw_err open_core(struct kvw_node *n, const struct kvw_node_config *cfg, 
         .gpu = cfg->gpu,
         .gpu_why = gpu_why,
         .stage_bytes = cfg->stage_bytes,
+        .no_twins = cfg->no_twins,
+        .unused = cfg->unused,
     };
     const char *field = NULL;
     char text[96];

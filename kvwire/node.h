@@ -80,6 +80,8 @@ struct kvw_node_config {
     uint32_t
         app_driven;    /* 1: no thread; work is done in kvw_node_poll() alone. Not with busy_poll */
     uint32_t reserved; /* 0 */
+    uint32_t no_twins; /* as in kvw_core_config */
+    uint32_t unused;   /* 0 */
 };
 
 /*

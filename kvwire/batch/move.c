@@ -133,7 +133,7 @@ static bool put(struct kvw_core *c, struct kvw_peer *p)
 /* One chunk of one peer; false: it has to wait for something to come in. */
 static bool send_one(struct kvw_core *c, struct kvw_peer *p)
 {
-    if (p->credit.return_due || p->credit.next + p->queued >= p->credit.limit)
+    if (p->credit.return_due || p->credit.next + kvw_peer_unnumbered(p) >= p->credit.limit)
         return false;
     if (p->batches->pending == NULL && !gather(c, p->batches))
         return false;

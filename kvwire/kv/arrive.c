@@ -26,6 +26,13 @@ static struct kvw_flow_span *span_of(struct kvw_flow *f, const struct kvw_wire_c
     return NULL;
 }
 
+/* Whether its stream is where this side can look for it. */
+static bool is_at_hand(const struct kvw_core *c, const struct kvw_wire_chunk *h)
+{
+    return h->where == KVW_CHUNK_HERE ||
+           (c->device.twins != NULL && h->stream_bytes <= c->slots.slot_bytes - KVW_WIRE_CHUNK_LEN);
+}
+
 /* What is wrong with a chunk for its flow, or NULL; fills in where it belongs. */
 static const char *fault_of(const struct kvw_core *c, struct kvw_decode *t)
 {
@@ -43,6 +50,8 @@ static const char *fault_of(const struct kvw_core *c, struct kvw_decode *t)
         return "its raw bytes don't fit its entries";
     if (h->raw_bytes > c->slots.slot_bytes - KVW_WIRE_CHUNK_LEN)
         return "its raw bytes are more than a landing slot holds"; /* nor would scratch do */
+    if (!is_at_hand(c, h))
+        return "its stream is in memory that this side doesn't share";
     t->first = (h->entry_first - t->span->entry_first) * t->span->rows +
                (h->row_first - t->span->row_first);
     t->end = t->first + h->entries * h->rows;
@@ -76,6 +85,12 @@ static uint64_t clock_ns(const struct kvw_core *c)
     return c->clock.now_ns != NULL ? c->clock.now_ns(c->clock.arg) : 0;
 }
 
+/* What of it came by the transport. */
+static uint32_t wire_bytes_of(const struct kvw_wire_chunk *h)
+{
+    return KVW_WIRE_CHUNK_LEN + (h->where == KVW_CHUNK_HERE ? h->stream_bytes : 0);
+}
+
 static void trace_decoded(const struct kvw_core *c, const struct kvw_flow *f,
                           const struct kvw_wire_chunk *h, uint64_t took)
 {
@@ -89,7 +104,7 @@ static void trace_decoded(const struct kvw_core *c, const struct kvw_flow *f,
     ev.entry_first = h->entry_first;
     ev.entries = h->entries;
     ev.raw_bytes = h->raw_bytes;
-    ev.wire_bytes = KVW_WIRE_CHUNK_LEN + h->stream_bytes;
+    ev.wire_bytes = wire_bytes_of(h);
     ev.codec = h->codec;
     ev.seq = h->seq;
     ev.ns = took;
@@ -117,16 +132,19 @@ static struct kvw_view view_of(const struct kvw_core *c, const struct kvw_decode
 }
 
 /* Decode here and now. No CPU may touch blocks in a device's memory. */
-static void decode(struct kvw_core *c, struct kvw_decode *t, const unsigned char *stream)
+static void decode(struct kvw_core *c, struct kvw_decode *t, const struct kvw_landing *slot)
 {
     const struct kvw_codec_ops *codec = c->codecs[t->codec];
     const struct kvw_view view = view_of(c, t);
     const uint64_t begin = clock_ns(c);
+    const unsigned char *stream = NULL;
     struct kvw_digest digest;
 
     t->job.err = t->refused;
     if (t->job.err == KVW_OK && c->pools[t->flow->transfer->pool].place->kind != KVW_MEM_HOST)
         t->job.err = KVW_E_UNSUPPORTED;
+    if (t->job.err == KVW_OK && (stream = kvw_decode_stream(c, slot, &t->header, false)) == NULL)
+        t->job.err = KVW_E_DEVICE;
     if (t->job.err == KVW_OK)
         t->job.err = kvw_digest_begin_chunk(&digest, (kvw_digest_id)t->header.digest, &view);
     if (t->job.err == KVW_OK)
@@ -165,7 +183,7 @@ static void count(struct kvw_core *c, const struct kvw_decode *t)
 {
     const struct kvw_wire_chunk *h = &t->header;
     struct kvw_transfer *x = t->flow->transfer;
-    const uint64_t wire = h->stream_bytes + KVW_WIRE_CHUNK_LEN;
+    const uint64_t wire = wire_bytes_of(h);
 
     if (x->first_ns == 0)
         x->first_ns = c->now_ns;
@@ -206,7 +224,7 @@ static void place(struct kvw_core *c, const struct kvw_decode *t)
     kvw_lend_settle(c, f);
 }
 
-static void take_chunk(struct kvw_core *c, struct kvw_decode *t, const unsigned char *stream)
+static void take_chunk(struct kvw_core *c, struct kvw_decode *t, const struct kvw_landing *slot)
 {
     const char *fault = fault_of(c, t);
 
@@ -215,7 +233,7 @@ static void take_chunk(struct kvw_core *c, struct kvw_decode *t, const unsigned 
         refuse(c, t->flow, &t->header, KVW_E_PROTOCOL, fault);
         return;
     }
-    decode(c, t, stream);
+    decode(c, t, slot);
     place(c, t);
 }
 
@@ -233,6 +251,8 @@ static bool read_header(const struct kvw_core *c, const struct kvw_landing *slot
         *breach = "a chunk's header is damaged or malformed";
         return false;
     }
+    if (t->header.where == KVW_CHUNK_NOWHERE)
+        return false;
     t->flow = kvw_flow_find(c, slot->peer, t->header.epoch, true);
     if (t->flow != NULL && t->flow->state != KVW_FLOW_OPEN)
         t->flow = NULL;
@@ -266,7 +286,7 @@ static bool take_slot(struct kvw_core *c, struct kvw_landing *slot)
     if (slot == kvw_slots_unseen(&c->slots) && has_queue(c))
         return false; /* its queue is full */
     if (read_header(c, slot, t, &breach))
-        take_chunk(c, t, kvw_slots_mem(&c->slots, slot) + KVW_WIRE_CHUNK_LEN);
+        take_chunk(c, t, slot);
     else if (breach == NULL)
         ++c->stats.chunks_stale;
     if (breach != NULL) {

@@ -3,10 +3,26 @@
 #include "decode.h"
 
 #include "../peer/slots.h"
+#include "device.h"
 
 struct kvw_jobs *kvw_decode_queue(const struct kvw_core *c, uint32_t pool)
 {
     return c->pools[pool].place->kind == KVW_MEM_CUDA ? c->device.jobs : c->jobs;
+}
+
+const unsigned char *kvw_decode_stream(const struct kvw_core *c, const struct kvw_landing *slot,
+                                       const struct kvw_wire_chunk *header, bool on_device)
+{
+    unsigned char *here = kvw_slots_mem(&c->slots, slot) + KVW_WIRE_CHUNK_LEN, *twin;
+    const struct kvw_mem_device *help;
+
+    if (header->where == KVW_CHUNK_HERE)
+        return here;
+    twin = kvw_device_twin(c->device.twins, c->slots.slot_bytes, (uint32_t)(slot - c->slots.slots));
+    if (on_device)
+        return twin;
+    help = c->device.twins->device;
+    return help->copy_out(help->arg, here, twin, header->stream_bytes) == KVW_OK ? here : NULL;
 }
 
 kvw_err kvw_decode_begin(struct kvw_core *c, struct kvw_jobs *q, const struct kvw_landing *slot,
@@ -19,10 +35,10 @@ kvw_err kvw_decode_begin(struct kvw_core *c, struct kvw_jobs *q, const struct kv
         .view = *view,
         .digest = (kvw_digest_id)d->header.digest,
         .kind = KVW_JOB_DECODE,
-        .from = kvw_slots_mem(&c->slots, slot) + KVW_WIRE_CHUNK_LEN,
+        .from = kvw_decode_stream(c, slot, &d->header, q == c->device.jobs),
         .stream_bytes = d->header.stream_bytes,
     };
-    err = q->ops->submit(q, &d->job);
+    err = d->job.from != NULL ? q->ops->submit(q, &d->job) : KVW_E_DEVICE;
     if (err == KVW_OK)
         d->jobs = q;
     else if (err != KVW_E_AGAIN)

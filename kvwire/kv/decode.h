@@ -21,6 +21,13 @@ static inline struct kvw_decode *kvw_decode_of(const struct kvw_core *c,
 }
 
 /*
+ * Where the stream of the chunk in a slot is, for a queue of the GPU's, or for CPUs: these get what
+ * lies in the slot's twin copied into the slot, and wait for that. NULL: that failed.
+ */
+const unsigned char *kvw_decode_stream(const struct kvw_core *c, const struct kvw_landing *slot,
+                                       const struct kvw_wire_chunk *header, bool on_device);
+
+/*
  * Give the chunk in a slot to the queue. *d has its header and where it belongs; view is that of
  * its blocks. Errors as kvw_jobs_ops.submit()'s; of KVW_E_AGAIN alone nothing is kept.
  */

@@ -12,6 +12,7 @@
 #include "../peer/traced.h"
 #include "../wire/chunks.h"
 #include "../wire/le.h"
+#include "device.h"
 #include "staging.h"
 
 /* What goes out next. */
@@ -88,6 +89,7 @@ void kvw_depart_start(struct kvw_core *c, struct kvw_peer *p)
     for (uint32_t i = 0; i < c->codec_count; ++i)
         if ((p->hello.codecs >> c->codecs[i]->id & 1) != 0)
             p->allowed |= 1ull << i;
+    kvw_device_reach(c, p);
 }
 
 /* A staging slot is free again, or the transport takes puts again: who waits for that goes on. */
@@ -106,6 +108,7 @@ static void wake_starved(struct kvw_core *c)
 void kvw_depart_stop(struct kvw_core *c, struct kvw_peer *p)
 {
     kvw_staging_drop_line(c, p);
+    kvw_device_leave(c, p);
     for (uint32_t i = 0; i < c->stages.count; ++i) /* what flies ends with its PUT_DONE */
         if (c->stages.stages[i].peer == p)
             c->stages.stages[i].peer = NULL;
@@ -240,6 +243,12 @@ static bool on_device(const struct kvw_core *c, const struct kvw_flow *f)
     return c->pools[f->transfer->pool].place->kind == KVW_MEM_CUDA;
 }
 
+/* Whether its chunks' streams go into the peer's GPU memory. */
+static bool into_twins(const struct kvw_core *c, const struct kvw_peer *p, const struct kvw_flow *f)
+{
+    return p->twins != NULL && on_device(c, f);
+}
+
 /* The codec for a chunk, and when it should be across. */
 static uint32_t choose(struct kvw_core *c, struct kvw_peer *p, const struct cut *cut,
                        uint32_t dtype, uint32_t raw_bytes, uint64_t *predicted_ns)
@@ -253,7 +262,8 @@ static uint32_t choose(struct kvw_core *c, struct kvw_peer *p, const struct cut 
     if (named < c->codec_count) {
         if ((allowed >> named & 1) != 0)
             pick = named;
-    } else if (!one_host) { /* else the wire is a copy by the cores that a codec would need */
+    } else if (!one_host && !into_twins(c, p, cut->flow)) { /* else the wire is a copy by those who
+                                                              would code */
         pick = kvw_choose(&p->chooser, &p->rate, allowed, &ask);
     }
     /* Encoders that are this far behind hold the wire up; raw costs them next to nothing. */
@@ -327,6 +337,21 @@ static void begin_job(struct kvw_core *c, struct kvw_staged *s)
     }
 }
 
+/* With the peer's twins at hand a chunk has its slot before it is encoded: that may write there. */
+static void number(const struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s)
+{
+    if (p->twins == NULL)
+        return;
+    s->numbered = true;
+    s->slot = kvw_credit_slot(&p->credit);
+    s->seq = p->credit.next++;
+    if (!into_twins(c, p, s->flow))
+        return;
+    s->shared = true;
+    s->job.to = kvw_device_twin(p->twins, p->hello.slot_bytes, s->slot);
+    s->job.to_bytes = p->hello.slot_bytes - KVW_WIRE_CHUNK_LEN;
+}
+
 /* Give a piece a staging slot and an encoder. Its place in the line is its place on the wire. */
 static void take_cut(struct kvw_core *c, struct kvw_peer *p, const struct cut *cut)
 {
@@ -355,6 +380,7 @@ static void take_cut(struct kvw_core *c, struct kvw_peer *p, const struct cut *c
     s->job.to = kvw_staging_mem(&c->stages, s) + KVW_WIRE_CHUNK_LEN;
     s->job.to_bytes = c->stages.slot_bytes - KVW_WIRE_CHUNK_LEN;
     s->job.digest = p->digest;
+    number(c, p, s);
     k->units += cut->entries * cut->rows;
     ++k->flying;
     ++cut->flow->queued;
@@ -364,14 +390,14 @@ static void take_cut(struct kvw_core *c, struct kvw_peer *p, const struct cut *c
     begin_job(c, s);
 }
 
-static void write_header(const struct kvw_core *c, const struct kvw_peer *p, struct kvw_staged *s)
+static void write_header(const struct kvw_core *c, struct kvw_staged *s)
 {
     const struct kvw_flow *f = s->flow;
     const struct kvw_wire_chunk h = {
         .key_front = kvw_load_le64(f->key.bytes),
         .digest_value = s->job.digest_value,
         .epoch = f->epoch,
-        .seq = (uint32_t)p->credit.next,
+        .seq = (uint32_t)s->seq,
         .layer = s->layer,
         .row_first = s->row_first,
         .rows = s->rows,
@@ -383,13 +409,47 @@ static void write_header(const struct kvw_core *c, const struct kvw_peer *p, str
         .part = (uint8_t)s->part,
         .codec = s->job.codec->id,
         .digest = (uint8_t)s->job.digest,
+        .where = s->shared ? KVW_CHUNK_SHARED : KVW_CHUNK_HERE,
     };
 
     kvw_wire_chunk_encode(kvw_staging_mem(&c->stages, s), &h);
-    s->bytes = KVW_WIRE_CHUNK_LEN + h.stream_bytes;
+    s->bytes = KVW_WIRE_CHUNK_LEN + (s->shared ? 0 : h.stream_bytes);
 }
 
-/* The transport has it: count it. */
+/* Of a chunk whose transfer ended while it stood in the line, and whose number is taken. */
+static void write_nothing(const struct kvw_core *c, struct kvw_staged *s)
+{
+    const struct kvw_wire_chunk h = {
+        .epoch = 1,
+        .seq = (uint32_t)s->seq,
+        .rows = 1,
+        .entries = 1,
+        .raw_bytes = 1,
+        .stream_bytes = 1,
+        .codec = KVW_CODEC_RAW,
+        .digest = (uint8_t)s->job.digest,
+        .where = KVW_CHUNK_NOWHERE,
+    };
+
+    kvw_wire_chunk_encode(kvw_staging_mem(&c->stages, s), &h);
+    s->bytes = KVW_WIRE_CHUNK_LEN;
+}
+
+/* The transport has it. */
+static void begin_flight(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s)
+{
+    p->rate.rtt_ns = c->ways[p->path].rtt_ns;
+    s->state = KVW_STAGING_FLIGHT;
+    s->conn = p->link->conn;
+    s->path = p->path;
+    kvw_rate_sent(&p->rate, &s->mark, s->bytes, c->now_ns);
+    if (!s->numbered)
+        ++p->credit.next;
+    ++p->flying;
+    c->ways[p->path].sent = true;
+}
+
+/* And it is of a transfer: count it. */
 static void account(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s)
 {
     struct kvw_flow *f = s->flow;
@@ -397,15 +457,8 @@ static void account(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s
 
     if (kvw_traced(c))
         kvw_trace_staged(c, KVW_TRACE_PUT, p, s, s->job.ns);
-    p->rate.rtt_ns = c->ways[p->path].rtt_ns;
-    s->state = KVW_STAGING_FLIGHT;
-    s->conn = p->link->conn;
-    s->path = p->path;
-    kvw_rate_sent(&p->rate, &s->mark, s->bytes, c->now_ns);
     kvw_choose_encoded(&p->chooser, s->codec, s->layer % KVW_CHOICE_LAYERS, s->part & 1,
                        s->raw_bytes, (uint32_t)s->job.stream_bytes, s->job.ns);
-    ++p->credit.next;
-    ++p->flying;
     ++p->chunks_sent;
     p->raw_sent += s->raw_bytes;
     p->last_codec = s->job.codec->id;
@@ -424,7 +477,6 @@ static void account(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s
     ++c->stats.chunks_sent;
     c->stats.raw_bytes_sent += s->raw_bytes;
     c->stats.wire_bytes_sent += s->bytes;
-    c->ways[p->path].sent = true;
     if (f->left == 0 && f->queued == 0)
         kvw_peer_owes(c, p); /* COMMIT, perhaps */
 }
@@ -435,19 +487,28 @@ static bool put(struct kvw_core *c, struct kvw_peer *p, struct kvw_staged *s)
     struct kvw_core_way *way = &c->ways[p->path];
     struct kvw_put put = {
         .key = p->hello.region,
-        .offset = (uint64_t)kvw_credit_slot(&p->credit) * p->hello.slot_bytes,
         .iov_count = 1,
-        .imm = (uint32_t)p->credit.next,
         .cookie = (uint64_t)(s - c->stages.stages),
     };
     kvw_err err;
 
-    write_header(c, p, s);
+    if (!s->numbered) {
+        s->seq = p->credit.next;
+        s->slot = kvw_credit_slot(&p->credit);
+    }
+    put.offset = (uint64_t)s->slot * p->hello.slot_bytes;
+    put.imm = (uint32_t)s->seq;
+    if (s->flow != NULL)
+        write_header(c, s);
+    else
+        write_nothing(c, s);
     put.iov[0] = (struct kvw_iov){kvw_staging_mem(&c->stages, s), s->bytes};
     err = way->transport->ops->put(way->transport, p->link->conn, &put);
     if (err == KVW_OK) {
         kvw_staging_pop(&c->stages, p);
-        account(c, p, s);
+        begin_flight(c, p, s);
+        if (s->flow != NULL)
+            account(c, p, s);
         return true;
     }
     if (err == KVW_E_AGAIN) {
@@ -465,7 +526,12 @@ static bool put_line(struct kvw_core *c, struct kvw_peer *p)
     struct kvw_staged *s;
 
     while ((s = kvw_staging_first(&c->stages, p)) != NULL) {
-        if (s->flow == NULL) { /* ended while it waited; its number goes to the next chunk */
+        if (s->flow == NULL && s->numbered) { /* ended while it waited */
+            if (!put(c, p, s))
+                return false;
+            continue;
+        }
+        if (s->flow == NULL) { /* the same, and its number goes to the next chunk */
             kvw_staging_pop(&c->stages, p);
             kvw_staging_free(&c->stages, s);
             wake_starved(c);
@@ -491,13 +557,14 @@ static bool can_cut(struct kvw_core *c, struct kvw_peer *p, const struct cut *cu
 {
     /* What would be cut now is chosen blindly if nothing is known of the wire. */
     if (cut->flow->transfer->codec == c->codec_count && !c->ways[p->path].transport->one_host &&
-        p->rate.bytes_per_ns <= 0 && p->queued + p->flying >= KVW_BLIND)
+        !into_twins(c, p, cut->flow) && p->rate.bytes_per_ns <= 0 &&
+        p->queued + p->flying >= KVW_BLIND)
         return false;
     if (c->stages.free_count == 0) {
         kvw_list_want(&c->starved, &p->starved);
         return false;
     }
-    if (p->credit.next + p->queued < p->credit.limit) {
+    if (p->credit.next + kvw_peer_unnumbered(p) < p->credit.limit) {
         p->stalled = false;
         return true;
     }

@@ -12,6 +12,34 @@ static uint64_t slot_bytes(const struct kvw_core *c)
     return (uint64_t)c->slots.count * c->slots.slot_bytes;
 }
 
+/* Twins for the landing slots, which peers may map: each HELLO says so. Where that can't be, this
+ * way alone is lost, and share_why has the reason. */
+static void share_twins(struct kvw_core *c)
+{
+    struct kvw_device *d = &c->device;
+    const struct kvw_mem *twins = NULL;
+    uint8_t token[KVW_GPU_TOKEN];
+
+    if (d->no_twins) {
+        snprintf(d->share_why, sizeof(d->share_why), "the caller wants none");
+        return;
+    }
+    if (d->plugin->pool_open(d->gpu, slot_bytes(c), &twins, d->share_why) != KVW_OK)
+        return;
+    if (d->plugin->share(d->gpu, twins, token, d->share_why) != KVW_OK) {
+        d->plugin->mem_close(d->gpu, twins);
+        return;
+    }
+    d->twins = twins;
+    for (uint32_t i = 0; i < c->way_count; ++i) {
+        struct kvw_wire_hello *h = &c->ways[i].hello;
+
+        h->features |= KVW_FEATURE_SHARE;
+        h->share_bytes = slot_bytes(c);
+        memcpy(h->share, token, sizeof(h->share));
+    }
+}
+
 kvw_err kvw_device_open(struct kvw_core *c, char *why)
 {
     struct kvw_device *d = &c->device;
@@ -35,6 +63,7 @@ kvw_err kvw_device_open(struct kvw_core *c, char *why)
     }
     c->slots.mem = d->mem->base;
     c->stages.mem = c->slots.mem + slot_bytes(c);
+    share_twins(c);
     return KVW_OK;
 }
 
@@ -45,8 +74,43 @@ void kvw_device_close(struct kvw_core *c)
     if (d->jobs == NULL)
         return;
     d->jobs->ops->close(d->jobs);
+    if (d->twins != NULL)
+        d->plugin->mem_close(d->gpu, d->twins);
+    d->twins = NULL;
     d->plugin->mem_close(d->gpu, d->mem);
     d->jobs = NULL;
+}
+
+void kvw_device_reach(struct kvw_core *c, struct kvw_peer *p)
+{
+    const struct kvw_device *d = &c->device;
+    char why[KVW_GPU_TEXT] = "";
+
+    p->twins = NULL;
+    if (d->jobs == NULL)
+        snprintf(why, sizeof(why), "this side has no GPU");
+    else if (d->no_twins)
+        snprintf(why, sizeof(why), "%s", d->share_why);
+    else if ((p->hello.features & KVW_FEATURE_SHARE) == 0)
+        snprintf(why, sizeof(why), "the peer shares no GPU memory");
+    else if (d->plugin->reach(d->gpu, p->hello.share, p->hello.share_bytes, &p->twins, why) !=
+             KVW_OK)
+        p->twins = NULL;
+    if (p->twins != NULL)
+        snprintf(p->twins_text, sizeof(p->twins_text),
+                 "twins: kernels write into the peer's GPU memory");
+    else
+        snprintf(p->twins_text, sizeof(p->twins_text), "no twins: %.140s", why);
+    if (d->jobs != NULL && d->twins == NULL && !d->no_twins)
+        snprintf(p->twins_text + strlen(p->twins_text),
+                 sizeof(p->twins_text) - strlen(p->twins_text), "; none of ours: %s", d->share_why);
+}
+
+void kvw_device_leave(struct kvw_core *c, struct kvw_peer *p)
+{
+    if (p->twins != NULL)
+        c->device.plugin->mem_close(c->device.gpu, p->twins);
+    p->twins = NULL;
 }
 
 /* What is wrong with a part for a queue, or NULL. */

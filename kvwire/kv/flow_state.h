@@ -43,8 +43,12 @@ struct kvw_staged {
     uint32_t layer, part;
     uint32_t row_first, rows, entry_first, entries;
     uint32_t codec; /* index */
+    uint64_t seq;   /* numbered: the put's */
+    uint32_t slot;  /* numbered: the peer's landing slot */
     uint8_t state;
-    bool batch; /* a batch's chunk: no job, no flow, no line */
+    bool numbered; /* it has its slot already (kvw_peer.twins) */
+    bool shared;   /* its stream goes into the slot's twin, and the header alone is put */
+    bool batch;    /* a batch's chunk: no job, no flow, no line */
 };
 
 struct kvw_stages {

@@ -46,6 +46,11 @@ struct kvw_device {
     struct kvw_gpu *gpu;
     struct kvw_jobs *jobs;     /* who codes what lies in its memory */
     const struct kvw_mem *mem; /* host memory that it reaches, with all slots in it */
+    /* The landing slots' twins in its memory, which peers of this host may map: a chunk's stream
+     * can lie in the slot's twin, its header alone in the slot. NULL: none. */
+    const struct kvw_mem *twins;
+    bool no_twins;
+    char share_why[KVW_GPU_TEXT]; /* why there are none */
 };
 
 /* Whose end a key's was. */

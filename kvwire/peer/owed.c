@@ -115,7 +115,7 @@ static bool send_refusals(struct kvw_core *c, struct kvw_peer *p)
 static bool send_return(struct kvw_core *c, struct kvw_peer *p)
 {
     struct kvw_credit *credit = &p->credit;
-    const uint64_t next = credit->next + p->queued; /* what stands in the line has its number */
+    const uint64_t next = credit->next + kvw_peer_unnumbered(p); /* the line keeps its own */
 
     if (!credit->return_due || next > credit->limit)
         return true;

@@ -166,16 +166,26 @@ struct kvw_peer {
     uint16_t *ratios;
     uint32_t line_head, line_tail; /* stages in the order of their puts; KVW_STAGE_NONE: empty */
     uint32_t queued, flying;       /* its stages: in the line; given to the transport */
-    struct kvw_list *turn;         /* flow to look at first */
-    bool stalled;                  /* found something to send and no credit */
-    uint32_t last_codec;           /* kvw_codec_id; 0: none sent */
-    bool last_named;               /* and the caller named it */
-    uint32_t told_codec;           /* whose decoding cost the last GRANT carried */
+    /* The twins of its landing slots, mapped here; NULL: they aren't. While they are, chunks take
+     * their slot when they are cut, so that jobs can write there. */
+    const struct kvw_mem *twins;
+    char twins_text[160];  /* a sentence: what goes by them, or why nothing does */
+    struct kvw_list *turn; /* flow to look at first */
+    bool stalled;          /* found something to send and no credit */
+    uint32_t last_codec;   /* kvw_codec_id; 0: none sent */
+    bool last_named;       /* and the caller named it */
+    uint32_t told_codec;   /* whose decoding cost the last GRANT carried */
     uint64_t chunks_sent, chunks_landed, raw_sent, raw_landed;
 
     struct kvw_batch_peer *batches; /* NULL: down, or it doesn't know them */
     uint32_t batches_in;            /* batches whose chunks come here: they need slots */
 };
+
+/* Chunks in the peer's line that have no number yet. */
+static inline uint32_t kvw_peer_unnumbered(const struct kvw_peer *p)
+{
+    return p->twins != NULL ? 0 : p->queued;
+}
 
 /* Whether the peer may put here now: something of its needs landing slots. */
 static inline bool kvw_peer_needs_slots(const struct kvw_peer *p)

@@ -31,7 +31,8 @@ static bool in_range(const struct kvw_wire_chunk *h)
            h->entries <= KVW_XFER_TOKENS_MAX &&
            h->entry_first <= KVW_XFER_TOKENS_MAX - h->entries && h->raw_bytes >= 1 &&
            h->raw_bytes <= KVW_CHUNK_RAW_MAX && h->stream_bytes >= 1 &&
-           h->stream_bytes <= KVW_PUT_BYTES_MAX - KVW_WIRE_CHUNK_LEN;
+           h->stream_bytes <= KVW_PUT_BYTES_MAX - KVW_WIRE_CHUNK_LEN &&
+           h->where <= KVW_CHUNK_NOWHERE;
 }
 
 void kvw_wire_chunk_encode(uint8_t to[KVW_WIRE_CHUNK_LEN], const struct kvw_wire_chunk *in)
@@ -46,7 +47,8 @@ void kvw_wire_chunk_encode(uint8_t to[KVW_WIRE_CHUNK_LEN], const struct kvw_wire
     to[23] = in->part;
     to[24] = in->codec;
     to[25] = in->digest;
-    kvw_store_le16(to + 26, 0);
+    to[26] = in->where;
+    to[27] = 0;
     kvw_store_le32(to + 28, in->row_first);
     kvw_store_le32(to + 32, in->rows);
     kvw_store_le32(to + 36, in->entry_first);
@@ -65,7 +67,7 @@ kvw_err kvw_wire_chunk_decode(struct kvw_wire_chunk *out, const uint8_t *from, u
         return KVW_E_TRUNCATED;
     if (kvw_load_le32(from + CHECK_AT) != kvw_wire_chunk_check(from))
         return KVW_E_CHECKSUM;
-    if (kvw_load_le32(from) != KVW_WIRE_CHUNK_MAGIC || !kvw_field_zero(from + 26, 2))
+    if (kvw_load_le32(from) != KVW_WIRE_CHUNK_MAGIC || !kvw_field_zero(from + 27, 1))
         return KVW_E_PROTOCOL;
     h = (struct kvw_wire_chunk){
         .epoch = kvw_load_le32(from + 4),
@@ -76,6 +78,7 @@ kvw_err kvw_wire_chunk_decode(struct kvw_wire_chunk *out, const uint8_t *from, u
         .part = from[23],
         .codec = from[24],
         .digest = from[25],
+        .where = from[26],
         .row_first = kvw_load_le32(from + 28),
         .rows = kvw_load_le32(from + 32),
         .entry_first = kvw_load_le32(from + 36),
@@ -84,7 +87,8 @@ kvw_err kvw_wire_chunk_decode(struct kvw_wire_chunk *out, const uint8_t *from, u
         .digest_value = kvw_load_le64(from + 48),
         .stream_bytes = kvw_load_le32(from + 56),
     };
-    if (!in_range(&h) || h.stream_bytes != bytes - KVW_WIRE_CHUNK_LEN)
+    if (!in_range(&h) ||
+        bytes - KVW_WIRE_CHUNK_LEN != (h.where == KVW_CHUNK_HERE ? h.stream_bytes : 0))
         return KVW_E_PROTOCOL;
     *out = h;
     return KVW_OK;

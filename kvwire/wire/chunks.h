@@ -11,6 +11,13 @@
 #include "../err.h"
 #include "types.h"
 
+/* Where a chunk's stream is. */
+enum kvw_chunk_where {
+    KVW_CHUNK_HERE = 0,    /* behind its header */
+    KVW_CHUNK_SHARED = 1,  /* in the slot's twin, which its receiver shares */
+    KVW_CHUNK_NOWHERE = 2, /* there is none: its transfer ended, and the number is used up */
+};
+
 struct kvw_wire_chunk {
     uint64_t key_front;            /* the key's first 8 bytes, little-endian */
     uint64_t digest_value;         /* of the raw bytes */
@@ -24,6 +31,7 @@ struct kvw_wire_chunk {
     uint8_t group, part;           /* of the receiver's pool */
     uint8_t codec;                 /* kvw_codec_id, not 0 */
     uint8_t digest;                /* kvw_digest_id, not 0 */
+    uint8_t where;                 /* enum kvw_chunk_where */
 };
 
 void kvw_wire_chunk_encode(uint8_t to[KVW_WIRE_CHUNK_LEN], const struct kvw_wire_chunk *in);
@@ -31,7 +39,8 @@ void kvw_wire_chunk_encode(uint8_t to[KVW_WIRE_CHUNK_LEN], const struct kvw_wire
 /*
  * KVW_E_TRUNCATED   bytes < KVW_WIRE_CHUNK_LEN
  * KVW_E_CHECKSUM    the header's own check doesn't fit: nothing in it can be believed
- * KVW_E_PROTOCOL    a field out of its range, or stream_bytes isn't what is left of bytes
+ * KVW_E_PROTOCOL    a field out of its range, or what is left of bytes isn't stream_bytes (0 where
+ *                   the stream isn't here)
  */
 KVW_NODISCARD kvw_err kvw_wire_chunk_decode(struct kvw_wire_chunk *out, const uint8_t *from,
                                             uint32_t bytes);

@@ -28,6 +28,26 @@ static bool hello_in_range(const struct kvw_wire_hello *h)
            h->dead_ms >= 1 && h->dead_ms <= KVW_WIRE_DEAD_MS_MAX;
 }
 
+static bool shares(const struct kvw_wire_hello *h)
+{
+    return (h->features & KVW_FEATURE_SHARE) != 0;
+}
+
+/* What stands after the name. */
+static kvw_err decode_share(struct kvw_wire_hello *h, const uint8_t *at, uint32_t bytes)
+{
+    if (!shares(h))
+        return KVW_OK;
+    if (bytes < KVW_WIRE_SHARE_LEN)
+        return KVW_E_TRUNCATED;
+    memcpy(h->share, at, sizeof(h->share));
+    h->share_bytes = kvw_load_le64(at + sizeof(h->share));
+    return h->share_bytes > 0 && h->share_bytes % h->slot_bytes == 0 &&
+                   h->share_bytes / h->slot_bytes <= KVW_WIRE_LANDING_SLOTS_MAX
+               ? KVW_OK
+               : KVW_E_PROTOCOL;
+}
+
 kvw_err kvw_wire_hello_decode(struct kvw_wire_hello *out, const uint8_t *msg, uint32_t bytes)
 {
     struct kvw_wire_hello h;
@@ -55,8 +75,11 @@ kvw_err kvw_wire_hello_decode(struct kvw_wire_hello *out, const uint8_t *msg, ui
     if (bytes - KVW_WIRE_HELLO_LEN < msg[104])
         return KVW_E_TRUNCATED;
     kvw_field_text(h.name, msg + KVW_WIRE_HELLO_LEN, msg[104]);
-    *out = h; /* bytes after the name are Unused: later additions stand there */
-    return KVW_OK;
+    err = decode_share(&h, msg + KVW_WIRE_HELLO_LEN + msg[104],
+                       bytes - KVW_WIRE_HELLO_LEN - msg[104]);
+    if (err == KVW_OK)
+        *out = h; /* what else comes after is Unused: later additions stand there */
+    return err;
 }
 
 uint32_t kvw_wire_hello_encode(uint8_t *to, const struct kvw_wire_hello *in)
@@ -76,7 +99,11 @@ uint32_t kvw_wire_hello_encode(uint8_t *to, const struct kvw_wire_hello *in)
     kvw_store_le32(to + 64, in->dead_ms);
     memcpy(to + 72, in->region.bytes, sizeof(in->region.bytes));
     to[104] = (uint8_t)kvw_field_put_text(to + KVW_WIRE_HELLO_LEN, in->name, KVW_WIRE_NAME_MAX);
-    return KVW_WIRE_HELLO_LEN + to[104];
+    if (!shares(in))
+        return KVW_WIRE_HELLO_LEN + to[104];
+    memcpy(to + KVW_WIRE_HELLO_LEN + to[104], in->share, sizeof(in->share));
+    kvw_store_le64(to + KVW_WIRE_HELLO_LEN + to[104] + sizeof(in->share), in->share_bytes);
+    return KVW_WIRE_HELLO_LEN + to[104] + KVW_WIRE_SHARE_LEN;
 }
 
 kvw_err kvw_wire_reject_decode(struct kvw_wire_reject *out, const uint8_t *msg, uint32_t bytes)

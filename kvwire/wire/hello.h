@@ -20,6 +20,7 @@
 #define KVW_FEATURE_BATCH  (1ull << 0)
 #define KVW_FEATURE_STAGE  (1ull << 1)
 #define KVW_FEATURE_CREDIT (1ull << 2)
+#define KVW_FEATURE_SHARE  (1ull << 3) /* its landing slots have twins in a GPU's memory */
 
 struct kvw_wire_hello {
     uint64_t versions;   /* bit v: version v is spoken; at least one of 2 .. 61 */
@@ -32,6 +33,10 @@ struct kvw_wire_hello {
     uint32_t dead_ms;    /* silence after which a peer is given up, 1 .. KVW_WIRE_DEAD_MS_MAX */
     struct kvw_region_key region;     /* of the landing slots */
     char name[KVW_WIRE_NAME_MAX + 1]; /* of the node; printable ASCII, anything else became '?' */
+    /* With KVW_FEATURE_SHARE: what the twins are known by on its host, and how many bytes they are
+     * together, a multiple of slot_bytes. */
+    uint8_t share[KVW_WIRE_SHARE_TOKEN];
+    uint64_t share_bytes;
 };
 
 struct kvw_wire_reject {

@@ -38,26 +38,28 @@ enum kvw_wire_type {
     KVW_WIRE_NOTIFY = 18,     /* both ways: bytes for the application */
 };
 
-#define KVW_WIRE_SHORT_MAX  8448u /* the longest message but POOL */
-#define KVW_WIRE_KEY_BYTES  16u
-#define KVW_WIRE_NAME_MAX   63u
-#define KVW_WIRE_HELLO_LEN  108u /* before the name */
-#define KVW_WIRE_REJECT_LEN 16u  /* before the text */
-#define KVW_WIRE_OFFER_LEN  56u  /* before the spans */
-#define KVW_WIRE_SPAN_LEN   32u
-#define KVW_WIRE_SPANS_MAX  255u
-#define KVW_WIRE_GRANT_LEN  16u   /* before the slots */
-#define KVW_WIRE_GRANT_MAX  1024u /* slots in one GRANT */
-#define KVW_WIRE_ALIVE_LEN  4u    /* before the epochs */
-#define KVW_WIRE_ALIVE_MAX  1024u /* epochs in one ALIVE */
-#define KVW_WIRE_COMMIT_LEN 40u   /* before the note */
-#define KVW_WIRE_DONE_LEN   40u
-#define KVW_WIRE_ABORT_LEN  32u /* ABORT and REFUSE, before the text */
-#define KVW_WIRE_RECALL_LEN 8u
-#define KVW_WIRE_RETURN_LEN 16u
-#define KVW_WIRE_POOL_LEN   28u /* before the name */
-#define KVW_WIRE_GROUP_LEN  20u /* before the runs of layers */
-#define KVW_WIRE_PART_LEN   20u /* before the name */
+#define KVW_WIRE_SHORT_MAX   8448u /* the longest message but POOL */
+#define KVW_WIRE_KEY_BYTES   16u
+#define KVW_WIRE_SHARE_TOKEN 16u
+#define KVW_WIRE_NAME_MAX    63u
+#define KVW_WIRE_HELLO_LEN   108u /* before the name */
+#define KVW_WIRE_SHARE_LEN   24u  /* after the name, by a feature */
+#define KVW_WIRE_REJECT_LEN  16u  /* before the text */
+#define KVW_WIRE_OFFER_LEN   56u  /* before the spans */
+#define KVW_WIRE_SPAN_LEN    32u
+#define KVW_WIRE_SPANS_MAX   255u
+#define KVW_WIRE_GRANT_LEN   16u   /* before the slots */
+#define KVW_WIRE_GRANT_MAX   1024u /* slots in one GRANT */
+#define KVW_WIRE_ALIVE_LEN   4u    /* before the epochs */
+#define KVW_WIRE_ALIVE_MAX   1024u /* epochs in one ALIVE */
+#define KVW_WIRE_COMMIT_LEN  40u   /* before the note */
+#define KVW_WIRE_DONE_LEN    40u
+#define KVW_WIRE_ABORT_LEN   32u /* ABORT and REFUSE, before the text */
+#define KVW_WIRE_RECALL_LEN  8u
+#define KVW_WIRE_RETURN_LEN  16u
+#define KVW_WIRE_POOL_LEN    28u /* before the name */
+#define KVW_WIRE_GROUP_LEN   20u /* before the runs of layers */
+#define KVW_WIRE_PART_LEN    20u /* before the name */
 
 #define KVW_WIRE_REGION_LEN     56u
 #define KVW_WIRE_GONE_LEN       8u

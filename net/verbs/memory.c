@@ -184,17 +184,42 @@ static kvw_err shadow(struct end *e, struct verbs_mem *m, const char *dmabuf, in
     return KVW_OK;
 }
 
-static kvw_err register_cuda(struct end *e, struct verbs_mem *m)
+/* By one of its dma-bufs, which is then m->mem's; 0: by the first. -1, and what the first said: by
+ * none. */
+static int try_dmabufs(struct end *e, struct verbs_mem *m, char *why, size_t size)
 {
-    char dmabuf[64] = "none was exported";
+    const uint32_t more = m->mem.device != NULL ? m->mem.device->dmabuf_count : 0;
     int error;
 
-    if (m->mem.dmabuf_fd >= 0) {
-        if ((error = try_rung(e, m, RUNG_DMABUF)) == 0) {
-            say(e, ". CUDA memory by dma-buf");
-            return KVW_OK;
-        }
-        snprintf(dmabuf, sizeof(dmabuf), "%s", strerror(error));
+    if (m->mem.dmabuf_fd < 0) {
+        snprintf(why, size, "none was exported");
+        return -1;
+    }
+    if ((error = try_rung(e, m, RUNG_DMABUF)) == 0)
+        return 0;
+    snprintf(why, size, "%s", strerror(error));
+    for (uint32_t i = 0; i < more; ++i) {
+        m->mem.dmabuf_fd = m->mem.device->dmabufs[i].fd;
+        m->mem.dmabuf_offset = m->mem.device->dmabufs[i].offset;
+        if (try_rung(e, m, RUNG_DMABUF) == 0)
+            return (int)i + 1;
+    }
+    return -1;
+}
+
+static kvw_err register_cuda(struct end *e, struct verbs_mem *m)
+{
+    char dmabuf[64] = "";
+    const int which = try_dmabufs(e, m, dmabuf, sizeof(dmabuf));
+    int error;
+
+    if (which == 0) {
+        say(e, ". CUDA memory by dma-buf");
+        return KVW_OK;
+    }
+    if (which > 0) {
+        say(e, ". CUDA memory by dma-buf %d (the first: %s)", which + 1, dmabuf);
+        return KVW_OK;
     }
     if ((error = try_rung(e, m, RUNG_PLAIN)) == 0) {
         say(e, ". CUDA memory by peer memory (dma-buf: %s)", dmabuf);

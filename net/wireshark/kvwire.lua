@@ -151,6 +151,7 @@ local v = {
   seq = f("kvwire.chunk.seq", "Sequence number of the put", "u32"),
   layer = f("kvwire.chunk.layer", "Layer", "u16"),
   digest_id = f("kvwire.chunk.digest_id", "Digest id", "u8"),
+  stream_at = f("kvwire.chunk.stream_at", "Where the stream is", "u8"),
   first_entry = f("kvwire.chunk.first_entry", "First entry", "u32"),
   entries = f("kvwire.chunk.entries", "Entries", "u32"),
   raw32 = f("kvwire.chunk.raw_bytes", "Raw bytes", "u32"),
@@ -163,7 +164,7 @@ local CHUNK_MAGIC, CHUNK_BYTES = 0x3243564b, 64 -- kvwire/wire/types.h: KVW_WIRE
 
 local CHUNK = {
   { 0, 4, v.chunk_magic }, { 4, 4, v.epoch }, { 8, 8, v.key_half }, { 16, 4, v.seq }, { 20, 2, v.layer },
-  { 22, 1, v.group }, { 23, 1, v.part }, { 24, 1, v.codec }, { 25, 1, v.digest_id }, { 26, 2, v.reserved },
+  { 22, 1, v.group }, { 23, 1, v.part }, { 24, 1, v.codec }, { 25, 1, v.digest_id }, { 26, 1, v.stream_at }, { 27, 1, v.reserved },
   { 28, 4, v.first_row }, { 32, 4, v.rows }, { 36, 4, v.first_entry }, { 40, 4, v.entries }, { 44, 4, v.raw32 },
   { 48, 8, v.digest }, { 56, 4, v.stream_bytes }, { 60, 4, v.check },
 }

@@ -21,10 +21,14 @@ def xxh3(b):
 
 
 def hello(magic=0x4557564B, layout=2, versions=1 << 62 | 1 << 2, instance=0x1122334455667788, codecs=0x0E, digests=0x06,
-          slot=262208, offers=256, dead=1000, reserved=b"\0\0\0", name=b"decode 3", length=None, unused=0):
+          slot=262208, offers=256, dead=1000, reserved=b"\0\0\0", name=b"decode 3", length=None, unused=0, features=3):
     return (struct.pack("<B3sIIIQQQQQIIII", 1, bytes([unused] * 3), magic, layout, unused, versions, instance, codecs,
-                        digests, 3, slot, offers, dead, unused)
+                        digests, features, slot, offers, dead, unused)
             + bytes(range(0x80, 0xA0)) + bytes([len(name) if length is None else length]) + reserved + name)
+
+
+def shared(token=bytes(range(0x50, 0x60)), length=64 * 262208, **fields):
+    return hello(features=11, **fields) + token + struct.pack("<Q", length)
 
 
 def reject(err=-43, layout=2, text=b"protocol version differs: here 2, peer 7", length=None, unused=0):
@@ -110,8 +114,8 @@ def parted(**fields):
 
 
 def chunk(stream=b"0123456789abcdef", magic=0x3243564B, epoch=5, seq=17, layer=31, grp=1, prt=2, codec=1, digest=1,
-          reserved=0, row_first=4, rows=2, entry=96, entries=4, raw=16, stream_bytes=None):
-    h = struct.pack("<II8sIHBBBBHIIIIIQI", magic, epoch, KEY[:8], seq, layer, grp, prt, codec, digest, reserved, row_first,
+          where=0, reserved=0, row_first=4, rows=2, entry=96, entries=4, raw=16, stream_bytes=None):
+    h = struct.pack("<II8sIHBBBBHIIIIIQI", magic, epoch, KEY[:8], seq, layer, grp, prt, codec, digest, where | reserved << 8, row_first,
                     rows, entry, entries, raw, xxh3(stream), len(stream) if stream_bytes is None else stream_bytes)
     return h + struct.pack("<I", xxh3(h) & 0xFFFFFFFF) + stream
 
@@ -162,6 +166,14 @@ rows_ = [
     ("hello_name_63", "ok", hello(name=b"n" * 63)),
     ("hello_with_more", "ok", hello() + b"later"),
     ("hello_unused", "ok", hello(unused=255)),
+    ("hello_share", "ok", shared()),
+    ("hello_share_with_more", "ok", shared() + b"later"),
+    ("hello_share_cut", "truncated", shared()[:-1]),
+    ("hello_share_none", "truncated", hello(features=11)),
+    ("hello_share_0", "protocol", shared(length=0)),
+    ("hello_share_odd", "protocol", shared(length=64 * 262208 + 64)),
+    ("hello_share_most", "ok", shared(length=4096 * 262208)),
+    ("hello_share_more", "protocol", shared(length=4097 * 262208)),
     ("hello_type", "protocol", b"\3" + hello()[1:]),
     ("hello_magic", "protocol", hello(magic=0x4557564C)),
     ("hello_empty", "truncated", b""),
@@ -342,6 +354,12 @@ rows_ = [
     ("chunk_codec_64", "protocol", chunk(codec=64)),
     ("chunk_digest_0", "protocol", chunk(digest=0)),
     ("chunk_reserved", "protocol", chunk(reserved=1)),
+    ("chunk_shared", "ok", chunk(where=1)[:64]),
+    ("chunk_shared_with_stream", "protocol", chunk(where=1)),
+    ("chunk_nowhere", "ok", chunk(where=2)[:64]),
+    ("chunk_nowhere_with_stream", "protocol", chunk(where=2)),
+    ("chunk_where_3", "protocol", chunk(where=3)[:64]),
+    ("chunk_here_without_stream", "protocol", chunk()[:64]),
     ("chunk_rows_0", "protocol", chunk(rows=0)),
     ("chunk_rows_wrap", "protocol", chunk(row_first=U32 - 1)),
     ("chunk_entries_0", "protocol", chunk(entries=0)),

@@ -16,6 +16,7 @@
 #include "gpu/mem.h"
 #include "kvwire/gpu.h"
 #include "kvwire/node.h"
+#include "kvwire/wire.h"
 
 enum {
     LAYERS = 3,
@@ -221,7 +222,7 @@ static bool copy_layer(struct side *s, uint32_t layer, bool to_vram)
 
 static kvw_err add_pool(struct side *s, char *why, size_t size)
 {
-    struct kvw_mem mem = *s->vram;
+    struct kvw_mem mem = s->a->into_host ? *s->pinned : *s->vram;
     struct kvw_plane planes[2][LAYERS];
     uint32_t layers[LAYERS];
     struct kvw_part_desc parts[2];
@@ -275,14 +276,15 @@ static int open_node(struct side *s, bool listen)
                                         .transport = s->a->transport,
                                         .local = s->a->local,
                                         .open_by_ns = kvw_now_ns() + WAIT_NS,
-                                        .codec = KVW_CODEC_L0,
+                                        .codec = s->a->chosen ? 0 : KVW_CODEC_L0,
                                         .chunk_raw_bytes = 4096,
                                         .slots = 32, /* all chunks can have landed */
                                         .stages = 16,
                                         .stage_bytes = listen ? 0 : POOL,
                                         .dead_ms = s->a->stop == SIDE_RUNS ? 20000 : 5000,
                                         .gpu_plugin = s->plugin,
-                                        .gpu = s->gpu};
+                                        .gpu = s->gpu,
+                                        .no_twins = !s->a->twins};
     char why[257] = "";
 
     if (kvw_node_open(&s->node, &cfg, why, sizeof(why)) != KVW_OK ||
@@ -320,6 +322,21 @@ static int missed(const struct side *s, int step)
     return failed(step, s->ev.text[0] != '\0' ? s->ev.text : "it ended well");
 }
 
+/* By twins headers alone have crossed the transport; the peer's info says it, or why not. */
+static int is_by_right_way(const struct side *s)
+{
+    struct kvw_peer_info info = {.size = sizeof(info)};
+    const bool headers_only = s->ev.wire_bytes == s->ev.chunks * (uint64_t)KVW_CHUNK_HDR_BYTES;
+
+    if (headers_only != s->a->twins)
+        return failed(23, s->a->twins ? "streams have crossed the transport" : "no stream has");
+    if (kvw_node_peer_info(s->node, s->peer, &info) != KVW_OK ||
+        strcmp(info.twins, s->a->twins ? "twins: kernels write into the peer's GPU memory"
+                                       : "no twins: the caller wants none") != 0)
+        return failed(24, info.twins);
+    return 0;
+}
+
 /* The transfer's end: as it should be, for this side. */
 static int end(struct side *s)
 {
@@ -329,9 +346,11 @@ static int end(struct side *s)
         return failed(20, s->ev.text);
     if ((s->ev.err != KVW_OK) != lost)
         return missed(s, 21);
-    if (!lost && s->ev.codec != KVW_CODEC_L0)
+    if (lost)
+        return 0;
+    if (s->ev.codec != (s->a->chosen ? KVW_CODEC_RAW : KVW_CODEC_L0))
         return failed(22, "another codec was used");
-    return 0;
+    return is_by_right_way(s);
 }
 
 static void stop(const struct side *s)
@@ -414,6 +433,8 @@ static int read_layers(struct side *s)
 {
     const struct side_args *a = s->a;
 
+    if (a->into_host)
+        return 0;
     if (a->stop == SIDE_RUNS && !a->shared)
         hold(s, 1);
     for (uint32_t l = 0; l < LAYERS; ++l) {
@@ -440,7 +461,7 @@ int side_decode(const struct side_args *a)
 
     if (step != 0 || (step = open_node(&s, true)) != 0)
         return step;
-    if (a->stop == SIDE_RUNS && !a->shared &&
+    if (a->stop == SIDE_RUNS && !a->shared && !a->into_host &&
         kvw_node_layer_wait(s.node, s.xfer, 0, s.compute) != KVW_E_NOTFOUND)
         return failed(39, "layer_wait for nothing");
     if (!next(&s, KVW_CEV_PEER_UP))

@@ -23,7 +23,11 @@ struct side_args {
     enum side_stop stop;
     bool unordered; /* prefill pushes without push_after(), decode reads without layer_wait() */
     bool shared;    /* both sides are in this process: what is live isn't this side's alone */
-    int tell;       /* descriptor: a byte is written when it stops; -1: none */
+    bool twins;     /* streams by the peer's GPU memory, where the peer lets that be */
+    bool chosen;    /* no codec is named */
+    bool
+        into_host; /* decode's pool lies in host memory, and so no stream can wait for its layers */
+    int tell;      /* descriptor: a byte is written when it stops; -1: none */
 };
 
 #define SIDE_BYTES_DIFFER 50

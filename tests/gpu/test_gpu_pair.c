@@ -2,8 +2,9 @@
 /*
  * KV from one GPU's memory into another's, between a prefill and a decode node in two processes, on
  * the stand-in: kernels encode out of VRAM into pinned slots and decode out of pinned slots into
- * VRAM, by udp and by dpdk; layers are ordered by events alone. Without each of the two orders some
- * bytes differ; a CPU that touches VRAM dies; a node that loses its peer gives all back.
+ * VRAM, by udp and by dpdk; or encode straight into the peer's VRAM, handed over by a descriptor,
+ * while headers alone go by udp. Layers are ordered by events alone. Without each of the two orders
+ * some bytes differ; a CPU that touches VRAM dies; a node that loses its peer gives all back.
  */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
@@ -91,6 +92,15 @@ static struct pair pair_of(unsigned seed)
     };
 }
 
+/* Over udp, streams by twins. */
+static struct pair pair_by_twins(unsigned seed)
+{
+    struct pair pair = pair_of(seed);
+
+    pair.p.twins = pair.d.twins = true;
+    return pair;
+}
+
 static bool has_dpdk(void)
 {
     return strstr(kvw_features(), "dpdk") != NULL;
@@ -140,6 +150,38 @@ Test(gpu_pair, bytes_are_equal_by_dpdk)
     }
 }
 
+static void equal_by_twins(bool chosen, bool into_host)
+{
+    for (unsigned seed = 31; seed <= 32; ++seed) {
+        struct pair pair = pair_by_twins(seed);
+
+        pair.p.chosen = pair.d.chosen = chosen;
+        pair.d.into_host = into_host;
+
+        const int step = run(&pair);
+
+        cr_expect_eq(step, 0, "seed %u: %d", seed, step);
+    }
+}
+
+/* Kernels of one process write into VRAM of the other; no stream crosses the transport. */
+Test(gpu_pair, bytes_are_equal_by_twins_over)
+{
+    equal_by_twins(false, false);
+}
+
+/* Raw, if nobody names a codec: there is no wire to be saved. */
+Test(gpu_pair, twins_choose_raw)
+{
+    equal_by_twins(true, false);
+}
+
+/* A pool in host memory: what came in VRAM is copied out for the CPU. */
+Test(gpu_pair, twins_and_a_pool_in_host_memory)
+{
+    equal_by_twins(false, true);
+}
+
 /* The control of each order: without it some bytes differ under one of a few orders. */
 static void expect_order(struct pair (*pair_of_seed)(unsigned), bool prefill)
 {
@@ -157,6 +199,7 @@ static void expect_order(struct pair (*pair_of_seed)(unsigned), bool prefill)
 Test(gpu_pair, prefill_must_push_after)
 {
     expect_order(pair_of, true);
+    expect_order(pair_by_twins, true);
     if (has_dpdk())
         expect_order(pair_by_dpdk, true);
 }
@@ -164,6 +207,7 @@ Test(gpu_pair, prefill_must_push_after)
 Test(gpu_pair, decode_must_wait_for_layers)
 {
     expect_order(pair_of, false);
+    expect_order(pair_by_twins, false);
     if (has_dpdk())
         expect_order(pair_by_dpdk, false);
 }
@@ -229,6 +273,11 @@ static void kill_each(struct pair (*pair_of_seed)(unsigned))
 Test(gpu_pair, one_is_killed)
 {
     kill_each(pair_of);
+}
+
+Test(gpu_pair, one_is_killed_by_twins)
+{
+    kill_each(pair_by_twins);
 }
 
 Test(gpu_pair, one_is_killed_by_dpdk)

@@ -236,3 +236,37 @@ Test(gpu_plugin, same_bytes, .timeout = 60)
     plugin->close(g);
     drop_plugin();
 }
+
+/* Memory of another allocator, whose part is played by a pool of the plugin's own: adopted, not
+ * shared by a token, without an IPC handle; and a pool is reached by its token. */
+Test(gpu_plugin, other_memory, .timeout = 60)
+{
+    const struct kvw_mem *vram = NULL, *adopted = NULL, *reached = NULL;
+    const struct kvw_gpu_plugin *plugin = NULL;
+    uint8_t token[KVW_GPU_TOKEN], ipc[KVW_GPU_IPC] = {0};
+    char why[KVW_GPU_TEXT] = "", out[8] = "";
+    struct kvw_gpu *g = NULL;
+
+    setenv("KVW_LIBCUDA", FAKECUDA, 1);
+    use_plugin(FAKEPLUGIN);
+    cr_assert_eq(kvw_gpu_load(&plugin, why), KVW_OK, "%s", why);
+    cr_assert_eq(plugin->open(&g, 0, why), KVW_OK, "%s", why);
+    cr_assert_eq(plugin->pool_open(g, RAW, &vram, why), KVW_OK, "%s", why);
+    cr_assert_eq(plugin->pool_adopt(g, vram->base, RAW, &adopted, why), KVW_OK, "%s", why);
+    cr_expect_eq(adopted->device->copy_in(adopted->device->arg, adopted->base, "by two", 7), 0);
+    cr_expect_eq(plugin->share(g, adopted, token, why), KVW_E_UNSUPPORTED);
+    cr_expect_str_eq(why, "CUDA: memory of another allocator has no descriptor");
+    cr_expect_eq(plugin->pool_ipc(g, adopted, ipc, why), KVW_E_UNSUPPORTED);
+    cr_expect_not_null(strstr(why, "isn't cudaMalloc's"), "%s", why);
+    cr_expect_eq(plugin->pool_ipc_open(g, ipc, RAW, &reached, why), KVW_E_DEVICE);
+    cr_expect_eq(plugin->pool_adopt(g, why, 16, &reached, why), KVW_E_INVALID);
+    plugin->mem_close(g, adopted);
+    cr_assert_eq(plugin->share(g, vram, token, why), KVW_OK, "%s", why);
+    cr_assert_eq(plugin->reach(g, token, RAW, &reached, why), KVW_OK, "%s", why);
+    cr_expect_eq(reached->device->copy_out(reached->device->arg, out, reached->base, 7), 0);
+    cr_expect_str_eq(out, "by two");
+    plugin->mem_close(g, reached);
+    plugin->mem_close(g, vram);
+    plugin->close(g);
+    drop_plugin();
+}

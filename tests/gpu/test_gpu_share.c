@@ -17,6 +17,7 @@
 #include "compress/compress.h"
 #include "fake_ask.h"
 #include "gpu/jobs.h"
+#include "gpu/share.h"
 
 #define BYTES 2500000u
 
@@ -426,4 +427,167 @@ Test(gpu_share, kv_by_shared_vram, .timeout = 100)
     for (unsigned seed = 1; seed <= 8 && early == 0; ++seed)
         early = kv_run(seed, false);
     cr_expect_eq(early, 50, "without before() some copy comes too early");
+}
+
+/* ---- by token -------------------------------------------------------------------------------- */
+
+/* The exporter's process: shares a pool, tells its token, and waits. */
+static int sharer(int socket)
+{
+    struct kvg_driver driver;
+    struct kvg_device dev;
+    struct kvg_share share;
+    struct kvg_pool pool;
+    char text[256];
+
+    alarm(60);
+    setenv("KVW_LIBCUDA", FAKECUDA, 1);
+    if (kvg_driver_open(&driver, text, sizeof(text)) != KVW_OK ||
+        kvg_device_open(&dev, &driver, 0, text, sizeof(text)) != KVW_OK ||
+        kvg_pool_open(&pool, &dev, BYTES, text, sizeof(text)) != KVW_OK ||
+        pool.mem.device->copy_in(pool.mem.device->arg, pool.mem.base, "by token", 9) != KVW_OK ||
+        kvg_share_open(&share, &pool, text, sizeof(text)) != KVW_OK)
+        return 1;
+    if (write(socket, share.token, KVG_TOKEN_BYTES) != KVG_TOKEN_BYTES)
+        return 2;
+    hear(socket);
+    kvg_share_close(&share);
+    kvg_share_close(&share); /* of one that is closed: nothing */
+    kvg_pool_close(&pool);
+    kvg_device_close(&dev);
+    return 0;
+}
+
+struct shared {
+    int socket;
+    pid_t child;
+    uint8_t token[KVG_TOKEN_BYTES];
+};
+
+/* user: whose its process is; 0: this one's. */
+static void start_sharer(struct shared *s, uid_t user)
+{
+    int sockets[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    if ((s->child = fork()) == 0) {
+        close(sockets[0]);
+        _exit(user != 0 && setuid(user) != 0 ? 97 : sharer(sockets[1]));
+    }
+    close(sockets[1]);
+    s->socket = sockets[0];
+    cr_assert_eq(read(s->socket, s->token, KVG_TOKEN_BYTES), KVG_TOKEN_BYTES);
+}
+
+static void end_sharer(struct shared *s)
+{
+    int status = -1;
+
+    tell(s->socket);
+    waitpid(s->child, &status, 0);
+    cr_expect_eq(status, 0, "the sharer failed in step %d", status >> 8);
+    close(s->socket);
+}
+
+static void expect_unreached(const struct t_gpu *g, const uint8_t *token, kvw_err err,
+                             const char *says)
+{
+    const int live = t_live_total(&g->driver), fds = t_open_fds();
+    char text[256] = "";
+    struct kvg_pool pool;
+
+    cr_expect_eq(kvg_share_reach(&pool, &g->dev, token, BYTES, text, sizeof(text)), err, "%s",
+                 text);
+    cr_expect_not_null(strstr(text, says), "%s", text);
+    cr_expect_null(pool.dev);
+    cr_expect_eq(t_live_total(&g->driver), live);
+    cr_expect_eq(t_open_fds(), fds);
+}
+
+/* Who knows the token maps the bytes, as often as he likes; what can be wrong is a sentence each,
+ * and nothing is kept. */
+Test(gpu_share, by_token, .timeout = 60)
+{
+    uint8_t none[KVG_TOKEN_BYTES] = {1};
+    char out[9] = "", text[256] = "";
+    struct kvg_pool pool;
+    struct shared s;
+    struct t_gpu g;
+
+    start_sharer(&s, 0);
+    t_gpu_open(&g);
+    for (int i = 0; i < 3; ++i) {
+        cr_assert_eq(kvg_share_reach(&pool, &g.dev, s.token, BYTES, text, sizeof(text)), KVW_OK,
+                     "%s", text);
+        cr_expect_eq(pool.mem.device->copy_out(pool.mem.device->arg, out, pool.mem.base, 9), 0);
+        cr_expect_str_eq(out, "by token");
+        kvg_pool_close(&pool);
+    }
+    expect_unreached(&g, none, KVW_E_NOTFOUND, "the peer's GPU memory isn't on this host");
+    for (unsigned nth = 1; nth <= 7; ++nth) {
+        t_fail(&g.driver, nth, KVG_CU_OUT_OF_MEMORY);
+        expect_unreached(&g, s.token, KVW_E_NOMEM, "");
+    }
+    t_fail(&g.driver, 0, 0);
+    kill(s.child, SIGSTOP); /* it answers nobody */
+    waitpid(s.child, NULL, WUNTRACED);
+    expect_unreached(&g, s.token, KVW_E_DEADLINE, "handed out no GPU memory within 200 ms");
+    kill(s.child, SIGCONT);
+    end_sharer(&s);
+    expect_unreached(&g, s.token, KVW_E_NOTFOUND, "isn't on this host");
+    t_gpu_close(&g);
+}
+
+/* Nor after a kill: the socket went with the process, and left no file. */
+Test(gpu_share, a_sharer_that_is_killed, .timeout = 60)
+{
+    char text[256] = "", out[9] = "";
+    struct kvg_pool pool;
+    struct shared s;
+    struct t_gpu g;
+
+    start_sharer(&s, 0);
+    t_gpu_open(&g);
+    cr_assert_eq(kvg_share_reach(&pool, &g.dev, s.token, BYTES, text, sizeof(text)), KVW_OK);
+    kill(s.child, SIGKILL);
+    waitpid(s.child, NULL, 0);
+    cr_expect_eq(pool.mem.device->copy_out(pool.mem.device->arg, out, pool.mem.base, 9), 0);
+    cr_expect_str_eq(out, "by token", "what is mapped stays");
+    expect_unreached(&g, s.token, KVW_E_NOTFOUND, "isn't on this host");
+    kvg_pool_close(&pool);
+    close(s.socket);
+    t_gpu_close(&g);
+}
+
+Test(gpu_share, another_users_memory, .timeout = 60)
+{
+    struct shared s;
+    struct t_gpu g;
+
+    if (geteuid() != 0)
+        cr_skip_test("only root can be two users");
+    start_sharer(&s, 65534);
+    t_gpu_open(&g);
+    expect_unreached(&g, s.token, KVW_E_UNSUPPORTED, "is another user's");
+    end_sharer(&s);
+    t_gpu_close(&g);
+}
+
+Test(gpu_share, what_cannot_be_shared)
+{
+    struct kvg_share share;
+    struct kvg_pool pool;
+    char text[256] = "";
+    struct t_gpu g;
+
+    t_gpu_open(&g);
+    cr_assert_eq(kvg_pool_open(&pool, &g.dev, BYTES, text, sizeof(text)), KVW_OK);
+    const int fds = t_open_fds();
+
+    t_fail(&g.driver, 2, KVG_CU_NOT_SUPPORTED);
+    cr_expect_eq(kvg_share_open(&share, &pool, text, sizeof(text)), KVW_E_UNSUPPORTED);
+    cr_expect_str_eq(text, "CUDA: GPU 0: its memory can't be exported");
+    cr_expect_eq(t_open_fds(), fds);
+    kvg_pool_close(&pool);
+    t_gpu_close(&g);
 }

@@ -216,6 +216,23 @@ Test(gpu_verbs, a_stream_must_wait_for_the_landing)
     differ(READ_AT_ONCE);
 }
 
+/* A NIC that doesn't take the first dma-buf gets the next one. */
+Test(gpu_verbs, bytes_are_equal_by_the_second_dmabuf)
+{
+    setenv("FAKECUDA_PCIE", "1", 1);
+    begin(8, "100");
+    vf.dmabuf_refused = prefill.pool.mem.dmabuf_fd;
+    cr_assert_eq(duo_a.t->ops->source_add(duo_a.t, &prefill.pool.mem), KVW_OK);
+    cr_expect_not_null(strstr(kvn_verbs_about(duo_a.t), "CUDA memory by dma-buf 2 (the first: "),
+                       "%s", kvn_verbs_about(duo_a.t));
+    duo_a.t->ops->source_remove(duo_a.t, &prefill.pool.mem);
+    vf.dmabuf_refused = decode.pool.mem.dmabuf_fd;
+    share("CUDA memory by dma-buf 2 (the first: ", false);
+    cr_expect(transfer(ORDERED));
+    end();
+    unsetenv("FAKECUDA_PCIE");
+}
+
 /* The last rung: neither dma-buf nor peer memory, so what lands is carried over by the pool's own
  * functions, and puts are copied out by them. */
 Test(gpu_verbs, bytes_are_equal_by_host_copies)

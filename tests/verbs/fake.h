@@ -65,6 +65,7 @@ struct vf {
     uint8_t *vram;
     uint64_t vram_bytes;
     int dmabuf_error, peermem_error, register_error;
+    int dmabuf_refused; /* a descriptor that no device takes; 0: none */
     uint64_t writes, sends, faults;
     uint64_t events; /* of completion queues, on their channels */
     enum vf_cm cm;

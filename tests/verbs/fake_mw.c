@@ -139,7 +139,7 @@ uint8_t *vf_dmabuf(int fd, uint64_t offset, size_t length)
 {
     const uint64_t first = offset & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
 
-    errno = vf.dmabuf_error;
+    errno = vf.dmabuf_refused != 0 && fd == vf.dmabuf_refused ? ENOTSUP : vf.dmabuf_error;
     if (errno != 0)
         return NULL;
     if (vf.vram != NULL)

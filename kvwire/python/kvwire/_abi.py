@@ -30,7 +30,7 @@ struct kvw_core_event {
 struct kvw_peer_info {
     uint32_t size; uint32_t state; uint64_t instance; char name[64]; char path[16]; char address[256]; uint32_t pools;
     uint32_t xfers; uint64_t chunks_sent, chunks_landed, raw_bytes_sent, raw_bytes_landed; uint64_t rate_bytes_per_s;
-    uint64_t rtt_ns; uint32_t codec; uint32_t reserved; char why[160];
+    uint64_t rtt_ns; uint32_t codec; uint32_t reserved; char why[160]; char twins[160];
 };
 struct kvw_group_blocks {
     uint32_t group; uint32_t block_count; const uint32_t *blocks; uint32_t token_first; uint32_t want_first;
@@ -113,6 +113,7 @@ struct kvw_node_config {
     const void *gpu_plugin; void *gpu;
     uint64_t stage_bytes;
     const struct kvw_node_path *more; uint32_t more_count; uint32_t more_bytes; uint32_t app_driven; uint32_t reserved;
+    uint32_t no_twins; uint32_t unused;
 };
 struct kvw_node;
 

@@ -511,7 +511,7 @@ static void learn(struct line *l)
 }
 
 /* How the next chunk isn't as it should be. */
-static enum { WELL, LOSSY, OF_HALVES, LONGER, FLIPPED, OF_ANOTHER_KEY } bend;
+static enum { WELL, LOSSY, OF_HALVES, LONGER, ELSEWHERE, FLIPPED, OF_ANOTHER_KEY } bend;
 
 static bool put_chunk(struct line *l, const char *key, uint32_t layer, uint32_t part,
                       uint32_t entry, uint32_t entries)
@@ -540,10 +540,12 @@ static bool put_chunk(struct line *l, const char *key, uint32_t layer, uint32_t 
     h.digest_value ^= bend == FLIPPED;
     h.key_front ^= bend == OF_ANOTHER_KEY;
     h.raw_bytes += bend == LONGER ? 128 : 0;
+    h.where = bend == ELSEWHERE ? KVW_CHUNK_SHARED : KVW_CHUNK_HERE;
     h.codec = bend == LOSSY ? KVW_CODEC_E8 : bend == OF_HALVES ? KVW_CODEC_L0 : KVW_CODEC_RAW;
     kvw_wire_chunk_encode(put, &h);
-    landed = fake_land(&f, conn, (uint64_t)l->slot[l->next % 64] * l->slot_bytes, put,
-                       KVW_WIRE_CHUNK_LEN + raw, (uint32_t)l->next);
+    landed =
+        fake_land(&f, conn, (uint64_t)l->slot[l->next % 64] * l->slot_bytes, put,
+                  KVW_WIRE_CHUNK_LEN + (h.where == KVW_CHUNK_HERE ? raw : 0), (uint32_t)l->next);
     l->next += landed;
     settle();
     learn(l);
@@ -607,6 +609,7 @@ Test(core_wire, chunks_that_are_not_what_was_offered)
         [LOSSY] = {KVW_DTYPE_BF16, KVW_E_PROTOCOL, "its codec loses more than the offer allows"},
         [OF_HALVES] = {KVW_DTYPE_F32, KVW_E_PROTOCOL, "its codec doesn't take this element type"},
         [LONGER] = {KVW_DTYPE_BF16, KVW_E_PROTOCOL, "its raw bytes don't fit its entries"},
+        [ELSEWHERE] = {KVW_DTYPE_BF16, KVW_E_PROTOCOL, "memory that this side doesn't share"},
         [FLIPPED] = {KVW_DTYPE_BF16, KVW_E_CHECKSUM, "digest here "},
         [OF_ANOTHER_KEY] = {KVW_DTYPE_BF16, KVW_E_PEER_LOST, "names another key"},
     };

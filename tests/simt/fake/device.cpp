@@ -70,6 +70,10 @@ static void configure(void)
 {
     fake_cfg.none = option("FAKECUDA_NONE", 0) != 0;
     fake_cfg.dmabuf = option("FAKECUDA_DMABUF", 1) != 0;
+    fake_cfg.plain = option("FAKECUDA_PLAIN", 1) != 0;
+    fake_cfg.pcie = option("FAKECUDA_PCIE", 0) != 0;
+    fake_cfg.managed = option("FAKECUDA_MANAGED", 0) != 0;
+    fake_cfg.elsewhere = option("FAKECUDA_ELSEWHERE", 0) != 0;
     fake_cfg.rdma = option("FAKECUDA_RDMA", 1) != 0;
     fake_cfg.flush = option("FAKECUDA_FLUSH", 1) != 0;
     fake_cfg.c2c = option("FAKECUDA_C2C", 0) != 0;

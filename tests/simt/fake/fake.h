@@ -9,6 +9,10 @@
  *   FAKECUDA_ARCH=90         of the device; default 90
  *   FAKECUDA_BYTES=n         of VRAM; default 1 GiB
  *   FAKECUDA_DMABUF=0        no dma-buf
+ *   FAKECUDA_PLAIN=0         no dma-buf but one through PCIe
+ *   FAKECUDA_PCIE=1          a dma-buf through PCIe, too
+ *   FAKECUDA_MANAGED=1       says that all VRAM is managed memory
+ *   FAKECUDA_ELSEWHERE=1     says that all VRAM is of GPU 1
  *   FAKECUDA_RDMA=0          gpuDirectRDMACapable is not granted
  *   FAKECUDA_ORDERING=0      of RDMA writes: 0, 100 (default), 200
  *   FAKECUDA_FLUSH=0         no cuFlushGPUDirectRDMAWrites

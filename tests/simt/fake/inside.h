@@ -11,7 +11,7 @@
 #define FAKE_GRANULE (2u << 20)
 
 struct fake_config {
-    bool none, dmabuf, rdma, flush, c2c;
+    bool none, dmabuf, plain, pcie, rdma, flush, c2c, managed, elsewhere;
     int version, arch, ordering;
     size_t bytes;
     uint64_t seed;
