@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """moon.py [BATCHES [SEED]]: kvwire.mooncake's TransferEngine against mooncake-transfer-engine's over TCP, if that is
 installed, else against what it was seen to do: random batches below its limit of 2,000 entries, the same for both, must
-leave the same bytes and return the same codes; then wrong addresses, a dead peer, a restarted one. Exit status 1: they
+leave the same bytes and return the same codes; then wrong addresses, a dead peer (one that comes back: sglang_calls.py). Exit status 1: they
 differ. One process holds both ends of an engine, as peers of each other."""
 import ctypes
 import random

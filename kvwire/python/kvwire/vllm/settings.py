@@ -24,6 +24,8 @@ class Settings:
     lease      seconds that a started transfer may be silent
     stage_mb   serial mode: MiB of staging memory of a producer, taken as it is used; 0: prefill's blocks are held instead
     keep       serial mode: seconds from a prompt's first chunk for which what is staged waits for decode
+    idle       seconds that an engine may stand still while transfers are open and it computes nothing: more takes less CPU, but a
+               request that comes meanwhile may wait as long
     log        a file for one line of JSON for each thing that happened, and digests of the blocks; for tests
     scratch    consumers: let what comes land in other memory than vLLM's. The control of a test, which must then fail
     """
@@ -38,6 +40,7 @@ class Settings:
     lease: float = 5.0
     stage_mb: int = 1024
     keep: float = 60.0
+    idle: float = 0.002
     log: str | None = None
     scratch: bool = False
 
@@ -62,8 +65,8 @@ class Settings:
         for name in ("stage_mb", "decode_tp"):
             if getattr(made, name) < 0:
                 raise ValueError("kv_connector_extra_config: kvwire_%s is %d" % (name, getattr(made, name)))
-        if min(made.wait, made.lease, made.keep) <= 0:
-            raise ValueError("kv_connector_extra_config: kvwire_wait, kvwire_lease and kvwire_keep are more than 0 s")
+        if min(made.wait, made.lease, made.keep, made.idle) <= 0:
+            raise ValueError("kv_connector_extra_config: kvwire_wait, kvwire_lease, kvwire_keep and kvwire_idle are more than 0 s")
         return made
 
 

@@ -19,7 +19,6 @@ from .plan import REFERENCE_BYTES, Plan, Receive, Send
 from .settings import Journal, Settings
 from .stats import Stats
 
-IDLE_SECONDS = 0.002  # how long results() may wait when no forward ran and transfers are open
 PEERS_MAX = 512
 
 
@@ -225,7 +224,7 @@ class Worker:
             if name in self.receiving:
                 self._drop(name, "decode ended the request")
         if not self.forward and (self.receiving or self.held):
-            self.node.wait(IDLE_SECONDS)
+            self.node.wait(self.settings.idle)
         while (event := self.node.next_event()) is not None:
             self._heed(event, r)
         for name in [n for n, x in self.receiving.items() if x.offer is None]:
