@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # day.sh BUILD OUT: the one script for a day with a GPU. In order of what would be missed most: facts, ceilings, parity with the
-# plain C codecs, speed at five sizes, two processes over an exported pool, an FP8 cast and nvCOMP's ANS beside ours (where torch
-# and nvidia-libnvcomp are), compute-sanitizer where it is, profile of the four hot kernels where ncu is. Each step writes
+# plain C codecs, speed at five sizes, a model's prefill and decode, two processes over an exported pool, an FP8 cast and nvCOMP's ANS
+# beside ours (where torch and nvidia-libnvcomp are), compute-sanitizer where it is, profile of the four hot kernels where ncu is. Each step writes
 # OUT/STEP.csv (or .txt) when it ends, has a deadline of its own, and never stops the next; OUT/steps.csv has status and seconds
 # of each. Under 7 minutes: what doesn't fit is left out, and said.
 # BUILD has the tests and kernels.fatbin (nvcc). DAY_SMALL=1, DAY_IMAGE: for a dry run on the stand-in (tests/gpu).
@@ -42,6 +42,9 @@ step facts 20 facts.csv "$program" "$image" facts
 step ceilings 30 ceilings.csv "$program" "$image" ceilings
 step parity 60 parity.csv "$program" "$image" parity
 step speed 90 speed.csv "$program" "$image" speed
+# Computed: 1 GB of random values 3 s, 16 GB of weights to VRAM 1 s, five prompts each of 2,048 and 8,192 tokens (30 and 131 TFLOP)
+# at a third of the peak 3 s, eight steps of decode 0.2 s, CUDA and cuBLASLt 5 s: 13 s; 60 s is where it is given up.
+step model 60 model.csv "$program" "$image" model
 step pair 40 pair.csv "$program" "$image" pair
 have yard python3 && step yard 40 yard.csv python3 "$(dirname "$0")/../tests/gpu/yard.py"
 if have sanitizer compute-sanitizer; then

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /* Goes up when a structure of this file changes. */
-#define KVG_LOADED_ABI 1u
+#define KVG_LOADED_ABI 2u
 
 /* Types of weights, with a GGUF's numbers. */
 enum kvg_gguf {
@@ -58,6 +58,8 @@ struct kvg_weights_layer {
     const float *post_attn_norm, *post_ffn_norm;
     uint32_t turn;   /* which of turns */
     uint32_t window; /* positions seen, its own included; 0: all */
+    float k_scale,
+        v_scale; /* of K and V in fp8: a value is what is stored times that; 1: as it is */
 };
 
 struct kvg_weights {
@@ -85,7 +87,7 @@ struct kvg_sequence {
 };
 
 struct kvg_call {
-    const struct kvw_pool *pool;    /* bf16, of this GPU's memory */
+    const struct kvw_pool *pool;    /* bf16 or fp8 e4m3, of this GPU's memory */
     const struct kvg_sequence *seq; /* [seqs] */
     uint32_t seqs;                  /* 1; or count, each token another sequence's */
     const uint32_t *tokens;         /* [count] */

@@ -5,12 +5,17 @@
 const struct kvg_step_kernel kvg_step_kernels[KVG_STEPS] = {
     [KVG_STEP_EMBED] = {"kvg_embed", 0},
     [KVG_STEP_NORM] = {"kvg_norm", KVG_NORM_SHARED},
+    [KVG_STEP_ATTEND_JOIN] = {"kvg_attend_join", 0},
     [KVG_STEP_TURN] = {"kvg_turn", KVG_TURN_SHARED},
     [KVG_STEP_ATTEND] = {"kvg_attend", KVG_ATTEND_SHARED},
     [KVG_STEP_ATTEND_64] = {"kvg_attend_64", KVG_TILE_SHARED(64)},
     [KVG_STEP_ATTEND_128] = {"kvg_attend_128", KVG_TILE_SHARED(128)},
     [KVG_STEP_ATTEND_PART] = {"kvg_attend_part", KVG_ATTEND_SHARED},
-    [KVG_STEP_ATTEND_JOIN] = {"kvg_attend_join", 0},
+    [KVG_STEP_TURN_E4M3] = {"kvg_turn_e4m3", KVG_TURN_SHARED},
+    [KVG_STEP_ATTEND_E4M3] = {"kvg_attend_e4m3", KVG_ATTEND_SHARED},
+    [KVG_STEP_ATTEND_64_E4M3] = {"kvg_attend_64_e4m3", KVG_TILE_SHARED(64)},
+    [KVG_STEP_ATTEND_128_E4M3] = {"kvg_attend_128_e4m3", KVG_TILE_SHARED(128)},
+    [KVG_STEP_ATTEND_PART_E4M3] = {"kvg_attend_part_e4m3", KVG_ATTEND_SHARED},
     [KVG_STEP_GATE] = {"kvg_gate", 0},
     [KVG_STEP_PICK] = {"kvg_pick", KVG_PICK_SHARED},
 };
@@ -54,6 +59,20 @@ struct way {
 static kvw_err launch(const struct way *w, enum kvg_step step, uint32_t grid, const void *params)
 {
     return w->p->runner->launch(w->p->runner->arg, step, grid, params);
+}
+
+static bool is_fp8(const struct kvg_pass *p)
+{
+    return p->pool->dtype == KVW_DTYPE_F8_E4M3;
+}
+
+/* A step that touches pages. */
+static kvw_err launch_paged(const struct way *w, enum kvg_step step, uint32_t grid,
+                            const void *params)
+{
+    const int further = is_fp8(w->p) ? KVG_STEP_TURN_E4M3 - KVG_STEP_TURN : 0;
+
+    return launch(w, (enum kvg_step)((int)step + further), grid, params);
 }
 
 static kvw_err multiply(const struct way *w, const struct kvg_product *product)
@@ -124,12 +143,12 @@ static kvw_err turn_all(const struct way *w, struct kvg_turn turn)
     kvw_err err = KVW_OK;
 
     if (rows == NULL)
-        return launch(w, KVG_STEP_TURN, kvg_warps_grid(turn.tokens * heads), &turn);
+        return launch_paged(w, KVG_STEP_TURN, kvg_warps_grid(turn.tokens * heads), &turn);
     turn.tokens = 1;
     for (uint32_t i = 0; i < w->count && err == KVW_OK; ++i) {
         turn.first = rows[i].first;
         turn.kv.blocks = rows[i].blocks;
-        err = launch(w, KVG_STEP_TURN, kvg_warps_grid(heads), &turn);
+        err = launch_paged(w, KVG_STEP_TURN, kvg_warps_grid(heads), &turn);
         turn.qkv += (size_t)heads * turn.dim;
         turn.q += (size_t)turn.heads * turn.dim;
     }
@@ -165,6 +184,8 @@ static kvw_err project(struct way *w, const struct kvg_paged *pages)
         .pairs = m->pairs,
         .halves = m->halves,
         .eps = m->eps,
+        .k_scale = w->layer->k_scale,
+        .v_scale = w->layer->v_scale,
     };
     kvw_err err = norm(w, w->layer->attn_norm);
 
@@ -179,30 +200,32 @@ static kvw_err attend_one(const struct way *w, const struct kvg_attend *params)
     const uint32_t window = params->window, first = params->first;
     const uint32_t keys = window != 0 && first >= window ? window : first + 1;
     const uint32_t parts = kvg_pass_parts(w->p->m, keys);
-    const kvw_err err = launch(w, KVG_STEP_ATTEND_PART, kvg_warps_grid(parts), params);
+    const kvw_err err = launch_paged(w, KVG_STEP_ATTEND_PART, kvg_warps_grid(parts), params);
 
     return err != KVW_OK ? err
                          : launch(w, KVG_STEP_ATTEND_JOIN, kvg_warps_grid(params->heads), params);
 }
 
 /* Whether tensor cores can: what steps.h says of their kernels. */
-static bool is_aligned(const struct kvg_attend *params)
+static bool is_aligned(const struct way *w, const struct kvg_attend *params)
 {
     const struct kvg_paged *kv = &params->kv;
+    const uint64_t eight = is_fp8(w->p) ? 8 : 16; /* values */
 
     return params->dim % 8 == 0 && params->dim <= 128 &&
            ((uint64_t)(uintptr_t)kv->k | (uint64_t)(uintptr_t)kv->v | kv->block_stride |
             kv->token_stride | kv->head_stride) %
-                   16 ==
+                   eight ==
                0;
 }
 
 static kvw_err attend_many(const struct way *w, const struct kvg_attend *params)
 {
-    if (!is_aligned(params))
-        return launch(w, KVG_STEP_ATTEND, kvg_warps_grid(params->tokens * params->heads), params);
-    return launch(w, params->dim <= 64 ? KVG_STEP_ATTEND_64 : KVG_STEP_ATTEND_128,
-                  kvg_tiles_grid(params->tokens, params->heads, params->group), params);
+    if (!is_aligned(w, params))
+        return launch_paged(w, KVG_STEP_ATTEND, kvg_warps_grid(params->tokens * params->heads),
+                            params);
+    return launch_paged(w, params->dim <= 64 ? KVG_STEP_ATTEND_64 : KVG_STEP_ATTEND_128,
+                        kvg_tiles_grid(params->tokens, params->heads, params->group), params);
 }
 
 /* From q of the last w->count tokens to half. */
@@ -221,7 +244,8 @@ static kvw_err attend(const struct way *w, const struct kvg_paged *pages)
         .group = m->heads / m->kv_heads,
         .dim = m->dim,
         .window = w->layer->window,
-        .scale = m->attn_scale,
+        .scale = is_fp8(w->p) ? m->attn_scale * w->layer->k_scale : m->attn_scale,
+        .out_scale = is_fp8(w->p) ? w->layer->v_scale : 1,
         .part_max = s->part_max,
         .part_sum = s->part_sum,
         .part_out = s->part_out,
@@ -328,6 +352,15 @@ static uint64_t end_of(const struct kvg_pass *p)
     return end;
 }
 
+/* Pages of a type that there are kernels for, and scales for those. */
+static bool has_pages(const struct kvg_pass *p)
+{
+    for (uint32_t l = 0; is_fp8(p) && l < p->m->layers; ++l)
+        if (!(p->m->layer[l].k_scale > 0) || !(p->m->layer[l].v_scale > 0))
+            return false;
+    return is_fp8(p) || p->pool->dtype == KVW_DTYPE_BF16;
+}
+
 static bool fits(const struct kvg_pass *p)
 {
     const struct kvg_model *m = p->m;
@@ -335,9 +368,9 @@ static bool fits(const struct kvg_pass *p)
 
     return p->count > 0 && p->count <= p->scratch.tokens_max &&
            end_of(p) <= p->scratch.seq_tokens_max && pool->layers == m->layers &&
-           pool->kv_heads == m->kv_heads && pool->head_dim == m->dim &&
-           pool->dtype == KVW_DTYPE_BF16 && m->dim <= KVG_DIM_MAX && m->heads % m->kv_heads == 0 &&
-           2 * m->pairs <= m->dim && (p->logits == NULL) == (p->token == NULL);
+           pool->kv_heads == m->kv_heads && pool->head_dim == m->dim && has_pages(p) &&
+           m->dim <= KVG_DIM_MAX && m->heads % m->kv_heads == 0 && 2 * m->pairs <= m->dim &&
+           (p->logits == NULL) == (p->token == NULL);
 }
 
 kvw_err kvg_pass_run(const struct kvg_pass *p)

@@ -29,12 +29,17 @@ extern "C" {
 enum kvg_step {
     KVG_STEP_EMBED,
     KVG_STEP_NORM,
-    KVG_STEP_TURN,
+    KVG_STEP_ATTEND_JOIN,
+    KVG_STEP_TURN, /* these touch pages in bf16, */
     KVG_STEP_ATTEND,
     KVG_STEP_ATTEND_64,
     KVG_STEP_ATTEND_128,
     KVG_STEP_ATTEND_PART,
-    KVG_STEP_ATTEND_JOIN,
+    KVG_STEP_TURN_E4M3, /* and the same number further on are those for fp8 */
+    KVG_STEP_ATTEND_E4M3,
+    KVG_STEP_ATTEND_64_E4M3,
+    KVG_STEP_ATTEND_128_E4M3,
+    KVG_STEP_ATTEND_PART_E4M3,
     KVG_STEP_GATE,
     KVG_STEP_PICK,
     KVG_STEPS,
@@ -68,6 +73,7 @@ struct kvg_layer {
     const float *post_attn_norm, *post_ffn_norm;
     const float *turn; /* [context][pairs], cos and sin */
     uint32_t window;
+    float k_scale, v_scale; /* of pages in fp8: a value is what is stored times that; above 0 */
 };
 
 struct kvg_model {
@@ -105,7 +111,7 @@ struct kvg_pass {
     const struct kvg_model *m;
     const struct kvg_runner *runner;
     struct kvg_scratch scratch;
-    const struct kvw_pool *pool; /* bf16 */
+    const struct kvw_pool *pool; /* bf16 or fp8 e4m3 */
     const uint32_t *blocks;      /* the GPU's: ids of the sequence's blocks */
     const uint32_t *tokens;      /* the GPU's: count of them */
     uint32_t count;
@@ -120,7 +126,8 @@ struct kvg_pass {
 /*
  * Enqueue the pass. The last layer's attention and feed-forward are the last token's only, of rows
  * all tokens'.
- *   KVW_E_INVALID  no tokens, more than scratch is for, a pool or a head of another shape
+ *   KVW_E_INVALID  no tokens, more than scratch is for, a pool or a head of another shape, a
+ *                  scale of fp8 that isn't above 0
  *   others         the runner's
  */
 KVW_NODISCARD kvw_err kvg_pass_run(const struct kvg_pass *p);

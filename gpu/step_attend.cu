@@ -18,7 +18,8 @@ struct attend_part {
     float max, sum, out[LANE_VALUES]; /* out: values lane, lane + 32 .. */
 };
 
-static __device__ __forceinline__ float dot(const float *query, const uint16_t *key, uint32_t dim)
+template <typename KV>
+static __device__ __forceinline__ float dot(const float *query, const KV *key, uint32_t dim)
 {
     float sum = 0;
 
@@ -28,13 +29,14 @@ static __device__ __forceinline__ float dot(const float *query, const uint16_t *
 }
 
 /* Bring the part along by the n keys from `key` on, n up to 32. */
+template <typename KV>
 static __device__ void add_keys(const struct kvg_attend &p, uint32_t head, uint32_t key, uint32_t n,
                                 struct attend_part &part)
 {
     KVG_SHARED(struct attend_shared, s);
     const uint32_t lane = threadIdx.x % 32, w = threadIdx.x / 32, of = head / p.group;
     const float score =
-        lane < n ? dot(s.query[w], kvg_row(p.kv, p.kv.k, key + lane, of), p.dim) : -INFINITY;
+        lane < n ? dot(s.query[w], kvg_row<KV>(p.kv, p.kv.k, key + lane, of), p.dim) : -INFINITY;
     const float max = fmaxf(part.max, kvg_warp_max(score));
     const float keep = expf(part.max - max), weight = lane < n ? expf(score - max) : 0.0f;
 
@@ -46,7 +48,7 @@ static __device__ void add_keys(const struct kvg_attend &p, uint32_t head, uint3
     for (uint32_t j = 0; j < LANE_VALUES; ++j)
         part.out[j] *= keep;
     for (uint32_t i = 0; i < n; ++i) {
-        const uint16_t *const v = kvg_row(p.kv, p.kv.v, key + i, of);
+        const KV *const v = kvg_row<KV>(p.kv, p.kv.v, key + i, of);
 
 #pragma unroll
         for (uint32_t j = 0; j < LANE_VALUES; ++j) {
@@ -58,6 +60,7 @@ static __device__ void add_keys(const struct kvg_attend &p, uint32_t head, uint3
 }
 
 /* Query `token` and its head against the keys first .. last-1, of which there is one at least. */
+template <typename KV>
 static __device__ void attend_keys(const struct kvg_attend &p, size_t query, uint32_t first,
                                    uint32_t last, struct attend_part &part)
 {
@@ -73,17 +76,18 @@ static __device__ void attend_keys(const struct kvg_attend &p, size_t query, uin
     for (uint32_t j = 0; j < LANE_VALUES; ++j)
         part.out[j] = 0;
     for (uint32_t key = first; key < last; key += 32)
-        add_keys(p, (uint32_t)(query % p.heads), key, min(last - key, 32u), part);
+        add_keys<KV>(p, (uint32_t)(query % p.heads), key, min(last - key, 32u), part);
 }
 
-KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_attend p)
+template <typename KV> static __device__ void attend_query(const struct kvg_attend &p)
 {
     const uint32_t query = kvg_warp(), lane = threadIdx.x % 32, at = p.first + query / p.heads;
     struct attend_part part;
 
     if (query >= p.tokens * p.heads)
         return;
-    attend_keys(p, query, kvg_first_seen(p.window, at), at + 1, part);
+    attend_keys<KV>(p, query, kvg_first_seen(p.window, at), at + 1, part);
+    part.sum /= p.out_scale;
 #pragma unroll
     for (uint32_t j = 0; j < LANE_VALUES; ++j) {
         if (lane + 32 * j < p.dim)
@@ -91,7 +95,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_
     }
 }
 
-KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct kvg_attend p)
+template <typename KV> static __device__ void attend_segment(const struct kvg_attend &p)
 {
     const uint32_t first = kvg_first_seen(p.window, p.first), keys = p.first + 1 - first;
     const uint32_t segment = kvg_warp() / p.heads, head = kvg_warp() - segment * p.heads;
@@ -101,7 +105,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct
 
     if (segment * KVG_KEY_SEGMENT >= keys)
         return;
-    attend_keys(p, head, from, min(from + KVG_KEY_SEGMENT, p.first + 1), part);
+    attend_keys<KV>(p, head, from, min(from + KVG_KEY_SEGMENT, p.first + 1), part);
     if (lane == 0) {
         p.part_max[at] = part.max;
         p.part_sum[at] = part.sum;
@@ -111,6 +115,26 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct
         if (lane + 32 * j < p.dim)
             p.part_out[at * p.dim + lane + 32 * j] = part.out[j];
     }
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend(const struct kvg_attend p)
+{
+    attend_query<uint16_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_e4m3(const struct kvg_attend p)
+{
+    attend_query<uint8_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part(const struct kvg_attend p)
+{
+    attend_segment<uint16_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_part_e4m3(const struct kvg_attend p)
+{
+    attend_segment<uint8_t>(p);
 }
 
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_join(const struct kvg_attend p)
@@ -125,6 +149,7 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_join(const struct
         max = fmaxf(max, p.part_max[s * p.heads + head]);
     for (uint32_t s = 0; s < segments; ++s)
         sum += p.part_sum[s * p.heads + head] * expf(p.part_max[s * p.heads + head] - max);
+    sum /= p.out_scale;
     for (uint32_t d = threadIdx.x % 32; d < p.dim; d += 32) {
         float out = 0;
 

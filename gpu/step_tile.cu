@@ -74,8 +74,24 @@ static __device__ void begin_rows(const struct kvg_attend &p, uint32_t row, uint
     }
 }
 
+/* Eight values of a row, in bf16. */
+static __device__ __forceinline__ void eight_of(const uint16_t *from, uint16_t (&to)[8])
+{
+    const uint4 q = *reinterpret_cast<const uint4 *>(from);
+
+    memcpy(to, &q, sizeof(q));
+}
+static __device__ __forceinline__ void eight_of(const uint8_t *from, uint16_t (&to)[8])
+{
+    const uint2 q = *reinterpret_cast<const uint2 *>(from);
+
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) /* bf16 has every e4m3 */
+        to[j] = __float_as_uint(kvg_wide((uint8_t)((j < 4 ? q.x : q.y) >> 8 * (j % 4)))) >> 16;
+}
+
 /* Keys key .. key + KEYS - 1 to shared memory; zeros behind the last and past the width. */
-template <uint32_t DIM>
+template <uint32_t DIM, typename KV>
 static __device__ void load_tile(const struct kvg_attend &p, uint32_t kv_head, uint32_t key,
                                  uint32_t last)
 {
@@ -85,14 +101,16 @@ static __device__ void load_tile(const struct kvg_attend &p, uint32_t kv_head, u
     for (uint32_t i = threadIdx.x; i < KEYS * DIM / 8; i += KVG_STEP_THREADS) {
         const uint32_t at = i % KEYS, d = i / KEYS * 8;
         const bool is = key + at < last && d < p.dim;
-        const uint16_t *const k = is ? kvg_row(p.kv, p.kv.k, key + at, kv_head) + d : NULL;
-        const uint16_t *const v = is ? kvg_row(p.kv, p.kv.v, key + at, kv_head) + d : NULL;
-        const uint4 q = is ? *reinterpret_cast<const uint4 *>(k) : make_uint4(0, 0, 0, 0);
+        uint16_t k[8] = {0}, v[8] = {0};
 
-        memcpy(__builtin_assume_aligned((void *)&s.k[at][d], sizeof(q)), &q, sizeof(q));
+        if (is) {
+            eight_of(kvg_row<KV>(p.kv, p.kv.k, key + at, kv_head) + d, k);
+            eight_of(kvg_row<KV>(p.kv, p.kv.v, key + at, kv_head) + d, v);
+        }
+        memcpy(__builtin_assume_aligned((void *)&s.k[at][d], sizeof(k)), k, sizeof(k));
 #pragma unroll
         for (uint32_t j = 0; j < 8; ++j)
-            s.v[d + j][at] = is ? v[j] : 0;
+            s.v[d + j][at] = v[j];
     }
     __syncthreads();
 }
@@ -199,6 +217,7 @@ static __device__ void end_rows(const struct kvg_attend &p, uint32_t row, uint32
 
         sum += __shfl_xor_sync(KVG_ALL_LANES, sum, 1);
         sum += __shfl_xor_sync(KVG_ALL_LANES, sum, 2);
+        sum /= p.out_scale;
 #pragma unroll
         for (uint32_t n = 0; n < DIM / 8; ++n) {
 #pragma unroll
@@ -210,7 +229,7 @@ static __device__ void end_rows(const struct kvg_attend &p, uint32_t row, uint32
     }
 }
 
-template <uint32_t DIM> static __device__ void attend_tile(const struct kvg_attend &p)
+template <uint32_t DIM, typename KV> static __device__ void attend_tile(const struct kvg_attend &p)
 {
     const uint32_t kv_heads = p.heads / p.group;
     const uint32_t tile = blockIdx.x / kv_heads, kv_head = blockIdx.x - tile * kv_heads;
@@ -225,7 +244,7 @@ template <uint32_t DIM> static __device__ void attend_tile(const struct kvg_atte
          key += KEYS) {
         float scores[GROUPS][4];
 
-        load_tile<DIM>(p, kv_head, key, end);
+        load_tile<DIM, KV>(p, kv_head, key, end);
         score(p, r, key, scores);
         weigh(r, scores);
         add_values(r, scores);
@@ -235,10 +254,21 @@ template <uint32_t DIM> static __device__ void attend_tile(const struct kvg_atte
 
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_64(const struct kvg_attend p)
 {
-    attend_tile<64>(p);
+    attend_tile<64, uint16_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_attend_64_e4m3(const struct kvg_attend p)
+{
+    attend_tile<64, uint8_t>(p);
 }
 
 KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS, 2) kvg_attend_128(const struct kvg_attend p)
 {
-    attend_tile<128>(p);
+    attend_tile<128, uint16_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS, 2)
+    kvg_attend_128_e4m3(const struct kvg_attend p)
+{
+    attend_tile<128, uint8_t>(p);
 }

@@ -46,14 +46,13 @@ static __device__ float turned(const struct kvg_turn &p, const float *turn, cons
     return row[d] * c + (second ? row[other] : -row[other]) * s;
 }
 
-KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_turn(const struct kvg_turn p)
+template <typename KV> static __device__ void turn_head(const struct kvg_turn &p)
 {
     KVG_SHARED(struct turn_shared, s);
     const uint32_t all = p.heads + 2 * p.kv_heads, warp = kvg_warp();
     const uint32_t token = warp / all, head = warp - token * all, at = p.first + token;
     const bool is_q = head < p.heads, is_k = !is_q && head < p.heads + p.kv_heads;
     float *const row = s.row[threadIdx.x / 32];
-    uint16_t *to;
 
     if (token >= p.tokens)
         return;
@@ -62,15 +61,32 @@ KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_turn(const struct kvg_tu
               : is_k ? p.norm_k
                      : NULL,
               row);
-    if (is_q)
-        to = p.q + ((size_t)token * p.heads + head) * p.dim;
-    else if (is_k)
-        to = kvg_row(p.kv, p.kv.k, at, head - p.heads);
-    else
-        to = kvg_row(p.kv, p.kv.v, at, head - p.heads - p.kv_heads);
 
     const float *const turn = p.turn + (size_t)at * 2 * p.pairs;
 
-    for (uint32_t d = threadIdx.x % 32; d < p.dim; d += 32)
-        to[d] = kvg_to_bf16(is_q || is_k ? turned(p, turn, row, d) : row[d]);
+    uint16_t *const q = p.q + ((size_t)token * p.heads + head) * p.dim;
+    KV *to = NULL;
+
+    if (is_k)
+        to = kvg_row<KV>(p.kv, p.kv.k, at, head - p.heads);
+    else if (!is_q)
+        to = kvg_row<KV>(p.kv, p.kv.v, at, head - p.heads - p.kv_heads);
+    for (uint32_t d = threadIdx.x % 32; d < p.dim; d += 32) {
+        const float v = is_q || is_k ? turned(p, turn, row, d) : row[d];
+
+        if (is_q)
+            q[d] = kvg_to_bf16(v);
+        else
+            kvg_put(&to[d], v, is_k ? p.k_scale : p.v_scale);
+    }
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_turn(const struct kvg_turn p)
+{
+    turn_head<uint16_t>(p);
+}
+
+KVG_KERNEL void __launch_bounds__(KVG_STEP_THREADS) kvg_turn_e4m3(const struct kvg_turn p)
+{
+    turn_head<uint8_t>(p);
 }

@@ -2,7 +2,9 @@
 /*
  * steps.h - the kernels that a model's forward pass is made of beside its matrix products, and what
  * each is given. pass.h puts them in order. Activations are floats where they are added up, bf16
- * where a product reads them; K, V and weights are bf16.
+ * where a product reads them; weights are bf16. K and V are bf16, or fp8 e4m3 for the kernels that
+ * are named so: those are like their namesakes but for the pages, where a value is what is stored
+ * times its tensor's scale.
  *
  * threads  plain data
  * memory   every pointer is reached by the GPU; what a step writes overlaps nothing that it reads,
@@ -28,7 +30,7 @@ extern "C" {
 
 /* K and V of one layer, and where a sequence's tokens lie in them. */
 struct kvg_paged {
-    unsigned char *k, *v; /* of block 0, slot 0, head 0; bf16 */
+    unsigned char *k, *v; /* of block 0, slot 0, head 0 */
     const uint32_t *blocks;
     uint64_t block_stride, token_stride, head_stride; /* bytes */
     uint32_t block_tokens;
@@ -58,8 +60,9 @@ struct kvg_norm {
 };
 
 /*
- * kvg_turn, a warp a head of a token: biases, norms of heads, rotation; then Q to q, in bf16, and K
- * and V to their places among the pages. Grid: kvg_turn_grid().
+ * kvg_turn and kvg_turn_e4m3, a warp a head of a token: biases, norms of heads, rotation; then Q to
+ * q, in bf16, and K and V to their places among the pages, in e4m3 to the nearest that there is,
+ * +-448 times the scale at most. Grid: kvg_warps_grid().
  */
 struct kvg_turn {
     const float *qkv;             /* [tokens][heads + 2 * kv_heads][dim] */
@@ -71,16 +74,19 @@ struct kvg_turn {
     uint32_t tokens, first;                       /* first: position of token 0 */
     uint32_t heads, kv_heads, dim, pairs, halves; /* halves: pairs are (i, i + pairs) */
     float eps;
+    float k_scale, v_scale; /* kvg_turn_e4m3's */
 };
 
 /*
  * kvg_attend_64 and kvg_attend_128, a CTA KVG_TILE_ROWS rows of one head of K and V: kvg_attend by
  * tensor cores, for heads of up to so many values, of which there are a multiple of 8, and pages
- * whose rows are aligned to 16 bytes. Grid: kvg_tiles_grid().
+ * whose rows are aligned to 8 values. Grid: kvg_tiles_grid().
  *
  * kvg_attend, a warp a head of a query: causal attention over the pages, an online softmax, out in
  * bf16. kvg_attend_part, a warp a head and KVG_KEY_SEGMENT keys of one query: parts of that, which
  * kvg_attend_join, a warp a head, adds up.
+ *
+ * Of each but the last there is one for pages in e4m3: kvg_attend_e4m3, kvg_attend_64_e4m3 ..
  */
 struct kvg_attend {
     const uint16_t *q; /* [tokens][heads][dim] */
@@ -89,7 +95,7 @@ struct kvg_attend {
     uint32_t tokens, first; /* first: position of query 0 */
     uint32_t heads, group;  /* group: query heads that share one of K and V */
     uint32_t dim, window;   /* window: positions seen, the query's own included; 0: all */
-    float scale;
+    float scale, out_scale; /* of scores, and of V's sum: scales of pages in them */
     /* parts: of segment s and head h, part_max[s * heads + h], part_out[(s * heads + h) * dim] */
     float *part_max, *part_sum, *part_out;
 };

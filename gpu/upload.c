@@ -196,6 +196,8 @@ static kvw_err layer(struct kvg_upload *u, const struct kvg_weights *w,
     for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]) && err == KVW_OK; ++i)
         err = vector(u, vectors[i].from, vectors[i].count, vectors[i].to);
     to->window = from->window;
+    to->k_scale = from->k_scale;
+    to->v_scale = from->v_scale;
     return err;
 }
 

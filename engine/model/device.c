@@ -111,6 +111,8 @@ static struct kvg_weights_layer layer_of(const struct kve_layer *l)
         .post_ffn_norm = l->post_ffn_norm,
         .turn = l->rope,
         .window = l->window,
+        .k_scale = 1, /* no key of a GGUF names any */
+        .v_scale = 1,
     };
 }
 

@@ -110,6 +110,13 @@ static kvw_err run_chunk(struct kve_pass *p, const struct kve_hooks *hooks, uint
     return atomic_load(&r->failed) ? KVW_E_NOMEM : KVW_OK;
 }
 
+/* The CPU K and V in bf16 or floats, a GPU those in bf16 or fp8. */
+static bool takes(const struct kve_run *r, kvw_dtype dtype)
+{
+    return dtype == KVW_DTYPE_BF16 ||
+           dtype == (r->steps != NULL ? KVW_DTYPE_F8_E4M3 : KVW_DTYPE_F32);
+}
+
 static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
                           const struct kve_seq *seq, const uint32_t *tokens, uint32_t count)
 {
@@ -118,8 +125,8 @@ static bool arguments_fit(const struct kve_run *r, const struct kve_kvcache *kv,
     const uint64_t end = (uint64_t)seq->tokens + count;
 
     if (p->layers != c->layers || p->kv_heads != c->kv_heads || p->head_dim != c->head_dim ||
-        (p->dtype != KVW_DTYPE_BF16 && p->dtype != KVW_DTYPE_F32) || count == 0 ||
-        end > r->seq_tokens_max || end > (uint64_t)seq->block_count * p->block_tokens)
+        !takes(r, p->dtype) || count == 0 || end > r->seq_tokens_max ||
+        end > (uint64_t)seq->block_count * p->block_tokens)
         return false;
     for (uint32_t i = 0; i < count; ++i) {
         if (tokens[i] >= c->vocab)

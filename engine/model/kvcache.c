@@ -16,6 +16,13 @@ static bool in_range(uint32_t v, uint32_t max)
     return v >= 1 && v <= max;
 }
 
+/* What forward.c or a GPU (device.c) computes with; 0 is bf16. */
+static bool is_type(kvw_dtype dtype)
+{
+    return dtype == 0 || dtype == KVW_DTYPE_BF16 || dtype == KVW_DTYPE_F32 ||
+           dtype == KVW_DTYPE_F8_E4M3;
+}
+
 /*
  * [layer][block][K|V][token][head][dim]: one block's K of one layer is what a chunk wants, in the
  * order that it wants it, so the network gathers whole blocks with one copy each; and attention,
@@ -28,10 +35,11 @@ kvw_err kve_kvcache_lay_out(struct kvw_pool *p)
     if (!in_range(p->layers, KVW_LAYERS_MAX) || !in_range(p->kv_heads, KVW_HEADS_MAX) ||
         !in_range(p->head_dim, KVW_HEAD_DIM_MAX) ||
         !in_range(p->block_tokens, KVW_BLOCK_TOKENS_MAX) ||
-        !in_range(p->blocks, KVW_POOL_BLOCKS_MAX))
+        !in_range(p->blocks, KVW_POOL_BLOCKS_MAX) || !is_type(p->dtype))
         return KVW_E_INVALID;
-    p->dtype = KVW_DTYPE_BF16;
-    p->head_stride = (uint64_t)p->head_dim * sizeof(uint16_t);
+    if (p->dtype == 0)
+        p->dtype = KVW_DTYPE_BF16;
+    p->head_stride = (uint64_t)p->head_dim * kvw_dtype_bytes(p->dtype);
     p->token_stride = p->head_stride * p->kv_heads;
     p->kv_stride = p->token_stride * p->block_tokens; /* at most 2^31 */
     p->block_stride = 2 * p->kv_stride;

@@ -46,8 +46,9 @@ struct kve_kvcache {
 KVW_NODISCARD kvw_err kve_kvcache_open(struct kve_kvcache *kv, uint32_t layers, uint32_t kv_heads,
                                        uint32_t head_dim, uint32_t block_tokens, uint32_t blocks);
 /* The same over memory of the caller's, which may be a GPU's: of a pool whose layers, blocks,
- * block_tokens, kv_heads and head_dim are set, kve_kvcache_lay_out() makes the strides, the type
- * and mem.bytes; open_over() wants the rest of mem, too, and close leaves it to the caller. */
+ * block_tokens, kv_heads, head_dim and dtype are set (0: bf16; floats: the CPU's alone; fp8 e4m3:
+ * a GPU's alone), kve_kvcache_lay_out() makes the strides and mem.bytes; open_over() wants the rest
+ * of mem, too, and close leaves it to the caller. */
 KVW_NODISCARD kvw_err kve_kvcache_lay_out(struct kvw_pool *pool);
 KVW_NODISCARD kvw_err kve_kvcache_open_over(struct kve_kvcache *kv, const struct kvw_pool *pool);
 void kve_kvcache_close(struct kve_kvcache *kv);

@@ -14,6 +14,7 @@
 #include "../../net/net.h"
 #include "../gguf/gguf.h"
 #include "clock.h"
+#include "compute.h"
 #include "cpus.h"
 #include "help.h"
 #include "output.h"
@@ -62,6 +63,7 @@ enum {
     OPT_PREFILL_AT,
     OPT_DECODE_AT,
     OPT_DEVICE,
+    OPT_KV_DTYPE,
     OPT_THREADS,
     OPT_KV_TOKENS,
     OPT_BLOCK_TOKENS,
@@ -119,6 +121,7 @@ static const struct option options[] = {
     {"prefill-at", required_argument, NULL, OPT_PREFILL_AT},
     {"decode-at", required_argument, NULL, OPT_DECODE_AT},
     {"device", required_argument, NULL, OPT_DEVICE},
+    {"kv-dtype", required_argument, NULL, OPT_KV_DTYPE},
     {"threads", required_argument, NULL, OPT_THREADS},
     {"kv-tokens", required_argument, NULL, OPT_KV_TOKENS},
     {"block-tokens", required_argument, NULL, OPT_BLOCK_TOKENS},
@@ -196,6 +199,7 @@ static const struct {
     {OPT_PREFILL_AT, FOUND},
     {OPT_DECODE_AT, FOUND},
     {OPT_DEVICE, PAIR | ALONE | WORKER},
+    {OPT_KV_DTYPE, PAIR | ALONE | WORKER},
     {OPT_THREADS, PAIR | ALONE | WORKER},
     {OPT_KV_TOKENS, PAIR | ALONE | WORKER},
     {OPT_BLOCK_TOKENS, PAIR | ALONE | WORKER},
@@ -363,17 +367,6 @@ static bool cpus(struct kve_worker_config *w, const char *text)
     return false;
 }
 
-static bool device(struct kve_worker_config *w, const char *text)
-{
-    w->device = text;
-    if (strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0 ||
-        (strncmp(text, "cuda:", 5) == 0 && strspn(text + 5, "0123456789") == strlen(text + 5) &&
-         strlen(text) > 5 && strlen(text) < 8))
-        return true;
-    fprintf(stderr, "kvserve: --device %s: it is cpu, cuda or cuda:N\n", text);
-    return false;
-}
-
 /* A name of route's table, or a sentence with all of them. */
 static bool policy(struct cli *c, const char *text)
 {
@@ -435,7 +428,9 @@ static bool worker_option(struct cli *c, int opt, const char *text)
     case OPT_CPU:
         return cpus(w, text);
     case OPT_DEVICE:
-        return device(w, text);
+        return kve_compute_device(w, text);
+    case OPT_KV_DTYPE:
+        return kve_compute_kv_dtype(w, text);
     case OPT_ENCODERS:
         return whole(c, text, 0, KVE_ENCODERS_MAX, &w->encoders);
     case OPT_THREADS:
@@ -641,7 +636,7 @@ static bool complete(struct cli *c, const char *what)
     struct kve_worker_config *w = &r->spawn.worker;
     const enum use use = use_of(c, what);
 
-    if (means_nothing(c, what) || !several(c))
+    if (means_nothing(c, what) || !kve_compute_fits(w, what) || !several(c))
         return false;
 
     const int prompts = (r->prompt != NULL) + (c->prompt_file != NULL) + (r->batch_path != NULL);

@@ -17,6 +17,7 @@
 #include "../../compress/compress.h"
 #include "../gguf/gguf.h"
 #include "clock.h"
+#include "compute.h"
 
 #define STOP_WAIT_NS (5 * KVE_S)
 
@@ -76,6 +77,7 @@ void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c,
     if (c->busy_poll)
         a->at[a->n++] = (char *)(uintptr_t) "--busy-poll";
     arg(a, "--device", c->device);
+    arg(a, "--kv-dtype", kve_compute_kv_name(c->kv_dtype));
     arg_number(a, "--threads", c->threads);
     arg_number(a, "--kv-tokens", c->kv_tokens);
     arg_number(a, "--block-tokens", c->block_tokens);

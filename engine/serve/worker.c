@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "compute.h"
 #include "job.h"
 
 #define BLOCK_TOKENS 16u
@@ -132,7 +133,7 @@ static void add_model(const struct kve_worker *w, cJSON *hello)
     cJSON_AddNumberToObject(hello, "layers", mc->layers);
     cJSON_AddNumberToObject(hello, "token_bytes",
                             (double)mc->layers * mc->kv_heads * mc->head_dim * 2 *
-                                sizeof(uint16_t));
+                                kvw_dtype_bytes(w->kv.pool.dtype));
     cJSON_AddNumberToObject(hello, "pair_flops", (double)mc->layers * mc->heads * mc->head_dim * 4);
     if (stat(w->cfg->model_path, &st) == 0)
         cJSON_AddNumberToObject(hello, "weight_bytes", (double)st.st_size);
@@ -149,6 +150,7 @@ static void serve_messages(struct kve_worker *w)
     cJSON_AddNumberToObject(hello, "kv_blocks", w->kv.pool.blocks);
     cJSON_AddNumberToObject(hello, "block_tokens", w->kv.pool.block_tokens);
     add_model(w, hello);
+    cJSON_AddStringToObject(hello, "kv_dtype", kve_compute_kv_name(w->kv.pool.dtype));
     cJSON_AddStringToObject(hello, "device", w->device.gpu != NULL ? w->device.text : "cpu");
     kve_worker_say(w, hello);
     while (!stop_all) {
@@ -260,16 +262,20 @@ static kvw_err open_on_gpu(struct kve_worker *w, const struct kvw_pool *shape, c
     return err;
 }
 
-/* Where a GPU is wanted and can't be had, there is a sentence, and the CPU does it. */
-static kvw_err open_run(struct kve_worker *w, const struct kvw_pool *shape)
+/* Where a GPU is wanted and can't be had, there is a sentence, and the CPU does it, if it can. */
+static kvw_err open_run(struct kve_worker *w, const struct kvw_pool *shape, char *text)
 {
     const struct kve_worker_config *cfg = w->cfg;
     char why[KVE_WHY_BYTES] = "";
     kvw_err err;
 
-    if (cfg->device != NULL && strcmp(cfg->device, "cpu") != 0) {
+    if (kve_compute_on_gpu(cfg)) {
         if (open_on_gpu(w, shape, why) == KVW_OK)
             return KVW_OK;
+        if (cfg->kv_dtype == KVW_DTYPE_F8_E4M3) { /* its peer wouldn't take bf16 for it */
+            snprintf(text, KVE_WHY_BYTES, "--kv-dtype fp8 needs the GPU: %.280s", why);
+            return KVW_E_UNSUPPORTED;
+        }
         fprintf(stderr, "kvserve %s: --device %s: %s; the CPU computes\n", kve_worker_name(w),
                 cfg->device, why);
     }
@@ -300,10 +306,11 @@ static kvw_err open_all(struct kve_worker *w, char *why)
         .layers = w->mc->layers,
         .kv_heads = w->mc->kv_heads,
         .head_dim = w->mc->head_dim,
+        .dtype = cfg->kv_dtype,
         .block_tokens = block_tokens,
         .blocks = (kv_tokens + block_tokens - 1) / block_tokens,
     };
-    err = open_run(w, &shape);
+    err = open_run(w, &shape, why);
     const size_t rows = cfg->role == KVE_WORKER_DECODE ? KVE_SEQUENCES_MAX : 1;
     if (err == KVW_OK && (w->logits = malloc(rows * w->mc->vocab * sizeof(*w->logits))) == NULL)
         err = KVW_E_NOMEM;

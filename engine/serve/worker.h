@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../../kvwire/mem.h"
+
 typedef enum kve_worker_role {
     KVE_WORKER_PREFILL = 1,
     KVE_WORKER_DECODE,
@@ -40,6 +42,7 @@ struct kve_worker_config {
     const char *control_path; /* listen here; NULL: control_fd is a connected channel */
     int control_fd;
     const char *device; /* who computes: NULL or "cpu"; "cuda", "cuda:N" where that can be */
+    kvw_dtype kv_dtype; /* of K and V: 0 is bf16; fp8 e4m3 is a GPU's alone */
     uint32_t threads;
     uint32_t kv_tokens;      /* capacity of the KV pool, 0: the model's context */
     uint32_t block_tokens;   /* 0: 16 */

@@ -3,7 +3,7 @@
  * day.c - what gpu/day.sh runs on a machine with a GPU, a step at a time; each prints CSV and
  * nothing else. Through the driver's table and the queue of jobs, as any program does it.
  *
- *   gpu_day IMAGE facts | ceilings | parity | speed | pair
+ *   gpu_day IMAGE facts | ceilings | parity | speed | model | pair
  *
  * IMAGE: the fatbin of all kernels (build/kernels.fatbin). DAY_SMALL=1: sizes and counts for the
  * stand-in, whose figures say nothing.
@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "compress/compress.h"
+#include "day.h"
 #include "gpu/jobs.h"
 
 enum {
@@ -26,36 +27,27 @@ enum {
     BLOCK_TOKENS = 16,
     CHUNK = 1 << 19, /* raw bytes, at most */
     ROOM = CHUNK + 64,
-    REPEATS = 7,
 };
 
-struct day {
-    struct kvg_driver d;
-    struct kvg_device dev;
-    void *image;
-    bool small;
-    char text[256];
-};
-
-static void give_up(const char *what, const char *why)
+void day_give_up(const char *what, const char *why)
 {
     fprintf(stderr, "gpu_day: %s: %s\n", what, why);
     exit(1);
 }
 
-static void must(struct day *y, kvw_err err, const char *what)
+void day_must(struct day *y, kvw_err err, const char *what)
 {
     if (err != KVW_OK)
-        give_up(what, y->text[0] != '\0' ? y->text : kvw_strerror(err));
+        day_give_up(what, y->text[0] != '\0' ? y->text : kvw_strerror(err));
 }
 
-static void must_cuda(struct day *y, kvg_result r, const char *what)
+void day_must_cuda(struct day *y, kvg_result r, const char *what)
 {
     if (r != KVG_CU_SUCCESS)
-        give_up(what, kvg_driver_error(&y->d, r));
+        day_give_up(what, kvg_driver_error(&y->d, r));
 }
 
-static double now_s(void)
+double day_now_s(void)
 {
     struct timespec t;
 
@@ -69,7 +61,7 @@ static int facts(struct day *y)
 {
     struct kvg_pool pool;
 
-    must(y, kvg_pool_open(&pool, &y->dev, 1, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pool_open(&pool, &y->dev, 1, y->text, sizeof(y->text)), "a pool");
     printf("fact,value\nname,%s\ndriver,%d\narch,%d\nmultiprocessors,%d\ndma-buf,%d\nrdma,%d\n"
            "needs flush,%d\ncan flush,%d\nladder,\"%s\"\n",
            y->dev.name, y->d.version, y->dev.arch, y->dev.multiprocessors, y->dev.has_dmabuf,
@@ -86,32 +78,37 @@ static int compare(const void *a, const void *b)
 }
 
 /* The median; least and most to the ends of t, which is sorted. */
-static double median(double *t, int n)
+double day_median(double *t, int n)
 {
     qsort(t, (size_t)n, sizeof(*t), compare);
     return t[n / 2];
 }
 
-static void copy_row(struct day *y, const char *name, void *to, void *from, uint64_t bytes)
+double day_copy(struct day *y, void *to, void *from, uint64_t bytes, double t[DAY_REPEATS])
 {
-    double t[REPEATS];
     kvg_stream stream;
 
-    must_cuda(y, y->d.stream_create(&stream, KVG_CU_STREAM_NON_BLOCKING, 0), "a stream");
-    for (int i = 0; i < REPEATS; ++i) {
-        const double begin = now_s();
+    day_must_cuda(y, y->d.stream_create(&stream, KVG_CU_STREAM_NON_BLOCKING, 0), "a stream");
+    for (int i = 0; i < DAY_REPEATS; ++i) {
+        const double begin = day_now_s();
 
-        must_cuda(y,
-                  y->d.copy((kvg_devptr)(uintptr_t)to, (kvg_devptr)(uintptr_t)from, bytes, stream),
-                  name);
-        must_cuda(y, y->d.stream_synchronize(stream), name);
-        t[i] = now_s() - begin;
+        day_must_cuda(
+            y, y->d.copy((kvg_devptr)(uintptr_t)to, (kvg_devptr)(uintptr_t)from, bytes, stream),
+            "a copy");
+        day_must_cuda(y, y->d.stream_synchronize(stream), "a copy");
+        t[i] = day_now_s() - begin;
     }
-    const double m = median(t, REPEATS);
+    day_must_cuda(y, y->d.stream_destroy(stream), "a stream");
+    return day_median(t, DAY_REPEATS);
+}
+
+static void copy_row(struct day *y, const char *name, void *to, void *from, uint64_t bytes)
+{
+    double t[DAY_REPEATS];
+    const double m = day_copy(y, to, from, bytes, t);
 
     printf("%s,%llu,%.3f,%.3f,%.3f\n", name, (unsigned long long)bytes, (double)bytes / m / 1e9,
-           (double)bytes / t[REPEATS - 1] / 1e9, (double)bytes / t[0] / 1e9);
-    must_cuda(y, y->d.stream_destroy(stream), "a stream");
+           (double)bytes / t[DAY_REPEATS - 1] / 1e9, (double)bytes / t[0] / 1e9);
 }
 
 static int ceilings(struct day *y)
@@ -120,9 +117,10 @@ static int ceilings(struct day *y)
     struct kvg_pinned pinned;
     struct kvg_pool a, b;
 
-    must(y, kvg_pool_open(&a, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
-    must(y, kvg_pool_open(&b, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
-    must(y, kvg_pinned_open(&pinned, &y->dev, bytes, y->text, sizeof(y->text)), "pinned memory");
+    day_must(y, kvg_pool_open(&a, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pool_open(&b, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pinned_open(&pinned, &y->dev, bytes, y->text, sizeof(y->text)),
+             "pinned memory");
     printf("copy,bytes,GB/s,least,most\n");
     copy_row(y, "VRAM to VRAM", b.mem.base, a.mem.base, bytes);
     copy_row(y, "pinned to VRAM", a.mem.base, pinned.mem.base, bytes);
@@ -192,21 +190,21 @@ static void open_bench(struct bench *b, struct day *y, uint64_t bytes)
     b->chunk = y->small ? bytes / 4 : bytes < CHUNK ? bytes : CHUNK;
     b->count = (uint32_t)(bytes / b->chunk);
     cfg.jobs_max = b->count;
-    must(y, kvg_pool_open(&b->from, &y->dev, pool, y->text, sizeof(y->text)), "a pool");
-    must(y, kvg_pool_open(&b->to, &y->dev, pool, y->text, sizeof(y->text)), "a pool");
-    must(y,
-         kvg_pool_open(&b->streams, &y->dev, (uint64_t)b->count * ROOM, y->text, sizeof(y->text)),
-         "streams");
-    must(y,
-         kvg_pinned_open(&b->host, &y->dev, pool + (uint64_t)b->count * ROOM, y->text,
-                         sizeof(y->text)),
-         "pinned memory");
-    must(y, kvg_jobs_open(&b->q, &y->dev, &cfg, y->text, sizeof(y->text)), "a queue");
+    day_must(y, kvg_pool_open(&b->from, &y->dev, pool, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pool_open(&b->to, &y->dev, pool, y->text, sizeof(y->text)), "a pool");
+    day_must(
+        y, kvg_pool_open(&b->streams, &y->dev, (uint64_t)b->count * ROOM, y->text, sizeof(y->text)),
+        "streams");
+    day_must(y,
+             kvg_pinned_open(&b->host, &y->dev, pool + (uint64_t)b->count * ROOM, y->text,
+                             sizeof(y->text)),
+             "pinned memory");
+    day_must(y, kvg_jobs_open(&b->q, &y->dev, &cfg, y->text, sizeof(y->text)), "a queue");
     b->table = calloc(blocks, sizeof(*b->table));
     b->jobs = calloc(b->count, sizeof(*b->jobs));
     b->lengths = calloc(b->count, sizeof(*b->lengths));
     if (b->table == NULL || b->jobs == NULL || b->lengths == NULL)
-        give_up("a bench", "no memory");
+        day_give_up("a bench", "no memory");
     for (uint32_t i = 0; i < blocks; ++i) {
         const uint32_t k = draw() % (i + 1);
 
@@ -263,7 +261,7 @@ struct way {
 /* All chunks one way; the seconds from the first submit to the last result. */
 static double run(struct bench *b, const struct way *w)
 {
-    const double begin = now_s();
+    const double begin = day_now_s();
 
     for (uint32_t i = 0; i < b->count; ++i) {
         struct kvw_job *j = &b->jobs[i];
@@ -278,14 +276,14 @@ static double run(struct bench *b, const struct way *w)
             .to_bytes = ROOM,
             .from = stream_of(b, w->pinned, i),
             .stream_bytes = b->lengths[i]};
-        must(b->y, b->q->ops->submit(b->q, j), "submit");
+        day_must(b->y, b->q->ops->submit(b->q, j), "submit");
     }
     b->q->ops->flush(b->q);
     for (uint32_t i = 0; i < b->count; ++i)
         while (!b->q->ops->done(b->q, &b->jobs[i]))
-            if (now_s() - begin > 60)
-                give_up("a job", "not done after 60 s");
-    return now_s() - begin;
+            if (day_now_s() - begin > 60)
+                day_give_up("a job", "not done after 60 s");
+    return day_now_s() - begin;
 }
 
 /* ---- parity ---------------------------------------------------------------------------------- */
@@ -302,7 +300,7 @@ static void *scratch_for(const struct kvw_codec_ops *codec)
         bytes = need;
     }
     if (scratch == NULL)
-        give_up("scratch", "no memory");
+        day_give_up("scratch", "no memory");
     return scratch;
 }
 
@@ -324,12 +322,12 @@ static bool is_plain(struct bench *b, const struct way *w, uint32_t i, const uns
     if (kvw_digest_begin_chunk(&digest, KVW_DIGEST_LANES, &from) != KVW_OK ||
         w->codec->encode(&from, &args, want, sizeof(want), &bytes, &digest,
                          scratch_for(w->codec)) != KVW_OK)
-        give_up("plain C", "encode failed");
+        day_give_up("plain C", "encode failed");
     same = bytes == b->lengths[i] && memcmp(want, stream_of(b, true, i), bytes) == 0 &&
            b->jobs[i].err == KVW_OK && b->jobs[i].digest_value == kvw_digest_value(&digest);
     if (kvw_digest_begin_chunk(&digest, KVW_DIGEST_LANES, &from) != KVW_OK ||
         w->codec->decode(want, bytes, NULL, &to, &digest, scratch_for(w->codec)) != KVW_OK)
-        give_up("plain C", "decode failed");
+        day_give_up("plain C", "decode failed");
     for (uint32_t t = 0; t < to.tokens && same; ++t)
         same = memcmp(kvw_view_at(&got, t, 0), values + (size_t)t * TOKEN_BYTES, TOKEN_BYTES) == 0;
     return same;
@@ -340,18 +338,19 @@ static uint32_t parity_of(struct bench *b, struct way *w, unsigned char *back)
     uint32_t same = 0;
 
     fill(b->host.mem.base, b->bytes / 2, w->dtype);
-    must(b->y,
-         b->from.mem.device->copy_in(b->from.mem.device->arg, b->from.mem.base, b->host.mem.base,
-                                     b->bytes),
-         "copy");
+    day_must(b->y,
+             b->from.mem.device->copy_in(b->from.mem.device->arg, b->from.mem.base,
+                                         b->host.mem.base, b->bytes),
+             "copy");
     w->decode = false;
     (void)run(b, w);
     for (uint32_t i = 0; i < b->count; ++i)
         b->lengths[i] = b->jobs[i].err == KVW_OK ? b->jobs[i].stream_bytes : 0;
     w->decode = true;
     (void)run(b, w);
-    must(b->y, b->to.mem.device->copy_out(b->to.mem.device->arg, back, b->to.mem.base, b->bytes),
-         "copy");
+    day_must(b->y,
+             b->to.mem.device->copy_out(b->to.mem.device->arg, back, b->to.mem.base, b->bytes),
+             "copy");
     for (uint32_t i = 0; i < b->count; ++i)
         same += is_plain(b, w, i, back);
     return same;
@@ -377,7 +376,7 @@ static int parity(struct day *y)
     int bad = 0;
 
     if (back == NULL)
-        give_up("parity", "no memory");
+        day_give_up("parity", "no memory");
     open_bench(&b, y, bytes);
     printf("codec,chunks,equal\n");
     for (size_t k = 0; k < KINDS; ++k) {
@@ -396,21 +395,21 @@ static int parity(struct day *y)
 
 static void speed_row(struct bench *b, struct way *w, const char *name)
 {
-    const int repeats = b->y->small ? 1 : REPEATS;
-    double t[REPEATS];
+    const int repeats = b->y->small ? 1 : DAY_REPEATS;
+    double t[DAY_REPEATS];
     uint64_t wire = 0;
 
     (void)run(b, w); /* warm */
     for (uint32_t i = 0; i < b->count; ++i) {
         if (b->jobs[i].err != KVW_OK)
-            give_up(name, kvw_strerror(b->jobs[i].err));
+            day_give_up(name, kvw_strerror(b->jobs[i].err));
         b->lengths[i] = b->jobs[i].stream_bytes;
         wire += b->lengths[i];
     }
     for (int i = 0; i < repeats; ++i)
         t[i] = run(b, w);
 
-    const double m = median(t, repeats);
+    const double m = day_median(t, repeats);
 
     printf("%s,%s,%s,%llu,%.3f,%.3f,%.3f,%.4f\n", name, w->decode ? "decode" : "encode",
            w->pinned ? "pinned" : "VRAM", (unsigned long long)b->bytes, (double)b->bytes / m / 1e9,
@@ -432,10 +431,10 @@ static int speed(struct day *y)
 
         open_bench(&b, y, sizes[s]);
         fill(b.host.mem.base, b.bytes / 2, KVW_DTYPE_BF16);
-        must(y,
-             b.from.mem.device->copy_in(b.from.mem.device->arg, b.from.mem.base, b.host.mem.base,
-                                        b.bytes),
-             "copy");
+        day_must(y,
+                 b.from.mem.device->copy_in(b.from.mem.device->arg, b.from.mem.base,
+                                            b.host.mem.base, b.bytes),
+                 "copy");
         for (size_t k = 0; k < KINDS; ++k)
             for (int i = 0; i < 4 && kinds[k].dtype == KVW_DTYPE_BF16; ++i) {
                 struct way w = {kinds[k].codec, kinds[k].dtype, i / 2 == 1, i % 2 == 1};
@@ -483,8 +482,8 @@ static int receive_fd(int socket)
 
 static void open_gpu(struct day *y)
 {
-    must(y, kvg_driver_open(&y->d, y->text, sizeof(y->text)), "the driver");
-    must(y, kvg_device_open(&y->dev, &y->d, 0, y->text, sizeof(y->text)), "the GPU");
+    day_must(y, kvg_driver_open(&y->d, y->text, sizeof(y->text)), "the driver");
+    day_must(y, kvg_device_open(&y->dev, &y->d, 0, y->text, sizeof(y->text)), "the GPU");
 }
 
 /* The other process: it maps the pool and copies from there, as a decode node of the host does. */
@@ -497,14 +496,14 @@ static int pair_child(struct day *y, int socket, uint64_t bytes)
 
     open_gpu(y);
     fd = receive_fd(socket);
-    must(y, kvg_pool_import(&theirs, &y->dev, fd, bytes, y->text, sizeof(y->text)), "import");
+    day_must(y, kvg_pool_import(&theirs, &y->dev, fd, bytes, y->text, sizeof(y->text)), "import");
     close(fd);
-    must(y, kvg_pool_open(&own, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pool_open(&own, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
     printf("copy,bytes,GB/s,least,most\n");
     copy_row(y, "other process's VRAM to VRAM", own.mem.base, theirs.mem.base, bytes);
     if (back == NULL ||
         own.mem.device->copy_out(own.mem.device->arg, back, own.mem.base, bytes) != KVW_OK)
-        give_up("pair", "copy out failed");
+        day_give_up("pair", "copy out failed");
     for (uint64_t i = 0; i < bytes; ++i)
         wrong += back[i] != (unsigned char)(i * 131 >> 3);
     printf("wrong bytes,%llu,,,\n", (unsigned long long)wrong);
@@ -525,19 +524,21 @@ static int pair(struct day *y)
     pid_t child;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0 || (child = fork()) < 0)
-        give_up("pair", "no second process");
+        day_give_up("pair", "no second process");
     if (child == 0)
         _exit(pair_child(y, ends[1], bytes));
     open_gpu(y);
-    must(y, kvg_pool_open(&pool, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
-    must(y, kvg_pinned_open(&pinned, &y->dev, bytes, y->text, sizeof(y->text)), "pinned memory");
+    day_must(y, kvg_pool_open(&pool, &y->dev, bytes, y->text, sizeof(y->text)), "a pool");
+    day_must(y, kvg_pinned_open(&pinned, &y->dev, bytes, y->text, sizeof(y->text)),
+             "pinned memory");
     for (uint64_t i = 0; i < bytes; ++i)
         ((unsigned char *)pinned.mem.base)[i] = (unsigned char)(i * 131 >> 3);
-    must(y, pool.mem.device->copy_in(pool.mem.device->arg, pool.mem.base, pinned.mem.base, bytes),
-         "copy");
-    must(y, kvg_pool_export(&pool, &fd), "export");
+    day_must(y,
+             pool.mem.device->copy_in(pool.mem.device->arg, pool.mem.base, pinned.mem.base, bytes),
+             "copy");
+    day_must(y, kvg_pool_export(&pool, &fd), "export");
     if (send_fd(ends[0], fd) != 0)
-        give_up("pair", "the descriptor can't be sent");
+        day_give_up("pair", "the descriptor can't be sent");
     close(fd);
     if (waitpid(child, &status, 0) != child)
         status = 1;
@@ -552,11 +553,8 @@ static const struct {
     const char *name;
     int (*run)(struct day *y);
     bool opens; /* the GPU itself */
-} steps[] = {{"facts", facts, false},
-             {"ceilings", ceilings, false},
-             {"parity", parity, false},
-             {"speed", speed, false},
-             {"pair", pair, true}};
+} steps[] = {{"facts", facts, false}, {"ceilings", ceilings, false}, {"parity", parity, false},
+             {"speed", speed, false}, {"model", day_model, false},   {"pair", pair, true}};
 
 static void *read_image(const char *path)
 {
@@ -564,7 +562,7 @@ static void *read_image(const char *path)
     char *image = calloc(1, 64u << 20);
 
     if (f == NULL || image == NULL || fread(image, 1, (64u << 20) - 1, f) == 0)
-        give_up(path, "can't be read");
+        day_give_up(path, "can't be read");
     fclose(f);
     return image;
 }
@@ -575,7 +573,7 @@ int main(int argc, char **argv)
     const char *small = getenv("DAY_SMALL");
 
     if (argc != 3) {
-        fprintf(stderr, "usage: gpu_day IMAGE facts|ceilings|parity|speed|pair\n");
+        fprintf(stderr, "usage: gpu_day IMAGE facts|ceilings|parity|speed|model|pair\n");
         return 2;
     }
     y.image = read_image(argv[1]);

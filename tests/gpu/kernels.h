@@ -35,8 +35,8 @@
 T_KERNELS(T_DECLARE)
 #undef T_DECLARE
 
-/* X(name) of each step of a forward pass; the structure that it takes has its name, but for the
- * last four. */
+/* X(name) of each step of a forward pass; the structure that it takes is kvg_turn for
+ * those that turn, kvg_attend for those that attend, and else has its name. */
 #define T_STEP_KERNELS(X)                                                                          \
     X(kvg_embed)                                                                                   \
     X(kvg_norm)                                                                                    \
@@ -47,7 +47,12 @@ T_KERNELS(T_DECLARE)
     X(kvg_attend_64)                                                                               \
     X(kvg_attend_128)                                                                              \
     X(kvg_attend_part)                                                                             \
-    X(kvg_attend_join)
+    X(kvg_attend_join)                                                                             \
+    X(kvg_turn_e4m3)                                                                               \
+    X(kvg_attend_e4m3)                                                                             \
+    X(kvg_attend_64_e4m3)                                                                          \
+    X(kvg_attend_128_e4m3)                                                                         \
+    X(kvg_attend_part_e4m3)
 
 /* X(name) of each kernel that makes bf16 of weights. */
 #define T_WEIGHT_KERNELS(X)                                                                        \
@@ -76,4 +81,9 @@ extern "C" void kvg_attend_64(const struct kvg_attend p);
 extern "C" void kvg_attend_128(const struct kvg_attend p);
 extern "C" void kvg_attend_part(const struct kvg_attend p);
 extern "C" void kvg_attend_join(const struct kvg_attend p);
+extern "C" void kvg_turn_e4m3(const struct kvg_turn p);
+extern "C" void kvg_attend_e4m3(const struct kvg_attend p);
+extern "C" void kvg_attend_64_e4m3(const struct kvg_attend p);
+extern "C" void kvg_attend_128_e4m3(const struct kvg_attend p);
+extern "C" void kvg_attend_part_e4m3(const struct kvg_attend p);
 #endif

@@ -14,7 +14,7 @@ import argparse, csv, os, re, shutil, subprocess, sys, tempfile
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 FILES = ["parts.h", "planes.h", "rows.h", "blocks.h", "raw.cu", "l0_parts.h", "l0_plan.cu", "l0_encode.cu", "l0_decode.cu",
          "e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu", "jobs.c",
-         "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_tile.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
+         "step_parts.h", "step_norm.cu", "step_turn.cu", "step_attend.cu", "step_tile.cu", "step_gate.cu", "step_dequantise.cu", "pass.c", "run.c"]
 # What is compiled anew for a file, and the codecs to run; files not named here are in "kernels".
 OF_E = ("e_parts.h", "e_plan.cu", "e_encode.cu", "e_decode.cu")
 UNITS = {"kernels": [], "kernels_e": ["e8 bf16", "e4 f16"], "kernels_steps": [], "jobs": [], "pass": [], "run": []}
@@ -41,6 +41,8 @@ HOST = [
 ]
 # What a step of a forward pass does, left out or done otherwise: [what to find, what to put there, what it is called].
 STEPS = {
+    "step_parts.h": [(r"sign \| 0x7eu", "sign | 0x7fu", "a NaN beyond the largest"), (r" \+ \(u >> 20 & 1\)", "", "ties not to even"),
+                     (r"v / scale", "v", "no scale"), (r"is == 0x7fu \?", "false ?", "no NaN")],
     "step_norm.cu": [(r"x\[i\] \+= add\[i\]", "x[i] = add[i]", "no residual"), (r" \+ p\.eps", "", "no epsilon"),
                      (r" \* p\.norm\[i\]", "", "no weights"), (r"p\.add_norm\[i\] : 1", "1.0f : 1", "no post norm's weights"),
                      (r" \* p\.scale", "", "no embedding's scale")],
@@ -51,14 +53,17 @@ STEPS = {
     "step_attend.cu": [(r"- window \+ 1", "- window", "window of one more"), (r" \* p\.scale", "", "no scale"),
                        (r"at \+ 1, part", "at + 2, part", "the next token is seen"), (r"part\.out\[j\] \*= keep", ";", "no rescaling"),
                        (r" \* expf\(p\.part_max\[at\] - max\)", "", "segments not weighed"),
-                       (r"head / p\.group", "head % (p.heads / p.group)", "another head's K")],
+                       (r"head / p\.group", "head % (p.heads / p.group)", "another head's K"),
+                       (r"part\.sum /= p\.out_scale;", ";", "no scale of V"), (r"(?<!\.)\bsum /= p\.out_scale;", ";", "no scale of V, joined")],
     "step_tile.cu": [(r" \* p\.scale", "", "no scale"), (r"at <= r\.at\[j / 2\]", "at <= r.at[j / 2] + 1", "the next token is seen"),
-                     (r"r\.sum\[h\] \*= keep;", ";", "no rescaling")],
+                     (r"r\.sum\[h\] \*= keep;", ";", "no rescaling"), (r"sum /= p\.out_scale;", ";", "no scale of V")],
     "step_gate.cu": [(r"at \+ p\.width\]", "at]", "no up"), (r"p\.gelu \? g", "false ? g", "no GELU"),
                      (r"other_at < at", "other_at > at", "the last of equals"), (r"p\.cap != 0 \?", "false ?", "no cap")],
     "step_dequantise.cu": [(r" - 8\)", " - 7)", "another zero"), (r" \+ half_at\(b \+ 2\)", "", "no least"),
                            (r"\(int8_t\)", "", "no sign")],
-    "pass.c": [(r"err = r->wait\(r->arg, l\);", "err = KVW_OK;", "no wait"),
+    "pass.c": [(r"m->attn_scale \* w->layer->k_scale", "m->attn_scale", "no scale of K"),
+               (r"is_fp8\(w->p\) \? w->layer->v_scale : 1", "1", "no scale of V"),
+               (r"err = r->wait\(r->arg, l\);", "err = KVW_OK;", "no wait"),
                (r"err = r->written\(r->arg, l\);", "err = KVW_OK;", "nobody told"),
                (r"\.add = post_norm == NULL,", ".add = false,", "no residual"), (r"w->x \+= [^;]*;", ";", "another token's x")],
     "run.c": [(r"r->dev->driver->event_record\([^;]*\)\);", "(kvg_result)(layer & 0));", "no event"),

@@ -9,7 +9,7 @@ import csv, os, re, subprocess, sys, tempfile
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 SOURCES = ["raw", "l0_plan", "l0_encode", "l0_decode", "e_plan", "e_encode", "e_decode",
            "step_attend", "step_dequantise", "step_gate", "step_norm", "step_tile", "step_turn"]
-KERNELS = 42
+KERNELS = 47
 ARCHES = ["80", "90", "100"]
 FIELDS = ["nvcc", "arch", "kernel", "registers", "spill_bytes", "stack_bytes", "instructions"]
 

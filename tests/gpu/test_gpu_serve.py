@@ -5,7 +5,8 @@
 A small model of each family: prefill in one process and decode in another, both on a GPU, K and V from VRAM to VRAM, give the
 tokens that one process on the CPU gives; decode's first step begins ahead of the transfer's end. The stand-in's work is late, and
 the stream that must wait is always first (prefill: the one that encodes; decode: the model's), so a forgotten event shows. What is
-absent is one sentence that names it, and the CPU computes. Prints TAP."""
+absent is one sentence that names it, and the CPU computes. With K and V in fp8, which go by codec l8, two processes give the tokens of
+one; where there can be no fp8, that is said. Prints TAP."""
 import json
 import os
 import sys
@@ -52,10 +53,10 @@ def telling(name):
     raise RuntimeError(name + ": each prompt's answer is a near tie")
 
 
-def worker(role, order, folder, name, addresses):
+def worker(role, order, folder, name, addresses, extra=()):
     link, peer = addresses
     via = ["env", "FAKECUDA_LATE=%d" % LATE_MS, "FAKECUDA_ORDER=" + order]
-    return kvs.Worker(role, "udp", link, folder, peer, model(name), ("--device", "cuda", "--kv-tokens", "128"), via)
+    return kvs.Worker(role, "udp", link, folder, peer, model(name), ("--device", "cuda", "--kv-tokens", "128") + extra, via)
 
 
 def answer(prefill, decode, tokens):
@@ -93,6 +94,66 @@ def pair(name):
     return ahead
 
 
+def alone(name, tokens, *extra):
+    """What one process on a GPU makes of it."""
+    line = json.dumps({"tokens": tokens, "max_tokens": ANSWER, "ignore_end": True})
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+        f.write(line + "\n")
+        f.flush()
+        out = kvs.run(["run", "--model", model(name), "--batch", f.name, "--net", "none", "--json", "--threads", "1", "--device", "cuda",
+                       "--kv-tokens", "128"] + list(extra))
+    return json.loads(out.stdout)["output_tokens"] if out.returncode == 0 else out.stderr
+
+
+def fp8(name):
+    """Two processes with K and V in fp8 give what one gives; all chunks go by l8; and bf16 is no peer of fp8."""
+    with kvs.Folder() as folder:
+        listen, from_, to = kvs.link_addresses("udp", folder)
+        decode = worker("decode", "oldest", folder, name, (listen, None), ("--kv-dtype", "fp8"))
+        prefill = worker("prefill", "newest", folder, name, (from_, to), ("--kv-dtype", "fp8", "--codec", "l8"))
+        try:
+            loaded = [w.connect().wait_ev(lambda e: e["ev"] == "loaded", 60)[0] for w in (decode, prefill)]
+            decode.wait_up()
+            prefill.wait_up()
+            req = kvs.request(prompt(0, 24), ANSWER, ignore_end=True, timeout_ms=180000)
+            decode.send(req)
+            prefill.send(req)
+            done, _ = prefill.wait_ev(lambda e: e["ev"] in ("prefilled", "fatal"), 180)
+            end, events = decode.wait_ev(lambda e: e["ev"] in ("finished", "fatal"), 180)
+            got = [e["token"] for e in events if e["ev"] == "token"]
+        finally:
+            prefill.kill()
+            decode.kill()
+    want = alone(name, prompt(0, 24), "--kv-dtype", "fp8")
+    kvs.check(len(got) == ANSWER and got == want, name + ", fp8: the tokens of one process", "%s %s %s" % (got, want, end))
+    kvs.check([e["kv_dtype"] for e in loaded] == ["fp8", "fp8"], name + ": both say fp8")
+    kvs.check(done and done.get("codecs") == {"l8": done.get("chunks")}, name + ", fp8: by codec l8", str(done))
+    other = any(alone(name, prompt(at, 24)) != alone(name, prompt(at, 24), "--kv-dtype", "fp8") for at in range(4))
+    kvs.check(other, name + ": control, fp8 isn't bf16")
+
+
+def no_fp8(name):
+    """Where K and V can't be fp8, that is said; they aren't bf16 instead."""
+    args = ["run", "--model", model(name), "--raw", "--prompt", "x", "--net", "none", "--kv-tokens", "128", "--kv-dtype"]
+    for dtype, extra, env, code, says in (("fp8", [], {}, 2, "--kv-dtype fp8 needs --device cuda"),
+                                          ("fp4", ["--device", "cuda"], {}, 2, "--kv-dtype fp4: it is bf16 or fp8"),
+                                          ("fp8", ["--device", "cuda"], {"FAKECUDA_NONE": "1"}, 1, "needs the GPU: CUDA: the driver finds no GPU")):
+        out = kvs.run(args + [dtype] + extra, env=dict(os.environ, **env))
+        kvs.check(out.returncode == code and says in out.stderr and len(out.stderr.splitlines()) == 1, "refused: " + says, out.stderr.strip())
+    with kvs.Folder() as folder:
+        listen, from_, to = kvs.link_addresses("udp", folder)
+        decode = worker("decode", "oldest", folder, name, (listen, None))
+        prefill = worker("prefill", "newest", folder, name, (from_, to), ("--kv-dtype", "fp8"))
+        try:
+            for w in (decode, prefill):
+                w.connect()
+            refused, seen = prefill.wait_ev(lambda e: e["ev"] == "link" and "dtype" in e["text"], 20)
+        finally:
+            prefill.kill()
+            decode.kill()
+    kvs.check(refused, "a peer with bf16 is refused by the field's name", str(refused or seen))
+
+
 def absent():
     """Each thing that can be missing: a sentence that names it, exit 0, and the CPU's tokens."""
     rows = (("plugin", {"KVWIRE_PLUGINS": "/nowhere"}, "no plugin for GPUs"),
@@ -125,6 +186,8 @@ def main():
         os.environ.update(KVWIRE_PLUGINS=plugins, KVW_LIBCUDA=FAKECUDA, KVW_LIBCUBLASLT=FAKECUDA)
         ahead = [pair(name) for name in FAMILIES]
         kvs.check(any(ahead), "decode's first step begins while the transfer goes on", str(ahead))
+        fp8(FAMILIES[0])
+        no_fp8(FAMILIES[0])
         absent()
     kvs.finish()
 

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "attention.h"
+#include "e4m3.h"
 #include "gpu/dev.h"
 #include "kernels.h"
 #include "launch.h"
@@ -37,18 +39,16 @@ extern "C" {
 static const struct {
     const char *name;
     double whole, step;
+    bool fp8; /* a whole one with fp8, too; the others are like one that is */
 } families[] = {
-    {"llama", 0.032, 0.032},  {"qwen2", 0.021, 0.014},       {"qwen3", 0.018, 0.014},
-    {"gemma3", 0.030, 0.014}, {"gemma3-long", 0.021, 0.014},
+    {"llama", 0.032, 0.032, true},        {"qwen2", 0.021, 0.014, false},
+    {"qwen3", 0.018, 0.014, false},       {"gemma3", 0.030, 0.014, true},
+    {"gemma3-long", 0.021, 0.014, false},
 };
-#define CONTROL 0.2 /* and controls are at least so far apart */
-
-static simt_options options(void)
-{
-    static uint64_t seed;
-
-    return {++seed % 3 == 0 ? 0 : seed, 3};
-}
+/* The same with fp8, where what was rounded either way is an eighth apart. */
+#define WHOLE_FP8 0.18
+#define STEP_FP8  0.028
+#define CONTROL   0.2 /* and controls are at least so far apart */
 
 /* ---- the runner ------------------------------------------------------------------------------ */
 
@@ -65,7 +65,7 @@ static void start(void (*kernel)(const P), uint32_t grid, uint32_t shared, const
 {
     const P p = *static_cast<const P *>(params);
 
-    simt_launch(grid, KVG_STEP_THREADS, shared, options(), [=] { kernel(p); });
+    simt_launch(grid, KVG_STEP_THREADS, shared, t_options(), [=] { kernel(p); });
 }
 
 static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *params)
@@ -97,6 +97,21 @@ static kvw_err launch(void *, enum kvg_step step, uint32_t grid, const void *par
     case KVG_STEP_ATTEND_JOIN:
         start(kvg_attend_join, grid, shared, params);
         break;
+    case KVG_STEP_TURN_E4M3:
+        start(kvg_turn_e4m3, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_E4M3:
+        start(kvg_attend_e4m3, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_64_E4M3:
+        start(kvg_attend_64_e4m3, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_128_E4M3:
+        start(kvg_attend_128_e4m3, grid, shared, params);
+        break;
+    case KVG_STEP_ATTEND_PART_E4M3:
+        start(kvg_attend_part_e4m3, grid, shared, params);
+        break;
     case KVG_STEP_GATE:
         start(kvg_gate, grid, shared, params);
         break;
@@ -114,7 +129,7 @@ static kvw_err multiply(void *, const struct kvg_product *product)
     const struct kvg_product p = *product;
     const uint64_t values = (uint64_t)p.tokens * p.rows;
 
-    simt_launch(kvg_threads_grid(values), KVG_STEP_THREADS, 0, options(), [=] { t_multiply(p); });
+    simt_launch(kvg_threads_grid(values), KVG_STEP_THREADS, 0, t_options(), [=] { t_multiply(p); });
     return KVW_OK;
 }
 
@@ -133,16 +148,33 @@ static kvw_err written(void *arg, uint32_t layer)
     return KVW_OK;
 }
 
+static bool is_fp8(const struct kvw_pool *pool)
+{
+    return pool->dtype == KVW_DTYPE_F8_E4M3;
+}
+
+/* Value i of a layer of the CPU's, as it lies in the GPU's pages. */
+static uint8_t narrowed(const struct side *s, uint32_t layer, uint64_t i)
+{
+    const struct kvw_pool *pool = s->t->cpu_pool;
+    const bool v = i * sizeof(float) / pool->kv_stride % 2 != 0;
+
+    return t_e4m3_nearest(((const float *)pages(pool, layer))[i] / toy_scale(s->t, layer, v));
+}
+
 /* Bring what another process made, but leave what this pass has just written. */
 static kvw_err wait(void *arg, uint32_t layer)
 {
     struct side *s = (struct side *)arg;
     const struct kvw_pool *pool = s->t->gpu_pool;
-    uint16_t *to = (uint16_t *)pages(pool, layer);
+    uint8_t *to8 = pages(pool, layer);
+    uint16_t *to = (uint16_t *)to8;
     const uint16_t *from = (const uint16_t *)pages(s->t->cpu_pool, layer);
 
     s->in_order = s->in_order && layer == s->waits++;
-    for (uint64_t i = 0; s->hand_over && i < pool->layer_stride / 2; ++i)
+    for (uint64_t i = 0; s->hand_over && is_fp8(pool) && i < pool->layer_stride; ++i)
+        to8[i] = to8[i] == 0xff ? narrowed(s, layer, i) : to8[i];
+    for (uint64_t i = 0; s->hand_over && !is_fp8(pool) && i < pool->layer_stride / 2; ++i)
         to[i] = to[i] == 0xffff ? from[i] : to[i];
     return KVW_OK;
 }
@@ -257,14 +289,22 @@ static void draw_prompt(uint32_t *tokens, uint32_t count, uint32_t vocab)
         tokens[i] = (i * 37 + i * i) % (vocab - 8) + 4;
 }
 
+static void open_toy(struct toy *t, const std::string &path, bool fp8)
+{
+    if (fp8)
+        toy_open_fp8(t, path.c_str());
+    else
+        toy_open(t, path.c_str());
+}
+
 /* Prefill in two calls and decode, all on the harness. */
-static struct report whole(const std::string &path)
+static struct report whole(const std::string &path, bool fp8)
 {
     struct report r = {0, true, true};
     uint32_t tokens[T_PROMPT + T_STEPS];
     struct toy t;
 
-    toy_open(&t, path.c_str());
+    open_toy(&t, path, fp8);
 
     struct side s = {&t, false, 0, 0, {}, true};
 
@@ -281,13 +321,13 @@ static struct report whole(const std::string &path)
 }
 
 /* Prefill by the CPU, decode on the harness: each layer's pages come when they are waited for. */
-static struct report handed_over(const std::string &path)
+static struct report handed_over(const std::string &path, bool fp8)
 {
     struct report r = {0, true, true};
     uint32_t tokens[T_PROMPT + 1];
     struct toy t;
 
-    toy_open(&t, path.c_str());
+    open_toy(&t, path, fp8);
 
     struct side s = {&t, true, 0, 0, {}, true};
 
@@ -304,13 +344,13 @@ static struct report handed_over(const std::string &path)
 
 /* Two sequences' next tokens in one pass, bit for bit as one after the other; and not so where the
  * pass takes one's pages for the other's. */
-static bool side_by_side(const std::string &path)
+static bool side_by_side(const std::string &path, bool fp8)
 {
     const uint32_t half = TOY_BLOCKS / 2, count[2] = {T_PROMPT, T_PROMPT / 2};
     uint32_t tokens[2][TOY_TOKENS / 2];
     struct toy t;
 
-    toy_open(&t, path.c_str());
+    open_toy(&t, path, fp8);
 
     struct side s = {&t, false, 0, 0, {}, true};
     const struct kvg_row rows[2] = {{t.blocks, count[0]}, {t.blocks + half, count[1]}};
@@ -360,6 +400,42 @@ static double control(const std::string &path, bool turned)
     return d;
 }
 
+/* What must be far apart with fp8: a step that takes K to be half of what it is; one that reads the
+ * pages as if they were bf16; and the least that pages of another type make of it, which is what
+ * rounding is. */
+enum other { HALF_K, AS_BF16, UNROUNDED };
+static double control_fp8(const std::string &path, enum other other)
+{
+    uint32_t tokens[T_PROMPT + 1];
+    struct toy t, exact;
+
+    toy_open_fp8(&t, path.c_str());
+    toy_open(&exact, path.c_str());
+
+    struct toy *of = other == UNROUNDED ? &exact : &t;
+    struct side s = {&t, false, 0, 0, {}, true};
+    struct kvw_pool as = *t.gpu_pool;
+    std::vector<float> cpu(t.gpu.vocab);
+
+    draw_prompt(tokens, T_PROMPT + 1, t.gpu.vocab);
+    run_gpu(&s, &t.gpu, tokens, T_PROMPT, 0);
+    toy_run(of, tokens, T_PROMPT, NULL);
+    toy_run(of, tokens + T_PROMPT, 1, cpu.data());
+    for (uint32_t l = 0; l < t.gpu.layers && other == HALF_K; ++l)
+        t.layers[l].k_scale /= 2;
+    if (other == AS_BF16) {
+        as = *exact.gpu_pool;
+        memcpy(as.mem.base, t.gpu_pool->mem.base, t.gpu_pool->mem.bytes);
+    }
+    t.gpu_pool = &as;
+
+    const double d = apart(run_gpu(&s, &t.gpu, tokens + T_PROMPT, 1, T_PROMPT).logits, cpu);
+
+    toy_close(&t);
+    toy_close(&exact);
+    return d;
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 static const struct {
@@ -403,203 +479,10 @@ static bool dequantises(size_t i)
 
     const struct kvg_dequantise p = {from.data() + 1, got.data(), count};
 
-    simt_launch(kvg_threads_grid(count), KVG_STEP_THREADS, 0, options(),
+    simt_launch(kvg_threads_grid(count), KVG_STEP_THREADS, 0, t_options(),
                 [=] { types[i].kernel(p); });
     toy_dequantise(types[i].type, from.data() + 1, want.data(), count);
     return got == want;
-}
-
-/* ---- attention ------------------------------------------------------------------------------- */
-
-static float wide(uint16_t bits)
-{
-    return __uint_as_float((uint32_t)bits << 16);
-}
-
-/* One query at the end of so many keys, all of them random, in pages in any order. */
-struct attention {
-    static const uint32_t heads = 4, kv_heads = 2, dim = 40, keys = 150, block = 8, blocks = 19;
-    std::vector<uint16_t> pages, q, out; /* pages: [block][K|V][token][head][dim] */
-    std::vector<float> part_max, part_sum, part_out;
-    uint32_t table[blocks];
-    struct kvg_attend p;
-
-    explicit attention(uint32_t window)
-        : pages(blocks * 2 * block * kv_heads * dim), q(heads * dim), out(heads * dim),
-          part_max(heads * blocks), part_sum(heads * blocks), part_out(heads * blocks * dim), p()
-    {
-        uint32_t random = 1;
-
-        for (auto *v : {&pages, &q})
-            for (uint16_t &bits : *v) {
-                random = random * 1664525 + 1013904223;
-                bits = kvg_to_bf16((float)(int32_t)random / 0x1p30f);
-            }
-        for (uint32_t i = 0; i < blocks; ++i)
-            table[i] = i * 7 % blocks;
-        p.q = q.data();
-        p.out = out.data();
-        p.kv = {(unsigned char *)pages.data(),
-                (unsigned char *)(pages.data() + block * kv_heads * dim),
-                table,
-                4 * block * kv_heads * dim,
-                2 * kv_heads * dim,
-                2 * dim,
-                block};
-        p.tokens = 1;
-        p.first = keys - 1;
-        p.heads = heads;
-        p.group = heads / kv_heads;
-        p.dim = dim;
-        p.window = window;
-        p.scale = 0.2f;
-        p.part_max = part_max.data();
-        p.part_sum = part_sum.data();
-        p.part_out = part_out.data();
-    }
-
-    /* K (0) or V (1) of a key. */
-    const uint16_t *row(uint32_t kv, uint32_t key, uint32_t head) const
-    {
-        return &pages[(((table[key / block] * 2 + kv) * block + key % block) * kv_heads +
-                       head / (heads / kv_heads)) *
-                      dim];
-    }
-
-    /* Whether out is what the definition gives in double, but for its rounding to bf16. */
-    bool is_right(void) const
-    {
-        const uint32_t from = p.window == 0 ? 0 : keys - p.window;
-        bool ok = true;
-
-        for (uint32_t h = 0; h < heads; ++h) {
-            std::vector<double> sums(dim);
-            double all = 0;
-
-            for (uint32_t key = from; key < keys; ++key) {
-                double score = 0;
-
-                for (uint32_t d = 0; d < dim; ++d)
-                    score += (double)wide(q[h * dim + d]) * wide(row(0, key, h)[d]) * p.scale;
-                all += exp(score);
-                for (uint32_t d = 0; d < dim; ++d)
-                    sums[d] += exp(score) * wide(row(1, key, h)[d]);
-            }
-            for (uint32_t d = 0; d < dim; ++d)
-                ok = ok && fabs(wide(out[h * dim + d]) - sums[d] / all) < 0.004;
-        }
-        return ok;
-    }
-};
-
-/* By one warp a head, and in segments, of which there are three without a window. */
-static bool attends(uint32_t window)
-{
-    attention whole(window), parts(window);
-    const uint32_t keys = window == 0 ? attention::keys : window;
-    const uint32_t segments = (keys + KVG_KEY_SEGMENT - 1) / KVG_KEY_SEGMENT;
-
-    simt_launch(kvg_warps_grid(attention::heads), KVG_STEP_THREADS, KVG_ATTEND_SHARED, options(),
-                [&] { kvg_attend(whole.p); });
-    simt_launch(kvg_warps_grid(segments * attention::heads), KVG_STEP_THREADS, KVG_ATTEND_SHARED,
-                options(), [&] { kvg_attend_part(parts.p); });
-    simt_launch(kvg_warps_grid(attention::heads), KVG_STEP_THREADS, 0, options(),
-                [&] { kvg_attend_join(parts.p); });
-    return whole.is_right() && parts.is_right();
-}
-
-/* Many queries by tensor cores, against the definition in double: causal, with a window or none,
- * heads of a width that the tile is wider than, and rows that end in the middle of a CTA's. */
-struct prompt {
-    static const uint32_t heads = 6, kv_heads = 2, group = 3, tokens = 37, before = 21, block = 8,
-                          blocks = 8;
-    uint32_t dim;
-    std::vector<uint16_t> pages, q, out;
-    uint32_t table[blocks];
-    struct kvg_attend p;
-
-    prompt(uint32_t dim, uint32_t window)
-        : dim(dim), pages(blocks * 2 * block * kv_heads * dim), q(tokens * heads * dim),
-          out(q.size(), 0xffff), p()
-    {
-        uint32_t random = dim;
-
-        for (auto *v : {&pages, &q})
-            for (uint16_t &bits : *v) {
-                random = random * 1664525 + 1013904223;
-                bits = kvg_to_bf16((float)(int32_t)random / 0x1p30f);
-            }
-        for (uint32_t i = 0; i < blocks; ++i)
-            table[i] = i * 3 % blocks;
-        p.q = q.data();
-        p.out = out.data();
-        p.kv = {(unsigned char *)pages.data(),
-                (unsigned char *)(pages.data() + block * kv_heads * dim),
-                table,
-                4ull * block * kv_heads * dim,
-                2ull * kv_heads * dim,
-                2ull * dim,
-                block};
-        p.tokens = tokens;
-        p.first = before;
-        p.heads = heads;
-        p.group = group;
-        p.dim = dim;
-        p.window = window;
-        p.scale = 0.2f;
-    }
-
-    const uint16_t *row(uint32_t kv, uint32_t key, uint32_t head) const
-    {
-        return &pages[(((table[key / block] * 2 + kv) * block + key % block) * kv_heads +
-                       head / group) *
-                      dim];
-    }
-
-    /* How far out is from the definition, at most. */
-    double worst(void) const
-    {
-        double most = 0;
-
-        for (uint32_t i = 0; i < tokens * heads; ++i) {
-            const uint32_t at = before + i / heads, head = i % heads;
-            const uint32_t from = p.window == 0 || at < p.window ? 0 : at + 1 - p.window;
-            std::vector<double> sums(dim);
-            double all = 0;
-
-            for (uint32_t key = from; key <= at; ++key) {
-                double score = 0;
-
-                for (uint32_t d = 0; d < dim; ++d)
-                    score += (double)wide(q[i * dim + d]) * wide(row(0, key, head)[d]) * p.scale;
-                all += exp(score);
-                for (uint32_t d = 0; d < dim; ++d)
-                    sums[d] += exp(score) * wide(row(1, key, head)[d]);
-            }
-            for (uint32_t d = 0; d < dim; ++d)
-                most = fmax(most, fabs(wide(out[i * dim + d]) - sums[d] / all));
-        }
-        return most;
-    }
-};
-
-/* The most that it is apart; 1 where something isn't a number. */
-static double attends_many(uint32_t dim, uint32_t window, uint32_t claimed)
-{
-    prompt r(dim, window);
-    const uint32_t grid = kvg_tiles_grid(prompt::tokens, prompt::heads, prompt::group);
-
-    if (dim <= 64)
-        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(64), options(),
-                    [&] { kvg_attend_64(r.p); });
-    else
-        simt_launch(grid, KVG_STEP_THREADS, KVG_TILE_SHARED(128), options(),
-                    [&] { kvg_attend_128(r.p); });
-    r.p.window = claimed;
-
-    const double d = r.worst();
-
-    return d < 1 ? d : 1;
 }
 
 /* ---- norms ----------------------------------------------------------------------------------- */
@@ -617,7 +500,7 @@ static bool norms_zeros(void)
     p.y = y.data();
     p.width = width;
     p.eps = 1e-6f;
-    simt_launch(1, KVG_STEP_THREADS, KVG_NORM_SHARED, options(), [=] { kvg_norm(p); });
+    simt_launch(1, KVG_STEP_THREADS, KVG_NORM_SHARED, t_options(), [=] { kvg_norm(p); });
     return y == std::vector<uint16_t>(width);
 }
 
@@ -641,7 +524,7 @@ static bool picks_first(float cap)
 
     const struct kvg_pick p = {logits.data(), got.data(), count, cap};
 
-    simt_launch(rows, KVG_STEP_THREADS, KVG_PICK_SHARED, options(), [=] { kvg_pick(p); });
+    simt_launch(rows, KVG_STEP_THREADS, KVG_PICK_SHARED, t_options(), [=] { kvg_pick(p); });
     return got == first && logits == want;
 }
 
@@ -663,18 +546,42 @@ int main(int argc, char **argv)
 
     for (const auto &f : families) {
         const std::string path = folder + "/" + f.name + ".gguf";
-        struct report r = whole(path);
+        struct report r = whole(path, false);
 
         say(r.worst <= f.whole, f.name, "prefill and decode are the CPU's", r.worst);
         say(r.picks && r.told, f.name, "the largest is picked, layers are told of in time", 0);
-        r = handed_over(path);
+        r = handed_over(path, false);
         say(r.worst <= f.step && r.told, f.name, "decode goes on from pages it waited for",
             r.worst);
         if (strncmp(f.name, "qwen", 4) != 0) /* both kinds of rotation, and windows, are there */
-            say(side_by_side(path), f.name, "two sequences in one pass, to the bit as alone", 0);
+            say(side_by_side(path, false), f.name, "two sequences in one pass, to the bit as alone",
+                0);
+    }
+
+    for (const auto &f : families) {
+        const std::string path = folder + "/" + f.name + ".gguf";
+        struct report r;
+
+        if (f.fp8) {
+            r = whole(path, true);
+            say(r.worst <= WHOLE_FP8 && r.picks && r.told, f.name,
+                "with fp8, prefill and decode are the CPU's with K and V rounded alike", r.worst);
+        }
+        r = handed_over(path, true);
+        say(r.worst <= STEP_FP8 && r.told, f.name,
+            "with fp8, decode goes on from pages it waited for", r.worst);
     }
 
     const std::string path = folder + "/llama.gguf";
+
+    say(side_by_side(path, true), "llama", "with fp8, two sequences in one pass as alone", 0);
+    for (enum other other : {HALF_K, AS_BF16, UNROUNDED}) {
+        static const char *const names[] = {"half of K's scale is seen",
+                                            "pages read as bf16 are seen", "rounding is seen"};
+        const double far = control_fp8(path, other);
+
+        say(far > (other == UNROUNDED ? 3 * STEP_FP8 : CONTROL), "control", names[other], far);
+    }
 
     double d = control(path, true);
 
@@ -683,11 +590,21 @@ int main(int argc, char **argv)
     say(d > CONTROL, "control", "pages that nobody brought are seen", d);
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i)
         say(dequantises(i), types[i].name, "weights to bf16, to the bit", 0);
-    say(attends(0) && attends(33) && attends(97), "attention", "as defined, whole and in parts", 0);
-    d = fmax(fmax(attends_many(40, 0, 0), attends_many(64, 33, 33)), attends_many(120, 9, 9));
-    say(d < 0.012, "attention", "of a prompt by tensor cores, as defined", d);
-    d = attends_many(40, 33, 34);
-    say(d > 0.05, "control", "a window of one more is seen", d);
+    for (bool fp8 : {false, true}) {
+        const char *name = fp8 ? "attention, fp8" : "attention";
+        const double within = fp8 ? 0.017 : 0.012; /* V is 1.375 times as large */
+
+        say(t_attends(fp8, 0) && t_attends(fp8, 33) && t_attends(fp8, 97), name,
+            "as defined, whole and in parts", 0);
+        d = fmax(t_attends_many(fp8, {40, 0, 0, 1}),
+                 fmax(t_attends_many(fp8, {64, 33, 33, 1}), t_attends_many(fp8, {120, 9, 9, 1})));
+        say(d < within, name, "of a prompt by tensor cores, as defined", d);
+        d = t_attends_many(fp8, {40, 33, 34, 1});
+        say(d > 0.05, "control", "a window of one more is seen", d);
+        d = t_attends_many(fp8, {40, 33, 33, 1.1f});
+        say(d > 0.05, "control", "another scale of V is seen", d);
+    }
+    say(t_narrows(), "fp8", "each value is the nearest that there is", 0);
     say(norms_zeros(), "norm", "zeros stay zeros", 0);
     say(picks_first(0) && picks_first(2.5f), "pick", "the first of equals, capped or not", 0);
     printf("1..%u\n", tests);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "e4m3.h"
 #include "engine/model/model_impl.h"
 #include "engine/model/ops.h"
 
@@ -105,6 +106,8 @@ static void take_layers(struct toy *t, struct kve_model *m)
             .post_ffn_norm = l->post_ffn_norm,
             .turn = turn[l->rope],
             .window = l->window,
+            .k_scale = 0.011f * (float)(i + 2), /* no powers of two, and no two the same */
+            .v_scale = 0.013f * (float)(i + 1),
         };
     }
 }
@@ -139,18 +142,25 @@ static void take_model(struct toy *t, struct kve_model *m)
     t->gpu.logits = tied ? t->gpu.embd : join(t, (struct kve_matrix *[]){&m->output}, 1);
 }
 
-static struct kve_kvcache *open_kv(struct toy *t)
+static struct kve_kvcache *open_kv(struct toy *t, kvw_dtype dtype)
 {
+    struct kvw_pool p = {.layers = t->gpu.layers,
+                         .blocks = TOY_BLOCKS,
+                         .block_tokens = TOY_BLOCK,
+                         .kv_heads = t->gpu.kv_heads,
+                         .head_dim = t->gpu.dim,
+                         .dtype = dtype,
+                         .mem = {.kind = KVW_MEM_HOST, .dmabuf_fd = -1}};
     struct kve_kvcache *kv = keep(t, sizeof(*kv));
 
-    need(kve_kvcache_open(kv, t->gpu.layers, t->gpu.kv_heads, t->gpu.dim, TOY_BLOCK, TOY_BLOCKS) ==
-             KVW_OK,
-         "no K/V cache");
+    need(kve_kvcache_lay_out(&p) == KVW_OK, "no such K/V cache");
+    p.mem.base = keep(t, p.mem.bytes);
+    need(kve_kvcache_open_over(kv, &p) == KVW_OK, "no K/V cache");
     memset(kv->pool.mem.base, 0xff, kv->pool.mem.bytes); /* NaNs: what nobody wrote is seen */
     return kv;
 }
 
-void toy_open(struct toy *t, const char *path)
+static void open_toy(struct toy *t, const char *path, kvw_dtype cpu, kvw_dtype gpu)
 {
     char why[KVE_WHY_BYTES] = "";
 
@@ -159,12 +169,22 @@ void toy_open(struct toy *t, const char *path)
     need(kve_model_open(&t->cpu, t->gguf, why) == KVW_OK, why);
     take_model(t, t->cpu);
     need(kve_run_open(&t->run, t->cpu, 1, 0, TOY_TOKENS) == KVW_OK, "no run");
-    t->cpu_kv = open_kv(t);
-    t->gpu_kv = open_kv(t);
+    t->cpu_kv = open_kv(t, cpu);
+    t->gpu_kv = open_kv(t, gpu);
     t->cpu_pool = &t->cpu_kv->pool;
     t->gpu_pool = &t->gpu_kv->pool;
     for (uint32_t i = 0; i < TOY_BLOCKS; ++i)
         t->blocks[i] = (i * 5 + 1) % TOY_BLOCKS; /* 5 and TOY_BLOCKS have no common factor */
+}
+
+void toy_open(struct toy *t, const char *path)
+{
+    open_toy(t, path, KVW_DTYPE_BF16, KVW_DTYPE_BF16);
+}
+
+void toy_open_fp8(struct toy *t, const char *path)
+{
+    open_toy(t, path, KVW_DTYPE_F32, KVW_DTYPE_F8_E4M3);
 }
 
 void toy_close(struct toy *t)
@@ -178,12 +198,39 @@ void toy_close(struct toy *t)
         free(t->kept[--t->kept_count]);
 }
 
+float toy_scale(const struct toy *t, uint32_t layer, bool v)
+{
+    return v ? t->layers[layer].v_scale : t->layers[layer].k_scale;
+}
+
+/* A row of K or V, as fp8 has it. */
+static void round_row(float *row, uint32_t n, float scale)
+{
+    for (uint32_t i = 0; i < n; ++i)
+        row[i] = (float)t_e4m3_value(t_e4m3_nearest(row[i] / scale)) * scale;
+}
+
+/* Again what was rounded before stays as it is. */
+static void round_layer(void *arg, uint32_t layer, uint32_t tokens)
+{
+    const struct toy *t = arg;
+    const struct kvw_pool *p = t->cpu_pool;
+
+    for (uint32_t at = 0; at < tokens; ++at)
+        for (uint32_t kv = 0; kv < 2; ++kv)
+            round_row((float *)(void *)kve_pool_at(p, layer, kv, t->blocks[at / p->block_tokens],
+                                                   at % p->block_tokens),
+                      p->kv_heads * p->head_dim, toy_scale(t, layer, kv == 1));
+}
+
 void toy_run(struct toy *t, const uint32_t *tokens, uint32_t count, float *logits)
 {
     struct kve_seq seq = {.blocks = t->blocks, .block_count = TOY_BLOCKS, .tokens = t->cpu_tokens};
+    const struct kve_hooks rounding = {.arg = t, .layer_written = round_layer};
+    const struct kve_hooks *hooks = t->gpu_pool->dtype == KVW_DTYPE_F8_E4M3 ? &rounding : NULL;
     const kvw_err err = count == 1
-                            ? kve_decode(t->run, t->cpu_kv, &seq, tokens[0], NULL, logits)
-                            : kve_prefill(t->run, t->cpu_kv, &seq, tokens, count, NULL, logits);
+                            ? kve_decode(t->run, t->cpu_kv, &seq, tokens[0], hooks, logits)
+                            : kve_prefill(t->run, t->cpu_kv, &seq, tokens, count, hooks, logits);
 
     need(err == KVW_OK, "the CPU's pass failed");
     t->cpu_tokens = seq.tokens;

@@ -95,6 +95,7 @@ static const struct {
     {"cpu", "2,4-5", WORKER},
     {"busy-poll", NULL, WORKER},
     {"device", "cuda:1", WORKER},
+    {"kv-dtype", "bf16", WORKER},
     {"threads", "5", WORKER},
     {"kv-tokens", "320", WORKER},
     {"block-tokens", "8", WORKER},
@@ -180,7 +181,8 @@ static bool same(const struct kve_worker_config *a, const struct kve_worker_conf
            a->threads == b->threads && a->kv_tokens == b->kv_tokens &&
            a->block_tokens == b->block_tokens && a->prefill_tokens == b->prefill_tokens &&
            a->open_timeout_ns == b->open_timeout_ns && a->lease_ns == b->lease_ns &&
-           a->codec == b->codec && a->encoders == b->encoders && a->quiet == b->quiet;
+           same_text(a->device, b->device) && a->kv_dtype == b->kv_dtype && a->codec == b->codec &&
+           a->encoders == b->encoders && a->quiet == b->quiet;
 }
 
 static void restart_with(const struct kve_worker_config *cfg, const char *name,
