@@ -157,7 +157,7 @@ void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
 
 /* Prompts share K and V in blocks that end where a prompt may be cut without a bit of it changing:
  * so many at a time. */
-static uint32_t unit_blocks(const struct kve_worker *w)
+uint32_t kve_worker_unit_blocks(const struct kve_worker *w)
 {
     const uint32_t block_tokens = w->kv.pool.block_tokens, cut = kve_run_cut(w->run);
     uint32_t blocks = 1;
@@ -171,7 +171,7 @@ static uint32_t unit_blocks(const struct kve_worker *w)
  * computed, something must be left of it. */
 static uint32_t share(struct kve_worker *w, const struct kve_request *r, uint32_t *ids)
 {
-    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = unit_blocks(w);
+    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = kve_worker_unit_blocks(w);
     const uint32_t least = w->cfg->role != KVE_WORKER_DECODE ? KVE_REST_MIN : 0;
 
     if (!r->reuse || r->count < least)
@@ -209,7 +209,7 @@ kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, const str
 void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
                          const struct kve_request *r)
 {
-    const uint32_t unit = unit_blocks(w);
+    const uint32_t unit = kve_worker_unit_blocks(w);
 
     if (r->reuse)
         kve_kvcache_keep(&w->kv, r->tokens, r->count / w->kv.pool.block_tokens / unit * unit,

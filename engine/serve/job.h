@@ -68,6 +68,8 @@ KVW_NODISCARD kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *
 /* The prompt's K and V are there, exact: later requests may have them, if r wants it. */
 void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
                          const struct kve_request *r);
+/* What prompts share comes in so many blocks at a time. */
+uint32_t kve_worker_unit_blocks(const struct kve_worker *w);
 void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq);
 /* The current request is refused before its transfer is open: the other worker, which has the same
  * request, hears it from the peer, too, and not only from the router. */

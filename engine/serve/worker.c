@@ -17,6 +17,7 @@
 
 #include "clock.h"
 #include "job.h"
+#include "session.h"
 
 #define BLOCK_TOKENS 16u
 
@@ -61,6 +62,24 @@ static void serve_decode(struct kve_worker *w, const cJSON *obj, struct kve_requ
     kve_worker_decline(w, KVW_E_AGAIN, text);
 }
 
+/* False: it is no op of a session. */
+static bool serve_session(struct kve_worker *w, const cJSON *obj)
+{
+    const char *op = kve_json_str(obj, "op");
+    const bool saves = strcmp(op, "save") == 0;
+
+    if (!saves && strcmp(op, "restore") != 0)
+        return false;
+    const uint64_t speaks_of = w->request_id; /* of a token that is being written */
+    w->request_id = 0;
+    if (saves)
+        kve_session_save(w, obj);
+    else
+        kve_session_restore(w, obj);
+    w->request_id = speaks_of;
+    return true;
+}
+
 static void serve(struct kve_worker *w, const cJSON *obj)
 {
     char why[KVE_WHY_BYTES] = "";
@@ -72,8 +91,10 @@ static void serve(struct kve_worker *w, const cJSON *obj)
             kve_decodes_cancel(w, id);
         return; /* another worker's: late, it has ended */
     }
+    if (serve_session(w, obj))
+        return;
     if (strcmp(kve_json_str(obj, "op"), "generate") != 0) {
-        kve_worker_say_error(w, obj, KVW_E_INVALID, "op: it is generate or cancel");
+        kve_worker_say_error(w, obj, KVW_E_INVALID, "op: it is generate, cancel, save or restore");
         return;
     }
     w->canceled = false;

@@ -111,6 +111,8 @@ static const struct {
     {"timeout", "0.5", RUN},
     {"budget", "e8", RUN},
     {"exact", "5,129", RUN},
+    {"save", "s.kv", RUN},
+    {"restore", "s.kv", RUN},
     {"json", NULL, RUN},
     {"no-compare", NULL, RUN},
     {"listen", "127.0.0.1:0", HTTP},
