@@ -16,6 +16,7 @@
 #include "../model/kvcache.h"
 #include "../model/model.h"
 #include "../model/sample.h"
+#include "../session/store.h"
 #include "../text/tok.h"
 #include "control.h"
 #include "first.h"
@@ -35,6 +36,7 @@ struct kve_worker {
     struct kve_run *run;
     struct kve_device device; /* of the run and the cache; gpu NULL: the CPU's */
     struct kve_link *link;    /* NULL: LOCAL */
+    struct kve_store *store;  /* the prefix cache on disk; NULL: none */
     struct kve_channel channel;
     /* The link as the router was told of it last; seen_state 0: not at all */
     kve_link_state seen_state;

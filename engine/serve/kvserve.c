@@ -28,6 +28,8 @@
 
 #define SIDE_MAX (KVE_WORKERS_MAX / 2) /* prefills, and decodes */
 
+#define CACHE_GB 10 /* of a prefix cache on disk whose size isn't said */
+
 #define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
 enum {
@@ -80,6 +82,8 @@ enum {
     OPT_NAME,
     OPT_SAVE,
     OPT_RESTORE,
+    OPT_CACHE_DIR,
+    OPT_CACHE_GB,
     OPT_JSON,
     OPT_NO_COMPARE,
     OPT_COMPARE,
@@ -139,6 +143,8 @@ static const struct option options[] = {
     {"name", required_argument, NULL, OPT_NAME},
     {"save", required_argument, NULL, OPT_SAVE},
     {"restore", required_argument, NULL, OPT_RESTORE},
+    {"prefix-cache-dir", required_argument, NULL, OPT_CACHE_DIR},
+    {"prefix-cache-disk-gb", required_argument, NULL, OPT_CACHE_GB},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
     {"compare", no_argument, NULL, OPT_COMPARE},
@@ -218,6 +224,8 @@ static const struct {
     {OPT_NAME, WORKER},
     {OPT_SAVE, RUN_PAIR | RUN_ALONE},
     {OPT_RESTORE, RUN_PAIR | RUN_ALONE},
+    {OPT_CACHE_DIR, PAIR | ALONE | WORKER},
+    {OPT_CACHE_GB, PAIR | ALONE | WORKER},
     {OPT_JSON, RUN},
     {OPT_NO_COMPARE, RUN},
     {OPT_COMPARE, RUN_PAIR | RUN_FOUND},
@@ -385,6 +393,10 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         ok = number(c, text, 10, 600000, &d);
         w->lease_ns = ok ? (uint64_t)llround(d * KVE_MS) : 0;
         return ok;
+    case OPT_CACHE_GB:
+        ok = number(c, text, 1e-6, 1e6, &d);
+        w->cache_bytes = ok ? (uint64_t)llround(d * 1e9) : 0;
+        return ok;
     case OPT_CODEC:
         return kve_option_codec(&w->codec, text);
     case OPT_CPU:
@@ -439,6 +451,7 @@ static bool take_option(struct cli *c, int opt, const char *text)
         {OPT_NAME, &w->name},
         {OPT_SAVE, &r->save},
         {OPT_RESTORE, &r->restore},
+        {OPT_CACHE_DIR, &w->cache_dir},
         {OPT_API_KEY_FILE, &c->up.key_file},
         {OPT_PREFILL_AT, &r->spawn.prefill_at},
         {OPT_DECODE_AT, &r->spawn.decode_at},
@@ -607,12 +620,14 @@ static bool complete(struct cli *c, const char *what)
                     what, kvc_codecs[i]->name, kve_option_budgets[kvc_codecs[i]->budget]);
             return false;
         }
-    const bool session = r->save != NULL || r->restore != NULL;
+    const bool session = r->save != NULL || r->restore != NULL || w->cache_dir != NULL;
     if (session && c->compare > 0) {
         fprintf(stderr, "kvserve run: --compare computes a prompt twice, which --save and "
                         "--restore are against\n");
         return false;
     }
+    if (w->cache_dir != NULL && w->cache_bytes == 0)
+        w->cache_bytes = CACHE_GB * 1000000000ull;
     r->compare = c->compare >= 0 ? c->compare != 0 : r->batch_path == NULL && !session;
     if (w->threads == 0) {
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);

@@ -195,7 +195,7 @@ static struct kve_request new_request(const struct kve_run_config *cfg)
         .timeout_ns = cfg->timeout_ns,
         .sample = cfg->sample,
         .ignore_end = cfg->ignore_end,
-        .reuse = cfg->save != NULL || cfg->restore != NULL,
+        .reuse = cfg->save != NULL || cfg->restore != NULL || cfg->spawn.worker.cache_dir != NULL,
     };
 }
 

@@ -201,3 +201,43 @@ void kve_session_restore(struct kve_worker *w, const cJSON *obj)
     kve_kvfile_close(f);
     kve_request_free(&r);
 }
+
+void kve_session_open_store(struct kve_worker *w)
+{
+    struct kve_store_config cfg = {.folder = w->cfg->cache_dir,
+                                   .bytes_max = w->cfg->cache_bytes,
+                                   .pool = &w->kv.pool,
+                                   .piece_tokens =
+                                       kve_worker_unit_blocks(w) * w->kv.pool.block_tokens};
+    char why[KVE_WHY_BYTES] = "";
+
+    if (cfg.folder == NULL)
+        return;
+    kve_session_owner(&cfg.owner, w);
+    const kvw_err err = kve_store_open(&w->store, &cfg, why);
+    if (err != KVW_OK)
+        fprintf(stderr, "kvserve %s: --prefix-cache-dir: %s; served without\n", kve_worker_name(w),
+                why[0] != '\0' ? why : kvw_strerror(err));
+}
+
+void kve_session_store(struct kve_worker *w, const struct kve_request *r)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = kve_worker_unit_blocks(w);
+    uint32_t *ids;
+    kvw_err err = KVW_OK;
+
+    if (w->store == NULL || !r->reuse ||
+        (ids = malloc((r->count / block_tokens + 1) * sizeof(*ids))) == NULL)
+        return;
+    const uint32_t found = kve_kvcache_share(&w->kv, r->tokens, r->count / block_tokens, ids);
+    for (uint32_t b = 0; b + unit <= found && err == KVW_OK; b += unit) {
+        char why[KVE_WHY_BYTES] = "";
+
+        err = kve_store_put(w->store, r->tokens, b * block_tokens, ids, why);
+        if (err != KVW_OK)
+            fprintf(stderr, "kvserve %s: prefix cache: %s; nothing more is written\n",
+                    kve_worker_name(w), why[0] != '\0' ? why : kvw_strerror(err));
+    }
+    kve_kvcache_free(&w->kv, ids, found);
+    free(ids);
+}

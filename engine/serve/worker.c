@@ -113,6 +113,7 @@ static void serve(struct kve_worker *w, const cJSON *obj)
             kve_serve_prefill(w, &r);
         else
             kve_serve_local(w, &r);
+        kve_session_store(w, &r);
         kve_request_free(&r);
         w->channel.write_by_ns = 0;
     }
@@ -331,6 +332,8 @@ static kvw_err open_all(struct kve_worker *w, char *why)
     if (err == KVW_OK && cfg->role == KVE_WORKER_DECODE)
         err = kve_decodes_open(w);
     w->listen = listen_meanwhile;
+    if (err == KVW_OK)
+        kve_session_open_store(w);
     if (err == KVW_OK && cfg->role != KVE_WORKER_LOCAL)
         err = open_link(w);
     return err;
@@ -364,6 +367,7 @@ int kve_worker_main(const struct kve_worker_config *cfg)
         _exit(status); /* a device that won't close: its thread still uses what we'd free */
     free(w.logits);
     kve_decodes_close(&w);
+    kve_store_close(w.store);
     kve_run_close(w.run);
     kve_kvcache_close(&w.kv);
     kve_device_close(&w.device);

@@ -3,7 +3,7 @@
  * kvfile.h - K and V of the beginning of a prompt, to a file and back: one file is a session, or a
  * piece of the prefix cache on disk (store.h). README.md has the bytes.
  *
- * A file is trusted in nothing: every field is checked before it is used, every chunk by its digest.
+ * A file is trusted in nothing: each field is checked before it is used, each chunk by its digest.
  * All errors have a sentence in why that begins with the path.
  *
  * threads  any, one file each
@@ -55,7 +55,9 @@ void kve_kvfile_tokens(const struct kve_kvfile *f, uint32_t *to);
 /*
  * All K and V to the blocks, a table from token 0 on of which those of tokens before head->first
  * aren't touched. It has to fit: kve_head_fits() is asked first.
- *   KVW_E_MISMATCH  KVW_E_CODEC  KVW_E_CHECKSUM  KVW_E_IO  KVW_E_NOMEM  KVW_E_UNSUPPORTED
+ *   KVW_E_MISMATCH     it is another owner's, or of another shape
+ *   KVW_E_CODEC        a stream is damaged     KVW_E_CHECKSUM  or its values are
+ *   KVW_E_UNSUPPORTED  a GPU's pool            and KVW_E_IO, KVW_E_NOMEM
  * On an error the blocks hold rubbish.
  */
 KVW_NODISCARD kvw_err kve_kvfile_read(struct kve_kvfile *f, const struct kve_owner *owner,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes sound files of K and V, of each budget, for fuzz_kvfile to begin with: seeds_kvfile FOLDER */
+/* Writes sound files of K and V, of each budget: seeds_kvfile FOLDER. fuzz_kvfile begins there. */
 #include <stdio.h>
 
 #include "../../engine/kernels/half.h"

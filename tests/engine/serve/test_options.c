@@ -99,6 +99,7 @@ static const struct {
     {"kv-tokens", "320", WORKER},
     {"block-tokens", "8", WORKER},
     {"prefill-tokens", "64", WORKER},
+    {"prefix-cache-dir", "/tmp/c", WORKER},
     {"quiet", NULL, WORKER},
     {"decode-model", "d.gguf", RUN},
     {"system", "s", RUN},
@@ -138,6 +139,7 @@ static const struct {
     {"decode-at", NULL, OTHER},
     {"prefill", NULL, OTHER},
     {"decode", NULL, OTHER},
+    {"prefix-cache-disk-gb", NULL, OTHER},
     {"name", NULL, OTHER},
     {"help", NULL, OTHER},
     {"version", NULL, OTHER},
@@ -182,7 +184,8 @@ static bool same(const struct kve_worker_config *a, const struct kve_worker_conf
            a->threads == b->threads && a->kv_tokens == b->kv_tokens &&
            a->block_tokens == b->block_tokens && a->prefill_tokens == b->prefill_tokens &&
            a->open_timeout_ns == b->open_timeout_ns && a->lease_ns == b->lease_ns &&
-           a->codec == b->codec && a->encoders == b->encoders && a->quiet == b->quiet;
+           a->codec == b->codec && a->encoders == b->encoders && a->quiet == b->quiet &&
+           same_text(a->cache_dir, b->cache_dir) && a->cache_bytes == b->cache_bytes;
 }
 
 static void restart_with(const struct kve_worker_config *cfg, const char *name,

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A prompt's K and V saved by one worker and restored by another are not computed again, and the
- * answer is the one that a fresh worker gives; what is not this prompt's, or damaged, is not used. */
+ * answer is the one that a fresh worker gives; what isn't this prompt's, or is damaged, isn't used.
+ * So it is with the prefix cache on disk, after a restart. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "../../../engine/serve/clock.h"
 #include "../../../engine/serve/control.h"
@@ -16,7 +19,8 @@
 
 enum { PROMPT = 300, MORE = 320, ANSWER = 8 };
 
-static char model[32], path[48];
+static char model[32], path[48], cache[48];
+static uint64_t cache_bytes = 1ull << 30;
 static struct kve_worker_config configs[3];
 static pthread_t threads[3];
 static struct kve_channel channels[3];
@@ -40,6 +44,8 @@ static struct kve_channel *start(kve_worker_role role)
                                                   .threads = 1,
                                                   .open_timeout_ns = 20 * KVE_S,
                                                   .lease_ns = 20 * KVE_S,
+                                                  .cache_dir = cache[0] != '\0' ? cache : NULL,
+                                                  .cache_bytes = cache_bytes,
                                                   .quiet = true};
     kve_channel_init(&channels[workers], fds[0]);
     cr_assert_eq(pthread_create(&threads[workers], NULL, worker_main, &configs[workers]), 0);
@@ -60,6 +66,12 @@ static void tear_down(void)
         pthread_join(threads[i], NULL);
     unlink(model);
     unlink(path);
+    if (cache[0] != '\0') {
+        char command[64];
+
+        snprintf(command, sizeof(command), "rm -rf %s", cache);
+        cr_assert_eq(system(command), 0);
+    }
 }
 
 TestSuite(session, .init = set_up, .fini = tear_down, .timeout = 120);
@@ -275,4 +287,106 @@ Test(session, a_bad_op_is_refused_by_its_field)
         cr_expect_neq(said(c, name, why, &tokens), KVW_OK);
         cr_expect_eq(strncmp(why, ops[i].says, strlen(ops[i].says)), 0, "\"%s\"", why);
     }
+}
+
+static glob_t pieces(void)
+{
+    char pattern[64];
+    glob_t g;
+
+    snprintf(pattern, sizeof(pattern), "%s/*", cache);
+    if (glob(pattern, 0, NULL, &g) != 0)
+        g = (glob_t){.gl_pathc = 0};
+    return g;
+}
+
+/* A worker that has answered the prompt and ended, with a prefix cache on disk; returns how many
+ * tokens of it the next request found in memory. */
+static uint64_t before_restart(uint32_t ids[ANSWER])
+{
+    snprintf(cache, sizeof(cache), "%s.cache", model);
+    struct kve_channel *c = start(KVE_WORKER_LOCAL);
+
+    cr_expect_eq(answer(c, c, TINY_CONTEXT, ids), 0, "nothing is there");
+    const uint64_t there = answer(c, c, TINY_CONTEXT, ids);
+    kve_channel_close(c);
+    pthread_join(threads[--workers], NULL);
+    return there;
+}
+
+Test(session, after_a_restart_the_disk_has_what_memory_had)
+{
+    uint32_t before[ANSWER], after[ANSWER], other[ANSWER];
+    const uint64_t there = before_restart(before);
+    struct kve_channel *c = start(KVE_WORKER_LOCAL);
+
+    cr_expect(there > MORE / 2, "%llu tokens", (unsigned long long)there);
+    cr_expect_eq(answer(c, c, 0, other), 0, "control: not of another prompt");
+    cr_expect_eq(answer(c, c, TINY_CONTEXT, after), there, "only the rest is computed");
+    cr_expect_arr_eq(after, before, sizeof(after));
+    cr_expect_arr_neq(other, before, sizeof(other));
+}
+
+/* A damaged piece is computed again, and what lies behind it isn't looked for. */
+Test(session, a_damaged_piece_on_disk_is_computed)
+{
+    uint32_t before[ANSWER], after[ANSWER];
+    glob_t g;
+
+    before_restart(before);
+    g = pieces();
+
+    cr_assert_gt(g.gl_pathc, 1);
+    for (size_t i = 0; i < g.gl_pathc; ++i) {
+        const int fd = open(g.gl_pathv[i], O_WRONLY);
+
+        cr_assert_eq(pwrite(fd, "damage", 6, 6000), 6);
+        close(fd);
+    }
+    globfree(&g);
+    struct kve_channel *c = start(KVE_WORKER_LOCAL);
+    cr_expect_eq(answer(c, c, TINY_CONTEXT, after), 0);
+    cr_expect_arr_eq(after, before, sizeof(after));
+    kve_channel_close(c);
+    pthread_join(threads[--workers], NULL);
+    c = start(KVE_WORKER_LOCAL);
+    cr_expect_gt(answer(c, c, TINY_CONTEXT, after), 0, "the first was written anew");
+    cr_expect_arr_eq(after, before, sizeof(after));
+}
+
+Test(session, the_folder_stays_within_its_size)
+{
+    uint32_t ids[ANSWER];
+    uint64_t bytes = 0;
+
+    before_restart(ids);
+    glob_t g = pieces();
+    const size_t all = g.gl_pathc;
+    globfree(&g);
+    cache_bytes = 50000;
+    struct kve_channel *c = start(KVE_WORKER_LOCAL);
+    answer(c, c, 0, ids);
+    kve_channel_close(c);
+    pthread_join(threads[--workers], NULL);
+    g = pieces();
+    for (size_t i = 0; i < g.gl_pathc; ++i) {
+        struct stat st;
+
+        cr_assert_eq(stat(g.gl_pathv[i], &st), 0);
+        bytes += (uint64_t)st.st_size;
+    }
+    cr_expect(g.gl_pathc > 0 && g.gl_pathc < 2 * all, "%zu of %zu pieces", g.gl_pathc, 2 * all);
+    cr_expect_leq(bytes, cache_bytes);
+    globfree(&g);
+}
+
+/* No folder can be there: a sentence, and it serves. */
+Test(session, without_its_folder_a_worker_serves)
+{
+    uint32_t ids[ANSWER];
+
+    snprintf(cache, sizeof(cache), "/proc/nowhere");
+    struct kve_channel *c = start(KVE_WORKER_LOCAL);
+    cr_expect_eq(answer(c, c, TINY_CONTEXT, ids), 0);
+    cache[0] = '\0';
 }
