@@ -157,7 +157,7 @@ void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
 
 /* Prompts share K and V in blocks that end where a prompt may be cut without a bit of it changing:
  * so many at a time. */
-static uint32_t unit_blocks(const struct kve_worker *w)
+uint32_t kve_worker_unit_blocks(const struct kve_worker *w)
 {
     const uint32_t block_tokens = w->kv.pool.block_tokens, cut = kve_run_cut(w->run);
     uint32_t blocks = 1;
@@ -167,11 +167,38 @@ static uint32_t unit_blocks(const struct kve_worker *w)
     return blocks;
 }
 
+/* Behind its first `kept` blocks what of the prompt is on the disk, of `most` blocks; returns how
+ * many there are then. A piece that is damaged costs a sentence, and is computed. */
+static uint32_t from_disk(struct kve_worker *w, const struct kve_request *r, uint32_t kept,
+                          uint32_t most, uint32_t *ids)
+{
+    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = kve_worker_unit_blocks(w);
+    kvw_err err = KVW_OK;
+
+    while (kept + unit <= most && err == KVW_OK) {
+        char why[KVE_WHY_BYTES] = "";
+
+        if (kve_kvcache_alloc(&w->kv, unit, ids + kept) != KVW_OK)
+            break;
+        err = kve_store_get(w->store, r->tokens, kept * block_tokens, ids, why);
+        if (err == KVW_OK) {
+            kept += unit;
+            kve_kvcache_keep(&w->kv, r->tokens, kept, ids);
+            continue;
+        }
+        kve_kvcache_free(&w->kv, ids + kept, unit);
+        if (err != KVW_E_NOTFOUND)
+            fprintf(stderr, "kvserve %s: prefix cache: %s; it is computed\n", kve_worker_name(w),
+                    why);
+    }
+    return kept;
+}
+
 /* The prompt's blocks that another has computed, to ids; returns how many. Where the rest is to be
  * computed, something must be left of it. */
 static uint32_t share(struct kve_worker *w, const struct kve_request *r, uint32_t *ids)
 {
-    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = unit_blocks(w);
+    const uint32_t block_tokens = w->kv.pool.block_tokens, unit = kve_worker_unit_blocks(w);
     const uint32_t least = w->cfg->role != KVE_WORKER_DECODE ? KVE_REST_MIN : 0;
 
     if (!r->reuse || r->count < least)
@@ -180,7 +207,7 @@ static uint32_t share(struct kve_worker *w, const struct kve_request *r, uint32_
         kve_kvcache_share(&w->kv, r->tokens, (r->count - least) / block_tokens / unit * unit, ids);
     const uint32_t kept = found / unit * unit;
     kve_kvcache_free(&w->kv, ids + kept, found - kept);
-    return kept;
+    return w->store != NULL ? from_disk(w, r, kept, (r->count - least) / block_tokens, ids) : kept;
 }
 
 kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, const struct kve_request *r,
@@ -209,7 +236,7 @@ kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *seq, const str
 void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
                          const struct kve_request *r)
 {
-    const uint32_t unit = unit_blocks(w);
+    const uint32_t unit = kve_worker_unit_blocks(w);
 
     if (r->reuse)
         kve_kvcache_keep(&w->kv, r->tokens, r->count / w->kv.pool.block_tokens / unit * unit,

@@ -16,6 +16,7 @@
 #include "../model/kvcache.h"
 #include "../model/model.h"
 #include "../model/sample.h"
+#include "../session/store.h"
 #include "../text/tok.h"
 #include "control.h"
 #include "first.h"
@@ -35,6 +36,7 @@ struct kve_worker {
     struct kve_run *run;
     struct kve_device device; /* of the run and the cache; gpu NULL: the CPU's */
     struct kve_link *link;    /* NULL: LOCAL */
+    struct kve_store *store;  /* the prefix cache on disk; NULL: none */
     struct kve_channel channel;
     /* The link as the router was told of it last; seen_state 0: not at all */
     kve_link_state seen_state;
@@ -68,6 +70,8 @@ KVW_NODISCARD kvw_err kve_worker_seq_open(struct kve_worker *w, struct kve_seq *
 /* The prompt's K and V are there, exact: later requests may have them, if r wants it. */
 void kve_worker_seq_keep(struct kve_worker *w, const struct kve_seq *seq,
                          const struct kve_request *r);
+/* What prompts share comes in so many blocks at a time. */
+uint32_t kve_worker_unit_blocks(const struct kve_worker *w);
 void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq);
 /* The current request is refused before its transfer is open: the other worker, which has the same
  * request, hears it from the peer, too, and not only from the router. */

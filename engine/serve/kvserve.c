@@ -11,12 +11,11 @@
 
 #include "../../compress/compress.h"
 #include "../../kvwire/wire.h"
-#include "../../net/net.h"
 #include "../gguf/gguf.h"
 #include "clock.h"
 #include "compute.h"
-#include "cpus.h"
 #include "help.h"
+#include "option_values.h"
 #include "output.h"
 #include "prompt.h"
 #include "run.h"
@@ -29,6 +28,8 @@
 #define EXIT_USAGE 2
 
 #define SIDE_MAX (KVE_WORKERS_MAX / 2) /* prefills, and decodes */
+
+#define CACHE_GB 10 /* of a prefix cache on disk whose size isn't said */
 
 #define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
@@ -81,6 +82,10 @@ enum {
     OPT_TTFT,
     OPT_ITL,
     OPT_NAME,
+    OPT_SAVE,
+    OPT_RESTORE,
+    OPT_CACHE_DIR,
+    OPT_CACHE_GB,
     OPT_JSON,
     OPT_NO_COMPARE,
     OPT_COMPARE,
@@ -139,6 +144,10 @@ static const struct option options[] = {
     {"ttft", required_argument, NULL, OPT_TTFT},
     {"itl", required_argument, NULL, OPT_ITL},
     {"name", required_argument, NULL, OPT_NAME},
+    {"save", required_argument, NULL, OPT_SAVE},
+    {"restore", required_argument, NULL, OPT_RESTORE},
+    {"prefix-cache-dir", required_argument, NULL, OPT_CACHE_DIR},
+    {"prefix-cache-disk-gb", required_argument, NULL, OPT_CACHE_GB},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
     {"compare", no_argument, NULL, OPT_COMPARE},
@@ -217,6 +226,10 @@ static const struct {
     {OPT_TTFT, HTTP},
     {OPT_ITL, HTTP},
     {OPT_NAME, WORKER},
+    {OPT_SAVE, RUN_PAIR | RUN_ALONE},
+    {OPT_RESTORE, RUN_PAIR | RUN_ALONE},
+    {OPT_CACHE_DIR, PAIR | ALONE | WORKER},
+    {OPT_CACHE_GB, PAIR | ALONE | WORKER},
     {OPT_JSON, RUN},
     {OPT_NO_COMPARE, RUN},
     {OPT_COMPARE, RUN_PAIR | RUN_FOUND},
@@ -280,34 +293,6 @@ static bool control(struct kve_worker_config *w, const struct cli *c, const char
     return true;
 }
 
-static bool codec(struct kve_worker_config *w, const char *text)
-{
-    const struct kvw_codec_ops *ops = kvc_codec_by_name(text);
-
-    if (ops == NULL && strcmp(text, "auto") != 0) {
-        fprintf(stderr, "kvserve: --codec %s: this build has auto", text);
-        for (uint32_t i = 0; kvc_codecs[i] != NULL; ++i)
-            fprintf(stderr, ", %s", kvc_codecs[i]->name);
-        fprintf(stderr, "\n");
-        return false;
-    }
-    w->codec = ops != NULL ? ops->id : 0;
-    return true;
-}
-
-static const char *const budgets[] = {"exact", "e8", "e4"}; /* by kvw_budget */
-
-static bool budget(struct kve_run_config *r, const char *text)
-{
-    for (uint32_t i = 0; i < 3; ++i)
-        if (strcmp(text, budgets[i]) == 0) {
-            r->budget = (kvw_budget)i;
-            return true;
-        }
-    fprintf(stderr, "kvserve: --budget %s: it is exact, e8 or e4\n", text);
-    return false;
-}
-
 static bool exact(struct cli *c, const char *text)
 {
     const char *comma = strchr(text, ',');
@@ -344,7 +329,7 @@ static bool request_option(struct cli *c, int opt, const char *text)
         r->sample.seed = ok ? (uint64_t)d : 0;
         return ok;
     case OPT_BUDGET:
-        return budget(r, text);
+        return kve_option_budget(&r->budget, text);
     case OPT_EXACT:
         return exact(c, text);
     case OPT_TIMEOUT:
@@ -354,17 +339,6 @@ static bool request_option(struct cli *c, int opt, const char *text)
     default:
         return false;
     }
-}
-
-static bool cpus(struct kve_worker_config *w, const char *text)
-{
-    cpu_set_t set;
-
-    w->cpus = text;
-    if (kve_cpus_parse(&set, text))
-        return true;
-    fprintf(stderr, "kvserve: --cpu %s: a list of CPUs looks like 2,4-5\n", text);
-    return false;
 }
 
 /* A name of route's table, or a sentence with all of them. */
@@ -423,10 +397,15 @@ static bool worker_option(struct cli *c, int opt, const char *text)
         ok = number(c, text, 10, 600000, &d);
         w->lease_ns = ok ? (uint64_t)llround(d * KVE_MS) : 0;
         return ok;
+    case OPT_CACHE_GB:
+        ok = number(c, text, 1e-6, 1e6, &d);
+        w->cache_bytes = ok ? (uint64_t)llround(d * 1e9) : 0;
+        return ok;
     case OPT_CODEC:
-        return codec(w, text);
+        return kve_option_codec(&w->codec, text);
     case OPT_CPU:
-        return cpus(w, text);
+        w->cpus = text;
+        return kve_option_cpus(text);
     case OPT_DEVICE:
         return kve_compute_device(w, text);
     case OPT_KV_DTYPE:
@@ -475,6 +454,9 @@ static bool take_option(struct cli *c, int opt, const char *text)
         {OPT_TRACE, &w->trace},
         {OPT_LISTEN, &c->up.listen},
         {OPT_NAME, &w->name},
+        {OPT_SAVE, &r->save},
+        {OPT_RESTORE, &r->restore},
+        {OPT_CACHE_DIR, &w->cache_dir},
         {OPT_API_KEY_FILE, &c->up.key_file},
         {OPT_PREFILL_AT, &r->spawn.prefill_at},
         {OPT_DECODE_AT, &r->spawn.decode_at},
@@ -502,21 +484,6 @@ static bool take_option(struct cli *c, int opt, const char *text)
         return true;
     }
     return worker_option(c, opt, text);
-}
-
-static bool known_net(const char *net)
-{
-    char names[128] = "none";
-
-    if (strcmp(net, "none") == 0)
-        return true;
-    for (const struct kvn_transport_entry *t = kvn_transports; t->name != NULL; ++t) {
-        if (strcmp(t->name, net) == 0)
-            return true;
-        snprintf(names + strlen(names), sizeof(names) - strlen(names), ", %s", t->name);
-    }
-    fprintf(stderr, "kvserve: --net %s: this build has %s\n", net, names);
-    return false;
 }
 
 static enum use use_of(const struct cli *c, const char *what)
@@ -578,8 +545,9 @@ static const char *missing(const struct cli *c, enum use use, int prompts)
         return "--model";
     if ((use & (RUN | TOKENIZE)) != 0 && prompts != 1)
         return "exactly one of --prompt, --prompt-file and --batch";
-    if (use == TOKENIZE && r->prompt == NULL)
-        return "--prompt or --prompt-file";
+    if ((use == TOKENIZE || r->save != NULL) && r->prompt == NULL)
+        return use == TOKENIZE ? "--prompt or --prompt-file"
+                               : "--prompt or --prompt-file for --save";
     if ((use & FOUND) != 0 && (r->spawn.prefill_at == NULL || r->spawn.decode_at == NULL))
         return use == ROUTER ? "--prefill-at and --decode-at"
                              : "--prefill-at and --decode-at, both or neither";
@@ -654,10 +622,18 @@ static bool complete(struct cli *c, const char *what)
     for (uint32_t i = 0; use != WORKER && kvc_codecs[i] != NULL; ++i)
         if (kvc_codecs[i]->id == w->codec && kvc_codecs[i]->budget > r->budget) {
             fprintf(stderr, "kvserve %s: --codec %s changes values; say so with --budget %s\n",
-                    what, kvc_codecs[i]->name, budgets[kvc_codecs[i]->budget]);
+                    what, kvc_codecs[i]->name, kve_option_budgets[kvc_codecs[i]->budget]);
             return false;
         }
-    r->compare = c->compare >= 0 ? c->compare != 0 : r->batch_path == NULL;
+    const bool session = r->save != NULL || r->restore != NULL || w->cache_dir != NULL;
+    if (session && c->compare > 0) {
+        fprintf(stderr, "kvserve run: --compare computes a prompt twice, which --save and "
+                        "--restore are against\n");
+        return false;
+    }
+    if (w->cache_dir != NULL && w->cache_bytes == 0)
+        w->cache_bytes = CACHE_GB * 1000000000ull;
+    r->compare = c->compare >= 0 ? c->compare != 0 : r->batch_path == NULL && !session;
     if (w->threads == 0) {
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);
         const long workers = strcmp(w->net, "none") == 0 ? 1 : workers_of(c);
@@ -665,7 +641,7 @@ static bool complete(struct cli *c, const char *what)
         w->threads = cores > workers ? (uint32_t)(cores / workers) : 1;
     }
     fill_up(c, use);
-    return use == TOKENIZE || known_net(w->net);
+    return use == TOKENIZE || kve_option_net(w->net);
 }
 
 static bool known_command(const char *what)

@@ -87,7 +87,7 @@ double kve_report_prefill_tok_s(const struct kve_report *r)
 {
     const double ms = ms_between(r->start_us, r->prefill_end_us);
 
-    return ms > 0 ? r->prompt_tokens * 1000.0 / ms : 0;
+    return ms > 0 ? (r->prompt_tokens - r->cached_tokens) * 1000.0 / ms : 0;
 }
 
 double kve_report_decode_tok_s(const struct kve_report *r)
@@ -237,6 +237,9 @@ void kve_report_print(FILE *out, const struct kve_report *r, int width)
 {
     fprintf(out, "prompt %u tokens, answer %u tokens (%s)\n", r->prompt_tokens, r->id_count,
             r->finish_reason);
+    if (r->cached_tokens > 0)
+        fprintf(out, "%u of the prompt's tokens were there, %u were computed\n", r->cached_tokens,
+                r->prompt_tokens - r->cached_tokens);
     fprintf(out, "prefill %8.1f tokens/s   decode %8.1f tokens/s   first token after %.1f ms\n",
             kve_report_prefill_tok_s(r), kve_report_decode_tok_s(r),
             ms_between(r->sent_at_us, r->first_us));

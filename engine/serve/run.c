@@ -18,6 +18,7 @@
 #include "output.h"
 #include "prompt.h"
 #include "report.h"
+#include "run_session.h"
 
 static _Atomic int interrupted; /* by this signal; its handler may run on any thread */
 
@@ -34,6 +35,7 @@ struct run {
     struct kve_output out;
     bool printing;       /* the answer goes to stdout as it comes */
     bool progress_shown; /* on the terminal's last line */
+    uint32_t unit;       /* what was restored is shared in pieces of so many tokens */
     char why[KVE_WHY_BYTES];
 };
 
@@ -193,7 +195,46 @@ static struct kve_request new_request(const struct kve_run_config *cfg)
         .timeout_ns = cfg->timeout_ns,
         .sample = cfg->sample,
         .ignore_end = cfg->ignore_end,
+        .reuse = cfg->save != NULL || cfg->restore != NULL || cfg->spawn.worker.cache_dir != NULL,
     };
+}
+
+/* ---- sessions ---- */
+
+static bool restore(struct run *r)
+{
+    struct kve_session_said said;
+    const char *path = r->cfg->restore;
+
+    if (path == NULL)
+        return true;
+    if (!kve_session_ask_restore(&r->dispatch, path, r->cfg->budget, &said, r->why))
+        return false;
+    r->unit = said.unit;
+    if (!r->cfg->json)
+        fprintf(stderr, "restored %u tokens from %s\n", said.tokens, path);
+    return true;
+}
+
+/* Would anything of it be of use? Another prompt's session is a mistake. */
+static bool continues(struct run *r, const struct kve_request *q)
+{
+    return r->cfg->restore == NULL || kve_session_begins(r->cfg->restore, q, r->unit, r->why);
+}
+
+static bool save(struct run *r, const struct kve_request *q)
+{
+    struct kve_session_said said;
+    const char *path = r->cfg->save;
+
+    if (path == NULL)
+        return true;
+    if (!kve_session_ask_save(&r->dispatch, path, q, &said, r->why))
+        return false;
+    if (!r->cfg->json)
+        fprintf(stderr, "saved %u of %u tokens to %s: %.1f MB, %.1f in the file\n", said.tokens,
+                q->count, path, (double)said.kv_bytes / 1e6, (double)said.file_bytes / 1e6);
+    return true;
 }
 
 /* ---- prompts and batches ---- */
@@ -251,7 +292,7 @@ static bool run_line(struct run *r, const struct kve_batch *b)
 
     if (ok) {
         kve_prompt_clip(&r->prompts, &q);
-        ok = wait_ready(r) && run_request(r, &q, b->number);
+        ok = continues(r, &q) && wait_ready(r) && run_request(r, &q, b->number);
     }
     kve_request_free(&q);
     return ok;
@@ -340,9 +381,9 @@ int kve_run_main(const struct kve_run_config *cfg)
         ok = encode(&r, cfg->system, cfg->prompt, &q);
     kve_prompt_clip(&r.prompts, &q);
     if (ok && (ok = start_workers(&r))) {
-        ok = wait_ready(&r);
+        ok = wait_ready(&r) && restore(&r);
         if (ok && cfg->prompt != NULL)
-            ok = run_request(&r, &q, 0);
+            ok = continues(&r, &q) && run_request(&r, &q, 0) && save(&r, &q);
         else if (ok)
             ok = run_batch(&r, cfg->batch_path);
         kve_dispatch_stop(&r.dispatch);

@@ -22,6 +22,8 @@ struct kve_run_config {
     bool json;              /* one JSON object per request on stdout, nothing else */
     bool compare;           /* run each request again, sending after prefill */
     bool ignore_end;
+    const char *save;    /* K and V of the prompt to this file, after the answer; NULL: none */
+    const char *restore; /* those of a file before it */
     uint32_t max_tokens;
     uint64_t timeout_ns;
     kvw_budget budget; /* as kve_request's */

@@ -78,6 +78,9 @@ void kve_spawn_args(struct kve_spawn_args *a, const struct kve_worker_config *c,
         a->at[a->n++] = (char *)(uintptr_t) "--busy-poll";
     arg(a, "--device", c->device);
     arg(a, "--kv-dtype", kve_compute_kv_name(c->kv_dtype));
+    arg(a, "--prefix-cache-dir", c->cache_dir);
+    if (c->cache_dir != NULL)
+        arg_time(a, "--prefix-cache-disk-gb", c->cache_bytes, KVE_S); /* 1e9, too */
     arg_number(a, "--threads", c->threads);
     arg_number(a, "--kv-tokens", c->kv_tokens);
     arg_number(a, "--block-tokens", c->block_tokens);

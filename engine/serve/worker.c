@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "compute.h"
 #include "job.h"
+#include "session.h"
 
 #define BLOCK_TOKENS 16u
 
@@ -62,6 +63,24 @@ static void serve_decode(struct kve_worker *w, const cJSON *obj, struct kve_requ
     kve_worker_decline(w, KVW_E_AGAIN, text);
 }
 
+/* False: it is no op of a session. */
+static bool serve_session(struct kve_worker *w, const cJSON *obj)
+{
+    const char *op = kve_json_str(obj, "op");
+    const bool saves = strcmp(op, "save") == 0;
+
+    if (!saves && strcmp(op, "restore") != 0)
+        return false;
+    const uint64_t speaks_of = w->request_id; /* of a token that is being written */
+    w->request_id = 0;
+    if (saves)
+        kve_session_save(w, obj);
+    else
+        kve_session_restore(w, obj);
+    w->request_id = speaks_of;
+    return true;
+}
+
 static void serve(struct kve_worker *w, const cJSON *obj)
 {
     char why[KVE_WHY_BYTES] = "";
@@ -73,8 +92,10 @@ static void serve(struct kve_worker *w, const cJSON *obj)
             kve_decodes_cancel(w, id);
         return; /* another worker's: late, it has ended */
     }
+    if (serve_session(w, obj))
+        return;
     if (strcmp(kve_json_str(obj, "op"), "generate") != 0) {
-        kve_worker_say_error(w, obj, KVW_E_INVALID, "op: it is generate or cancel");
+        kve_worker_say_error(w, obj, KVW_E_INVALID, "op: it is generate, cancel, save or restore");
         return;
     }
     w->canceled = false;
@@ -93,6 +114,7 @@ static void serve(struct kve_worker *w, const cJSON *obj)
             kve_serve_prefill(w, &r);
         else
             kve_serve_local(w, &r);
+        kve_session_store(w, &r);
         kve_request_free(&r);
         w->channel.write_by_ns = 0;
     }
@@ -317,6 +339,8 @@ static kvw_err open_all(struct kve_worker *w, char *why)
     if (err == KVW_OK && cfg->role == KVE_WORKER_DECODE)
         err = kve_decodes_open(w);
     w->listen = listen_meanwhile;
+    if (err == KVW_OK)
+        kve_session_open_store(w);
     if (err == KVW_OK && cfg->role != KVE_WORKER_LOCAL)
         err = open_link(w);
     return err;
@@ -350,6 +374,7 @@ int kve_worker_main(const struct kve_worker_config *cfg)
         _exit(status); /* a device that won't close: its thread still uses what we'd free */
     free(w.logits);
     kve_decodes_close(&w);
+    kve_store_close(w.store);
     kve_run_close(w.run);
     kve_kvcache_close(&w.kv);
     kve_device_close(&w.device);

@@ -47,6 +47,8 @@ struct kve_worker_config {
     uint32_t kv_tokens;      /* capacity of the KV pool, 0: the model's context */
     uint32_t block_tokens;   /* 0: 16 */
     uint32_t prefill_tokens; /* per chunk, 0: the engine's default */
+    const char *cache_dir;   /* the prefix cache on disk; NULL: none */
+    uint64_t cache_bytes;    /* and its size */
     uint64_t open_timeout_ns;
     uint64_t lease_ns; /* 0: default */
     uint8_t codec;     /* prefill: kvw_codec_id, 0: chosen by what is fastest */

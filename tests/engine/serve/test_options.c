@@ -100,6 +100,7 @@ static const struct {
     {"kv-tokens", "320", WORKER},
     {"block-tokens", "8", WORKER},
     {"prefill-tokens", "64", WORKER},
+    {"prefix-cache-dir", "/tmp/c", WORKER},
     {"quiet", NULL, WORKER},
     {"decode-model", "d.gguf", RUN},
     {"system", "s", RUN},
@@ -112,6 +113,8 @@ static const struct {
     {"timeout", "0.5", RUN},
     {"budget", "e8", RUN},
     {"exact", "5,129", RUN},
+    {"save", "s.kv", RUN},
+    {"restore", "s.kv", RUN},
     {"json", NULL, RUN},
     {"no-compare", NULL, RUN},
     {"listen", "127.0.0.1:0", HTTP},
@@ -137,6 +140,7 @@ static const struct {
     {"decode-at", NULL, OTHER},
     {"prefill", NULL, OTHER},
     {"decode", NULL, OTHER},
+    {"prefix-cache-disk-gb", NULL, OTHER},
     {"name", NULL, OTHER},
     {"help", NULL, OTHER},
     {"version", NULL, OTHER},
@@ -182,7 +186,8 @@ static bool same(const struct kve_worker_config *a, const struct kve_worker_conf
            a->block_tokens == b->block_tokens && a->prefill_tokens == b->prefill_tokens &&
            a->open_timeout_ns == b->open_timeout_ns && a->lease_ns == b->lease_ns &&
            same_text(a->device, b->device) && a->kv_dtype == b->kv_dtype && a->codec == b->codec &&
-           a->encoders == b->encoders && a->quiet == b->quiet;
+           a->encoders == b->encoders && a->quiet == b->quiet &&
+           same_text(a->cache_dir, b->cache_dir) && a->cache_bytes == b->cache_bytes;
 }
 
 static void restart_with(const struct kve_worker_config *cfg, const char *name,
