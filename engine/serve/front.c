@@ -235,8 +235,7 @@ static struct kve_job *next(const struct kve_front *f, bool given,
     return best;
 }
 
-/* One prompt at a time on a prefill, so many answers on a decode. Alone, a worker does one request
- * at a time. */
+/* One prompt at a time on a worker, so many answers on one that decodes. */
 static bool has_room(const struct kve_front *f, const struct kve_job *j)
 {
     const struct kve_route_decision *d = &j->placed.d;
@@ -244,7 +243,7 @@ static bool has_room(const struct kve_front *f, const struct kve_job *j)
 
     for (const struct kve_job *r = f->running; r != NULL; r = r->next) {
         answers += r->placed.d.decode == d->decode;
-        if (r->placed.d.prefill == d->prefill && (d->prefill == d->decode || !r->ticket.prefilled))
+        if (r->placed.d.prefill == d->prefill && !r->ticket.prefilled)
             return false;
     }
     return answers < f->slots;

@@ -7,10 +7,10 @@ static bool has(const struct kve_job *j, uint32_t worker)
     return j->placed.given && (j->placed.d.prefill == worker || j->placed.d.decode == worker);
 }
 
-/* A prefill that has done its part of it has it no more. */
+/* Who has done its part of it has it no more. */
 static bool works(const struct kve_job *j, const struct kve_spawned *w)
 {
-    return has(j, w->index) && (w->role != KVE_WORKER_PREFILL || !j->ticket.prefilled);
+    return has(j, w->index) && (j->placed.d.decode == w->index || !j->ticket.prefilled);
 }
 
 uint32_t kve_health_workers(const struct kve_front *f, struct kve_metrics_worker *to)

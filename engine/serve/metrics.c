@@ -149,6 +149,13 @@ static uint64_t lost_of(const struct kve_metrics_worker *w)
     return w->lost;
 }
 
+/* A prefill and a decode as they were started, and who was picked beside that. */
+static bool is_pair(const struct kve_metrics_now *now, uint32_t p, uint32_t d)
+{
+    return (p < now->prefills && d >= now->prefills) || now->prefills == 0 ||
+           now->pairs[p * now->pairs_each + d] > 0;
+}
+
 /* Each worker, and each pair. */
 static void worker_gauges(FILE *f, const struct kve_metrics_now *now)
 {
@@ -166,12 +173,14 @@ static void worker_gauges(FILE *f, const struct kve_metrics_now *now)
     worker_gauge(f, "kvserve_worker_running", "Requests on it.", now, running_of);
     worker_gauge(f, "kvserve_worker_waiting", "Requests that wait for it.", now, waiting_of);
     worker_gauge(f, "kvserve_worker_lost", "How often it was lost.", now, lost_of);
-    head(f, "kvserve_pair_requests_total", "counter", "Requests that a pair was picked for.");
-    for (uint32_t p = 0; p < (now->prefills > 0 ? now->prefills : now->count); ++p)
-        for (uint32_t d = now->prefills; d < now->count; ++d)
-            fprintf(f, "kvserve_pair_requests_total{prefill=\"%s\",decode=\"%s\"} %llu\n",
-                    now->workers[p].name, now->workers[d].name,
-                    (unsigned long long)now->pairs[p * now->pairs_each + d]);
+    head(f, "kvserve_pair_requests_total", "counter",
+         "Requests that a pair was picked for; one worker twice: it did both parts.");
+    for (uint32_t p = 0; p < now->count; ++p)
+        for (uint32_t d = 0; d < now->count; ++d)
+            if (is_pair(now, p, d))
+                fprintf(f, "kvserve_pair_requests_total{prefill=\"%s\",decode=\"%s\"} %llu\n",
+                        now->workers[p].name, now->workers[d].name,
+                        (unsigned long long)now->pairs[p * now->pairs_each + d]);
 }
 
 static void gauges(FILE *f, const struct kve_metrics_now *now, const char *model)

@@ -33,7 +33,10 @@ void kve_place_open(struct kve_place *p, struct kve_dispatch *d, const struct kv
     c->admit = cfg->ttft_ns > 0 || cfg->itl_ns > 0;
     c->ttft_ns = cfg->ttft_ns > 0 ? cfg->ttft_ns : c->admit ? LATE_NS : SCORE_TTF;
     c->itl_ns = cfg->itl_ns > 0 ? cfg->itl_ns : c->admit ? LATE_NS : SCORE_ITL;
-    c->local = c->lend = false; /* a worker does what it was started for */
+    c->local = c->local && cfg->local_tokens > 0;
+    c->local_tokens = cfg->local_tokens;
+    c->lend = false;
+    c->piece = KVE_PIECE_TOKENS;
     c->queue_max = cfg->queue_max;
     c->link_mbps = GUESS_MBPS;
     c->cost = (struct kve_route_cost){.block_tokens = 1};
@@ -255,13 +258,15 @@ void kve_place_progress(struct kve_place *p, struct kve_placed *at, uint32_t tok
     at->tokens = tokens;
 }
 
-/* The first prefill that says something about the cost says it for all. */
+/* The first prefill that says something about the cost says it for all; not one that was computed
+ * between the steps of answers. */
 static void measure(struct kve_place *p, const struct kve_placed *at,
                     const struct kve_route_done *done)
 {
     struct kve_route_cost *c = &p->route.cfg.cost;
 
-    if (p->measured || done->took_ns == 0 || done->cached + FEW > at->q.tokens)
+    if (p->measured || done->took_ns == 0 || done->cached + FEW > at->q.tokens ||
+        p->nodes[at->d.prefill].sequences > (at->d.prefill == at->d.decode))
         return;
     const double n = at->q.tokens - done->cached;
     const double guessed = n * (c->token_ns + c->pair_ns * (done->cached + n / 2));

@@ -4,7 +4,8 @@
  * know of this service's workers. A worker takes part (joins) while it is linked with all of the
  * other side that do, so that any pair can be picked. What work costs is first guessed from the
  * model's size and then taken from what the first prefill took; each worker's pace, a decode step
- * and each link's rate are measured as requests end.
+ * and each link's rate are measured as requests end. One worker may be picked for both parts of a
+ * request: its prompt is then computed where the answer is written.
  *
  * threads  one
  * memory   plain data, but for the prompts that route believes to be held: kve_place_close()
@@ -21,6 +22,9 @@ struct kve_place_config {
     uint64_t ttft_ns, itl_ns; /* what is promised: what would break it is refused. 0, 0: nothing is;
                                  one of them 0: the other alone */
     uint32_t queue_max;
+    uint32_t
+        local_tokens; /* a prompt that lacks so many, or a slow link's, may be computed where it
+                              is decoded; 0: none is */
 };
 
 struct kve_place {
@@ -30,7 +34,8 @@ struct kve_place {
     struct kve_route_links links;
     uint32_t mbps[KVE_WORKERS_MAX * KVE_WORKERS_MAX];
     uint32_t lives[KVE_WORKERS_MAX]; /* 1 + how often it was lost before it joined; 0: it didn't */
-    uint64_t requests[KVE_WORKERS_MAX * KVE_WORKERS_MAX]; /* ever begun, by pair */
+    uint64_t requests[KVE_WORKERS_MAX * KVE_WORKERS_MAX]; /* ever begun, by pair; the diagonal: both
+                                                             parts */
     bool measured;                                        /* the cost is no guess any more */
     uint64_t lend_ns; /* when route was asked for its state last */
 };

@@ -57,13 +57,17 @@ static void put(uint32_t i)
     w->token_bytes = 1000000;
 }
 
+static uint32_t local_tokens;
+
 static void begin(const char *policy, uint64_t ttft_ns)
 {
     const struct kve_front_config fc = {
         .d = &dispatch,
         .slots = 4,
         .queue_max = JOBS,
-        .place = {.policy = kve_route_policy_of(policy), .ttft_ns = ttft_ns},
+        .place = {.policy = kve_route_policy_of(policy),
+                  .ttft_ns = ttft_ns,
+                  .local_tokens = local_tokens},
     };
 
     signal(SIGPIPE, SIG_IGN);
@@ -110,6 +114,16 @@ static void ask(uint32_t count)
     for (uint32_t i = 0; i < count; ++i)
         cr_assert_eq(submit(i, why), KVW_OK, "%s", why);
     kve_front_step(&front);
+}
+
+/* What the router told the worker to do of the next request: its "part"; "-": no request. */
+static void heard_part(uint32_t worker, char part[32])
+{
+    kvw_err err;
+    cJSON *obj = kve_channel_read(&far[worker], &err);
+
+    snprintf(part, 32, "%.31s", obj != NULL ? kve_json_str(obj, "part") : "-");
+    cJSON_Delete(obj);
 }
 
 /* What the router told the worker next; its "op" and "with". */
@@ -351,4 +365,56 @@ Test(many, a_prompt_goes_where_it_is_held)
     cr_assert_eq(submit(2, why), KVW_OK);
     cr_expect_eq(jobs[2].placed.d.cached, 0, "control: another prompt isn't held");
     kve_front_cancel(&front, &jobs[2]);
+}
+
+/* 100 tokens may be computed at home; no decode has anything else. One worker hears of it, and says
+ * both last words. */
+Test(many, a_short_prompt_is_computed_where_it_is_decoded)
+{
+    char part[32];
+
+    local_tokens = 100;
+    begin("finish", 0);
+    ask(1);
+    const uint32_t home = jobs[0].placed.d.decode;
+    cr_expect_eq(jobs[0].placed.d.prefill, home);
+    cr_assert_eq(jobs[0].state, KVE_JOB_RUNNING);
+    cr_expect_null(jobs[0].ticket.prefill);
+    for (uint32_t i = 0; i < COUNT; ++i) {
+        heard_part(i, part);
+        cr_expect_str_eq(part, i == home ? "both" : "-", "worker %u", i);
+    }
+    say(home, "prefilled", jobs[0].ticket.id, 0);
+    kve_front_step(&front);
+    cr_expect(jobs[0].placed.prefilled && ended == 0);
+    say(home, "finished", jobs[0].ticket.id, 0);
+    kve_front_step(&front);
+    cr_expect(ended == 1 && !jobs[0].failed, "%s", jobs[0].ticket.why);
+    is_idle();
+    cr_expect_eq(front.place.requests[home * KVE_WORKERS_MAX + home], 1);
+    tear_down();
+    local_tokens = 99; /* the control */
+    begin("finish", 0);
+    ask(1);
+    cr_expect_neq(jobs[0].placed.d.prefill, jobs[0].placed.d.decode);
+    heard_part(jobs[0].placed.d.decode, part);
+    cr_expect_str_eq(part, "", "what it was started for");
+    kve_front_fail_all(&front, "the end");
+}
+
+/* Who did both parts is lost: the request begins again on another worker. */
+Test(many, what_was_computed_at_home_begins_again_elsewhere)
+{
+    local_tokens = 100;
+    begin("finish", 0);
+    ask(1);
+    const uint32_t home = jobs[0].placed.d.decode;
+
+    cr_assert_eq(jobs[0].placed.d.prefill, home);
+    kill_worker(home);
+    kve_front_step(&front);
+    cr_expect_eq(ended, 0, "%s", jobs[0].ticket.why);
+    cr_expect(jobs[0].state == KVE_JOB_RUNNING && jobs[0].ticket.decode->index != home);
+    kve_front_fail_all(&front, "the end");
+    kve_channel_init(&far[home], -1);
 }

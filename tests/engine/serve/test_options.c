@@ -123,6 +123,7 @@ static const struct {
     {"policy", "random", HTTP},
     {"ttft", "2", HTTP},
     {"itl", "0.1", HTTP},
+    {"local", "64", HTTP},
     {"max-tokens", "9", HTTP},
     {"timeout", "3", HTTP},
     {"budget", "e8", HTTP},
