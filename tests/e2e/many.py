@@ -48,7 +48,7 @@ def said(s, body, stream):
 
 
 def rest(sock, got=b""):
-    """What is left of a reply in chunks, to its last one; the connection would stay."""
+    """What is left of a reply in chunks, to its last one."""
     while not got.endswith(b"\r\n0\r\n\r\n"):
         more = sock.recv(65536)
         if not more:
