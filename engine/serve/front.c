@@ -246,7 +246,7 @@ static bool has_room(const struct kve_front *f, const struct kve_job *j)
         if (r->placed.d.prefill == d->prefill && !r->ticket.prefilled)
             return false;
     }
-    return answers < f->slots;
+    return answers < f->slots && (d->prefill == d->decode || kve_place_room(&f->place, &j->placed));
 }
 
 static void start(struct kve_front *f, struct kve_job *j)
@@ -262,6 +262,7 @@ static void start(struct kve_front *f, struct kve_job *j)
     f->running = j;
     ++f->active;
     j->state = KVE_JOB_RUNNING;
+    kve_place_started(&f->place, &j->placed);
     j->hook = (struct kve_listener){
         .arg = j, .text = on_text, .progress = on_progress, .ended = on_ended};
     j->q.timeout_ns = j->until_ns > now + KVE_MS ? j->until_ns - now : KVE_MS;

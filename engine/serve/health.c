@@ -24,6 +24,7 @@ uint32_t kve_health_workers(const struct kve_front *f, struct kve_metrics_worker
             .name = w->name,
             .role = w->role == KVE_WORKER_PREFILL ? "prefill" : "decode",
             .up = kve_place_takes(&f->place, i),
+            .lent = f->place.nodes[i].lent,
             .kv_free = w->kv_free,
             .kv_blocks = w->kv_blocks,
             .lost = w->lost,
@@ -54,6 +55,7 @@ char *kve_health_say(const struct kve_front *f)
         cJSON_AddStringToObject(one, "name", w[i].name);
         cJSON_AddStringToObject(one, "role", w[i].role);
         cJSON_AddBoolToObject(one, "up", w[i].up);
+        cJSON_AddBoolToObject(one, "lent", w[i].lent);
         cJSON_AddNumberToObject(one, "running", w[i].running);
         cJSON_AddNumberToObject(one, "waiting", w[i].waiting);
         cJSON_AddNumberToObject(one, "kv_blocks", (double)w[i].kv_blocks);

@@ -73,6 +73,8 @@ const char *const kve_help[] = {
     "  --local TOKENS        with finish: a prompt that lacks so few may be computed where its\n"
     "                        answer is written, and so may any behind a slow link; 0: none.\n"
     "                        512 with several workers, 0 with a pair\n"
+    "  --lend SECONDS        several, with finish: a worker of the idle side does the other\n"
+    "                        side's work, for so long at least (10); 0: none does\n"
     "  --sequences N         answers that each decode writes at once\n"
     "  --queue N             requests that may wait, 64 by default; one more gets 429\n"
     "  --max-body BYTES      of a request, 2 MiB by default\n"

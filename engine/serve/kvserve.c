@@ -30,6 +30,8 @@
 
 #define LOCAL_TOKENS 512 /* of a prompt, of several workers: engine/route's own */
 
+#define LEND_NS (10 * KVE_S) /* that a worker does the other side's work, at least */
+
 #define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
 enum {
@@ -80,6 +82,7 @@ enum {
     OPT_TTFT,
     OPT_ITL,
     OPT_LOCAL,
+    OPT_LEND,
     OPT_NAME,
     OPT_JSON,
     OPT_NO_COMPARE,
@@ -138,6 +141,7 @@ static const struct option options[] = {
     {"ttft", required_argument, NULL, OPT_TTFT},
     {"itl", required_argument, NULL, OPT_ITL},
     {"local", required_argument, NULL, OPT_LOCAL},
+    {"lend", required_argument, NULL, OPT_LEND},
     {"name", required_argument, NULL, OPT_NAME},
     {"json", no_argument, NULL, OPT_JSON},
     {"no-compare", no_argument, NULL, OPT_NO_COMPARE},
@@ -216,6 +220,7 @@ static const struct {
     {OPT_TTFT, HTTP},
     {OPT_ITL, HTTP},
     {OPT_LOCAL, UP_PAIR | ROUTER},
+    {OPT_LEND, UP_PAIR},
     {OPT_NAME, WORKER},
     {OPT_JSON, RUN},
     {OPT_NO_COMPARE, RUN},
@@ -414,6 +419,8 @@ static bool service_option(struct cli *c, int opt, const char *text)
         return seconds(c, text, &c->up.place.ttft_ns);
     case OPT_ITL:
         return seconds(c, text, &c->up.place.itl_ns);
+    case OPT_LEND:
+        return strcmp(text, "0") == 0 || seconds(c, text, &c->up.place.lend_ns);
     case OPT_LOCAL:
         return whole(c, text, 0, 1 << 24, &c->up.place.local_tokens);
     default:
@@ -645,13 +652,17 @@ static bool several(struct cli *c)
 static bool policy_fits(struct cli *c)
 {
     const struct kve_route_policy *p = c->up.place.policy;
-    const bool whole_policy = p == NULL || p->whole;
-
-    if (!c->said[OPT_LOCAL - OPT_MODEL] && workers_of(c) > 2)
+    const bool local = c->said[OPT_LOCAL - OPT_MODEL], lend = c->said[OPT_LEND - OPT_MODEL];
+    const bool ours = p == NULL || p->whole, many = workers_of(c) > 2;
+    if (!local && many)
         c->up.place.local_tokens = LOCAL_TOKENS;
-    if (whole_policy || !c->said[OPT_LOCAL - OPT_MODEL])
+    if (!lend && many)
+        c->up.place.lend_ns = LEND_NS;
+    c->run.spawn.mesh = ours && many && c->up.place.lend_ns > 0;
+    if ((ours || !(local || lend)) && (many || !lend))
         return true;
-    fprintf(stderr, "kvserve up: --local means nothing with --policy %s\n", p->name);
+    fprintf(stderr, "kvserve up: --%s means nothing with %s%s\n", lend ? "lend" : "local",
+            ours ? "a pair" : "--policy ", ours ? "" : p->name);
     return false;
 }
 

@@ -134,6 +134,11 @@ static uint64_t up_of(const struct kve_metrics_worker *w)
     return w->up;
 }
 
+static uint64_t lent_of(const struct kve_metrics_worker *w)
+{
+    return w->lent;
+}
+
 static uint64_t running_of(const struct kve_metrics_worker *w)
 {
     return w->running;
@@ -170,6 +175,7 @@ static void worker_gauges(FILE *f, const struct kve_metrics_now *now)
                 (unsigned long long)w->kv_free);
     }
     worker_gauge(f, "kvserve_worker_up", "1: it takes requests.", now, up_of);
+    worker_gauge(f, "kvserve_worker_lent", "1: it does the other side's work.", now, lent_of);
     worker_gauge(f, "kvserve_worker_running", "Requests on it.", now, running_of);
     worker_gauge(f, "kvserve_worker_waiting", "Requests that wait for it.", now, waiting_of);
     worker_gauge(f, "kvserve_worker_lost", "How often it was lost.", now, lost_of);
@@ -230,6 +236,8 @@ static void counters(FILE *f, const struct kve_metrics *m, const struct kve_metr
         (double)now->refused_late, model);
     one(f, "kvserve_requests_restarted_total", "counter", "Requests that a lost worker had.",
         (double)now->restarted, model);
+    one(f, "kvserve_worker_turns_total", "counter", "How often a worker changed sides.",
+        (double)now->turns, model);
     one(f, "kvserve_worker_restarts_total", "counter", "How often the workers were started again.",
         (double)m->restarts, model);
     head(f, "kvserve_http_replies_total", "counter", "Replies by status.");

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* work.c - what both parts of a request have in common: of whom is spoken, and the draw of a token.
- */
+/* work.c - what the parts of a request share: of whom is spoken, how a token is drawn. */
 #include "work.h"
 
 #include <stdio.h>

@@ -58,6 +58,7 @@ static void put(uint32_t i)
 }
 
 static uint32_t local_tokens;
+static uint64_t lend_ns;
 
 static void begin(const char *policy, uint64_t ttft_ns)
 {
@@ -67,11 +68,13 @@ static void begin(const char *policy, uint64_t ttft_ns)
         .queue_max = JOBS,
         .place = {.policy = kve_route_policy_of(policy),
                   .ttft_ns = ttft_ns,
-                  .local_tokens = local_tokens},
+                  .local_tokens = local_tokens,
+                  .lend_ns = lend_ns},
     };
 
     signal(SIGPIPE, SIG_IGN);
     dispatch = (struct kve_dispatch){.cfg = &config};
+    config.spawn.mesh = lend_ns > 0;
     dispatch.spawn.count = COUNT;
     dispatch.spawn.prefills = PREFILLS;
     for (uint32_t i = 0; i < COUNT; ++i)
@@ -417,4 +420,81 @@ Test(many, what_was_computed_at_home_begins_again_elsewhere)
     cr_expect(jobs[0].state == KVE_JOB_RUNNING && jobs[0].ticket.decode->index != home);
     kve_front_fail_all(&front, "the end");
     kve_channel_init(&far[home], -1);
+}
+
+static uint32_t lent(void)
+{
+    uint32_t at = COUNT;
+
+    for (uint32_t i = 0; i < COUNT; ++i)
+        if (front.place.nodes[i].lent) {
+            cr_expect_eq(at, COUNT, "one at a time");
+            at = i;
+        }
+    return at;
+}
+
+/* Route is asked once a second: now. */
+static void ask_who_lends(void)
+{
+    front.place.lend_ns = 0;
+    kve_front_step(&front);
+}
+
+/* Each prefill has two prompts, four seconds' work; the decodes have nothing: one of them takes the
+ * next prompt, for the other one, and goes home when all is done. */
+Test(many, an_idle_decode_lends_itself_to_prefill)
+{
+    char part[32], why[KVE_WHY_BYTES];
+
+    lend_ns = KVE_S;
+    begin("finish", 0);
+    for (uint32_t i = 0; i < 4; ++i, ++prompt[0])
+        cr_assert_eq(submit(i, why), KVW_OK);
+    kve_front_step(&front);
+    ask_who_lends();
+    const uint32_t guest = lent();
+    cr_assert(guest >= PREFILLS && guest < COUNT && front.place.turns == 1);
+    cr_assert_eq(submit(4, why), KVW_OK);
+    kve_front_step(&front);
+    cr_expect_eq(jobs[4].placed.d.prefill, guest);
+    cr_assert_eq(jobs[4].state, KVE_JOB_RUNNING);
+    cr_expect_eq(front.place.nodes[guest].blocks_used,
+                 7 * (jobs[0].placed.d.decode == guest) + 7 * (jobs[1].placed.d.decode == guest) +
+                     7 * (jobs[2].placed.d.decode == guest) +
+                     7 * (jobs[3].placed.d.decode == guest) + 7,
+                 "the prompt's blocks are counted");
+    const uint32_t other = jobs[4].placed.d.decode;
+    cr_expect(other != guest && other >= PREFILLS);
+    do
+        heard_part(guest, part);
+    while (strcmp(part, "") == 0); /* its own role's, before it */
+    cr_expect_str_eq(part, "prefill");
+    for (uint32_t i = 0; i < 5; ++i) {
+        serve(&jobs[i], 0);
+        kve_front_step(&front);
+        kve_front_step(&front);
+    }
+    cr_expect_eq(front.active + front.queued, 0);
+    is_idle();
+    front.place.nodes[guest].turned_ns = 1; /* long ago */
+    ask_who_lends();
+    cr_expect(lent() == COUNT && front.place.turns == 2, "it goes home");
+}
+
+/* Only a mesh can lend: who isn't linked with its own side takes no part in one. */
+Test(many, in_a_mesh_all_are_linked_with_all)
+{
+    lend_ns = KVE_S;
+    begin("finish", 0);
+    cr_expect(kve_place_takes(&front.place, 2) && kve_place_takes(&front.place, 3));
+    dispatch.spawn.at[3].linked = 3; /* decode-1 has lost decode-0 */
+    kve_front_step(&front);
+    cr_expect(kve_place_takes(&front.place, 2) && !kve_place_takes(&front.place, 3));
+    tear_down();
+    lend_ns = 0; /* the control */
+    begin("finish", 0);
+    dispatch.spawn.at[3].linked = 3;
+    kve_front_step(&front);
+    cr_expect(kve_place_takes(&front.place, 2) && kve_place_takes(&front.place, 3));
 }

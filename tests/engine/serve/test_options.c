@@ -129,6 +129,7 @@ static const struct {
     {"budget", "e8", HTTP},
     {"exact", "5,129", HTTP},
     /* what takes more than itself */
+    {"lend", NULL, OTHER},
     {"prompt", NULL, OTHER},
     {"prompt-file", NULL, OTHER},
     {"batch", NULL, OTHER},
