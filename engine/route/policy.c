@@ -44,22 +44,26 @@ static uint32_t at(const struct kve_route_look *l, may_fn *may, uint64_t k)
 
 /* ---- round-robin ---- */
 
-/* The next one behind the last decision's place that may. */
-static uint32_t robin(const struct kve_route_look *l, may_fn *may)
-{
-    const uint32_t n = count_of(l, may);
-
-    return n > 0 ? at(l, may, l->r->turn % n) : KVE_ROUTE_NONE;
-}
-
 static uint32_t robin_decode(const struct kve_route_look *l)
 {
-    return robin(l, kve_route_may_decode);
+    const uint32_t n = count_of(l, kve_route_may_decode);
+
+    return n > 0 ? at(l, kve_route_may_decode, l->r->turn % n) : KVE_ROUTE_NONE;
 }
 
+/* In step with decode; when both are back where they began, one further: else the same few pairs
+ * would have everything. */
 static uint32_t robin_prefill(const struct kve_route_look *l)
 {
-    return robin(l, kve_route_may_prefill);
+    const uint32_t n = count_of(l, kve_route_may_prefill);
+    const uint32_t other = l->r->cfg.together ? 0 : count_of(l, kve_route_may_decode);
+    uint64_t round = other;
+
+    if (n == 0)
+        return KVE_ROUTE_NONE;
+    while (round % n != 0)
+        round += other;
+    return at(l, kve_route_may_prefill, (l->r->turn + (round > 0 ? l->r->turn / round : 0)) % n);
 }
 
 /* ---- random ---- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * decode.c - offer blocks, let the KV land in them, then write the answer token by token; several
- * answers at once get a token each from one pass.
+ * decode.c - a worker's requests, side by side: blocks are offered, the KV lands in them or is
+ * computed here, then the answer is written token by token. All answers get a token each from one
+ * pass; between two passes a piece of the prompt at hand is computed.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,21 +10,10 @@
 
 #include "clock.h"
 #include "../text/tok.h"
-#include "job.h"
+#include "session.h"
+#include "work.h"
 
 #define TAKE_BY_NS (5 * KVE_S) /* as prefill.c waits for the offer */
-
-struct answer {
-    uint32_t tokens; /* said so far, the first included */
-    uint64_t first_ns, end_ns;
-    uint64_t ahead_ns;  /* the step after the first token began, ahead of the transfer's end */
-    const char *reason; /* "stop" or "length" */
-};
-
-static bool on_cancel(void *arg)
-{
-    return kve_worker_canceled(arg);
-}
 
 static bool is_end(const struct kve_worker *w, const struct kve_request *r, uint32_t token)
 {
@@ -31,7 +21,7 @@ static bool is_end(const struct kve_worker *w, const struct kve_request *r, uint
 }
 
 /* Say the token; true: it was the last one. */
-static bool say_token(struct kve_worker *w, const struct kve_request *r, struct answer *a,
+static bool say_token(struct kve_worker *w, const struct kve_request *r, struct kve_answer *a,
                       const struct kve_first *t)
 {
     cJSON *obj = kve_worker_event(w, "token");
@@ -51,41 +41,7 @@ static bool say_token(struct kve_worker *w, const struct kve_request *r, struct 
     return is_end(w, r, t->token) || a->tokens == r->max_tokens;
 }
 
-/* The token after these logits, with its logprobs if the request wants them. */
-static void draw(const struct kve_worker *w, const struct kve_request *r, struct kve_sampler *s,
-                 const float *logits, uint32_t position, struct kve_first *t)
-{
-    t->token = kve_sample(s, logits, position);
-    t->count = r->logprobs;
-    kve_sampler_took(s, t->token);
-    if (r->logprobs > 0)
-        kve_logprobs(logits, w->mc->vocab, t->token, r->logprobs - 1, t->logprobs);
-}
-
-/* *t is the first token of the answer; seq holds the prompt's KV. */
-static kvw_err generate(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
-                        struct kve_first *t, struct answer *a)
-{
-    const struct kve_hooks hooks = {.arg = w, .cancel = on_cancel};
-    struct kve_sampler *sampler;
-    kvw_err err = kve_sampler_open(&sampler, &r->sample, w->mc->vocab);
-
-    if (err != KVW_OK)
-        return err;
-    a->first_ns = kve_now_ns();
-    kve_sampler_prompt(sampler, r->tokens, r->count);
-    kve_sampler_took(sampler, t->token);
-    while (!say_token(w, r, a, t)) {
-        if ((err = kve_decode(w->run, &w->kv, seq, t->token, &hooks, w->logits)) != KVW_OK)
-            break;
-        draw(w, r, sampler, w->logits, seq->tokens, t);
-    }
-    a->end_ns = kve_now_ns();
-    kve_sampler_close(sampler);
-    return err;
-}
-
-static void say_finished(struct kve_worker *w, const struct answer *a, const struct kve_xfer *x,
+static void say_finished(struct kve_worker *w, const struct kve_answer *a, const struct kve_xfer *x,
                          kvw_err err, const char *text)
 {
     cJSON *obj = kve_worker_event(w, "finished");
@@ -112,34 +68,11 @@ static void say_finished(struct kve_worker *w, const struct answer *a, const str
     kve_worker_say(w, obj);
 }
 
-/* ---- many at once ---- */
-
-enum job_state {
-    JOB_FREE = 0,
-    JOB_RECEIVING, /* blocks are lent -> WRITING, AHEAD, or its end */
-    JOB_AHEAD,     /* on a GPU: the KV has come, and the first step is behind it on the stream; the
-                      transfer's end will say whether it is right -> WRITING, or its end */
-    JOB_WRITING,   /* the KV is there */
-};
-
-struct job {
-    enum job_state state;
-    struct kve_request r;
-    struct kve_seq seq;
-    struct kve_xfer x;
-    struct answer a;
-    struct kve_sampler *sampler;
-    struct kve_first first; /* the prefill's token */
-    struct kve_first last;  /* the token whose next one is wanted */
-    uint64_t until_ns;
-    bool canceled, aborted;
-    kvw_err failed; /* the step that was ahead */
-    char why[KVE_WHY_BYTES];
-};
+/* ---- begin and end ---- */
 
 struct kve_decodes {
     struct kve_worker *w;
-    struct job jobs[KVE_SEQUENCES_MAX];
+    struct kve_work jobs[KVE_SEQUENCES_MAX];
 };
 
 _Static_assert(KVE_SEQUENCES_MAX <= KVE_BATCH_MAX, "all answers fit into one pass");
@@ -159,38 +92,31 @@ void kve_decodes_close(struct kve_worker *w)
     w->decodes = NULL;
 }
 
-/* What is said from here on is of this request. */
-static void speak_of(struct kve_worker *w, const struct job *j)
-{
-    w->request_id = j->r.id;
-    memcpy(w->with, j->r.with, sizeof(w->with));
-    w->channel.write_by_ns = j->until_ns;
-}
-
-static void speak_of_none(struct kve_worker *w)
-{
-    w->request_id = 0;
-    w->channel.write_by_ns = 0;
-}
-
 /* Its blocks go back; the last word. No transfer is under way. */
-static void end_job(struct kve_worker *w, struct job *j, kvw_err err)
+static void end_job(struct kve_worker *w, struct kve_work *j, kvw_err err)
 {
-    speak_of(w, j);
     kve_sampler_close(j->sampler);
     if (j->seq.blocks != NULL)
         kve_worker_seq_close(w, &j->seq);
     if (err != KVW_OK && j->why[0] == '\0')
         snprintf(j->why, sizeof(j->why), "%s",
-                 j->canceled ? "the request was canceled" : kvw_strerror(err));
-    say_finished(w, &j->a, &j->x, err, err == KVW_OK ? "" : j->why);
-    speak_of_none(w);
+                 j->canceled || w->canceled ? "the request was canceled" : kvw_strerror(err));
+    if (j->part == KVE_PART_PREFILL) {
+        kve_prompt_say(w, j, err, err == KVW_OK ? "" : j->why);
+    } else {
+        kve_work_speak(w, j);
+        say_finished(w, &j->a, j->part == KVE_PART_BOTH ? NULL : &j->x, err,
+                     err == KVW_OK ? "" : j->why);
+        kve_work_speak(w, NULL);
+    }
+    if (err == KVW_OK && j->part != KVE_PART_DECODE)
+        kve_session_store(w, &j->r);
     kve_request_free(&j->r);
-    j->state = JOB_FREE;
+    j->state = KVE_WORK_FREE;
 }
 
 /* Lend blocks for the prompt, and have those of the answer. */
-static kvw_err lend(struct kve_worker *w, struct job *j)
+static kvw_err lend(struct kve_worker *w, struct kve_work *j)
 {
     const uint32_t block_tokens = w->kv.pool.block_tokens;
     kvw_err err = kve_worker_link_ready(w, j->why);
@@ -220,34 +146,58 @@ static kvw_err lend(struct kve_worker *w, struct job *j)
     return err;
 }
 
-static struct job *find_job(struct kve_decodes *d, uint64_t id)
+static struct kve_work *find_job(struct kve_decodes *d, uint64_t id)
 {
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
-        if (d->jobs[i].state != JOB_FREE && d->jobs[i].r.id == id)
+        if (d->jobs[i].state != KVE_WORK_FREE && d->jobs[i].r.id == id)
             return &d->jobs[i];
     return NULL;
 }
 
+bool kve_decodes_has(const struct kve_worker *w, uint64_t id)
+{
+    return find_job(w->decodes, id) != NULL;
+}
+
+/* One prompt at a time, many answers; where there is no link, one request. */
+static struct kve_work *place_for(struct kve_worker *w, enum kve_request_part part)
+{
+    struct kve_work *at = NULL;
+
+    for (uint32_t i = KVE_SEQUENCES_MAX; i-- > 0;) {
+        struct kve_work *j = &w->decodes->jobs[i];
+
+        if (j->state == KVE_WORK_FREE)
+            at = j;
+        else if (w->link == NULL || (part != KVE_PART_DECODE && (j->state == KVE_WORK_COMPUTING ||
+                                                                 j->state == KVE_WORK_SENDING)))
+            return NULL;
+    }
+    return at;
+}
+
 bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r)
 {
-    struct kve_decodes *d = w->decodes;
-    uint32_t at = 0;
+    const enum kve_request_part part = kve_worker_part(w, r->part);
+    struct kve_work *j = place_for(w, part);
 
-    while (at < KVE_SEQUENCES_MAX && d->jobs[at].state != JOB_FREE)
-        ++at;
-    if (at == KVE_SEQUENCES_MAX || find_job(d, r->id) != NULL)
+    if (j == NULL || kve_decodes_has(w, r->id))
         return false;
-    struct job *j = &d->jobs[at];
-    *j = (struct job){.state = JOB_RECEIVING, .r = *r, .x = {.id = r->id}};
+    *j = (struct kve_work){.state =
+                               part == KVE_PART_DECODE ? KVE_WORK_RECEIVING : KVE_WORK_COMPUTING,
+                           .part = part,
+                           .r = *r,
+                           .x = {.id = r->id},
+                           .start_ns = kve_now_ns()};
     *r = (struct kve_request){0};
     memcpy(j->x.with, j->r.with, sizeof(j->x.with));
-    j->until_ns = kve_now_ns() + j->r.timeout_ns;
+    j->until_ns = j->start_ns + j->r.timeout_ns;
     kvw_err err = kve_sampler_open(&j->sampler, &j->r.sample, w->mc->vocab);
     if (err == KVW_OK)
-        err = lend(w, j);
+        err = part == KVE_PART_DECODE ? lend(w, j) : kve_prompt_begin(w, j);
     if (err == KVW_OK)
         return true;
-    speak_of(w, j);
+    kve_work_speak(w, j);
     kve_worker_decline(w, err, j->why[0] != '\0' ? j->why : kvw_strerror(err));
     end_job(w, j, err);
     return true;
@@ -255,14 +205,14 @@ bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r)
 
 void kve_decodes_cancel(struct kve_worker *w, uint64_t id)
 {
-    struct job *j = find_job(w->decodes, id);
+    struct kve_work *j = find_job(w->decodes, id);
 
     if (j != NULL)
         j->canceled = true;
 }
 
 /* The first token out of the note; what follows it may be computed. False: there is none. */
-static bool take_first(struct kve_worker *w, struct job *j)
+static bool take_first(struct kve_worker *w, struct kve_work *j)
 {
     const struct kve_xfer *x = &j->x;
 
@@ -276,21 +226,21 @@ static bool take_first(struct kve_worker *w, struct job *j)
 }
 
 /* Say a token of the answer; the last one is its end. */
-static void say_of(struct kve_worker *w, struct job *j, const struct kve_first *t)
+static void say_of(struct kve_worker *w, struct kve_work *j, const struct kve_first *t)
 {
-    speak_of(w, j);
+    kve_work_speak(w, j);
     const bool last = say_token(w, &j->r, &j->a, t);
-    speak_of_none(w);
+    kve_work_speak(w, NULL);
     j->a.end_ns = kve_now_ns();
     if (last)
         end_job(w, j, KVW_OK);
 }
 
 /* The KV has landed, or never will. */
-static void received(struct kve_worker *w, struct job *j)
+static void received(struct kve_worker *w, struct kve_work *j)
 {
     const struct kve_xfer *x = &j->x;
-    const bool ahead = j->state == JOB_AHEAD;
+    const bool ahead = j->state == KVE_WORK_AHEAD;
 
     if (x->err != KVW_OK) {
         snprintf(j->why, sizeof(j->why), "%s", x->text);
@@ -304,10 +254,10 @@ static void received(struct kve_worker *w, struct job *j)
     } else {
         if (j->r.budget == KVW_BUDGET_EXACT) /* what a lossy codec left isn't what others expect */
             kve_worker_seq_keep(w, &j->seq, &j->r);
-        j->state = JOB_WRITING;
+        j->state = KVE_WORK_WRITING;
         j->a.first_ns = kve_now_ns();
         say_of(w, j, &j->first);
-        if (ahead && j->state == JOB_WRITING)
+        if (ahead && j->state == KVE_WORK_WRITING)
             say_of(w, j, &j->last);
     }
 }
@@ -317,7 +267,7 @@ static void received(struct kve_worker *w, struct job *j)
  * being decoded on the GPU, the first token is known and isn't the last. The step waits on the
  * stream for each layer; what comes out is said when the transfer has ended well.
  */
-static bool can_go_ahead(struct kve_worker *w, struct job *j)
+static bool can_go_ahead(struct kve_worker *w, struct kve_work *j)
 {
     const struct kve_xfer *x = &j->x;
 
@@ -326,17 +276,30 @@ static bool can_go_ahead(struct kve_worker *w, struct job *j)
         kve_first_get(&j->first, x->note, x->note_bytes, j->r.logprobs, w->mc->vocab) != KVW_OK ||
         is_end(w, &j->r, j->first.token) || !take_first(w, j))
         return false;
-    j->state = JOB_AHEAD;
+    j->state = KVE_WORK_AHEAD;
     j->a.ahead_ns = kve_now_ns();
     return true;
 }
 
-static void look_at_transfer(struct kve_worker *w, struct job *j)
+/* The prompt's K and V are over there, or nobody wants them. */
+static void sent(struct kve_worker *w, struct kve_work *j)
+{
+    const char *text;
+    const kvw_err err = kve_prompt_outcome(w, j, &text);
+
+    snprintf(j->why, sizeof(j->why), "%s", text);
+    end_job(w, j, err);
+}
+
+static void look_at_transfer(struct kve_worker *w, struct kve_work *j)
 {
     const uint64_t now = kve_now_ns();
 
     if (kve_link_done(w->link, &j->x)) {
-        received(w, j);
+        if (j->state == KVE_WORK_SENDING)
+            sent(w, j);
+        else
+            received(w, j);
     } else if (!j->aborted && (j->canceled || w->canceled || now >= j->until_ns)) {
         kve_link_abort(w->link, &j->x,
                        now >= j->until_ns ? "the request's time ran out"
@@ -348,7 +311,7 @@ static void look_at_transfer(struct kve_worker *w, struct job *j)
 /* The answers of one pass. */
 struct turn {
     struct kve_worker *w;
-    struct job *jobs[KVE_SEQUENCES_MAX];
+    struct kve_work *jobs[KVE_SEQUENCES_MAX];
     struct kve_seq *seqs[KVE_SEQUENCES_MAX];
     uint32_t tokens[KVE_SEQUENCES_MAX];
     uint32_t count;
@@ -361,9 +324,9 @@ static kvw_err on_wait(void *arg, uint32_t layer)
     const struct turn *t = arg;
 
     for (uint32_t i = 0; i < t->count; ++i) {
-        struct job *j = t->jobs[i];
+        struct kve_work *j = t->jobs[i];
         const kvw_err err =
-            j->state == JOB_AHEAD ? kve_link_layer_wait(t->w->link, &j->x, layer) : KVW_OK;
+            j->state == KVE_WORK_AHEAD ? kve_link_layer_wait(t->w->link, &j->x, layer) : KVW_OK;
 
         if (err == KVW_E_DEVICE || err == KVW_E_AGAIN)
             return err;
@@ -390,11 +353,12 @@ static void gather(struct turn *t)
     const uint64_t now = kve_now_ns();
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
-        struct job *j = &d->jobs[i];
+        struct kve_work *j = &d->jobs[i];
 
-        if (j->state != JOB_WRITING && (j->state != JOB_RECEIVING || !can_go_ahead(t->w, j)))
+        if (j->state != KVE_WORK_WRITING &&
+            (j->state != KVE_WORK_RECEIVING || !can_go_ahead(t->w, j)))
             continue;
-        if (j->state == JOB_WRITING && (j->canceled || now >= j->until_ns)) {
+        if (j->state == KVE_WORK_WRITING && (j->canceled || now >= j->until_ns)) {
             if (!j->canceled)
                 snprintf(j->why, sizeof(j->why), "the request's time ran out");
             end_job(t->w, j, KVW_E_CANCELED);
@@ -406,17 +370,17 @@ static void gather(struct turn *t)
     }
 }
 
-static void say_next(struct kve_worker *w, struct job *j, const float *logits)
+static void say_next(struct kve_worker *w, struct kve_work *j, const float *logits)
 {
-    draw(w, &j->r, j->sampler, logits, j->seq.tokens, &j->last);
-    if (j->state == JOB_WRITING)
+    kve_work_draw(w, j, logits, j->seq.tokens, &j->last);
+    if (j->state == KVE_WORK_WRITING)
         say_of(w, j, &j->last);
 }
 
 /* No token came of the pass. An answer that was ahead ends by its transfer, which is still open. */
-static void fail(struct kve_worker *w, struct job *j, kvw_err err)
+static void fail(struct kve_worker *w, struct kve_work *j, kvw_err err)
 {
-    if (j->state == JOB_WRITING) {
+    if (j->state == KVE_WORK_WRITING) {
         end_job(w, j, err);
         return;
     }
@@ -442,18 +406,71 @@ static void write_tokens(struct turn *t)
     }
 }
 
+/* ---- a prompt ---- */
+
+/* It is computed, all of it or as far as it goes. */
+static void end_compute(struct kve_worker *w, struct kve_work *j, kvw_err err)
+{
+    if (j->part == KVE_PART_PREFILL) {
+        if (err != KVW_OK)
+            kve_link_abort(w->link, &j->x, "the prefill did not finish");
+        j->aborted = err != KVW_OK;
+        j->failed = err;
+        j->state = KVE_WORK_SENDING; /* its blocks are read until the transfer ends */
+    } else if (err != KVW_OK) {
+        end_job(w, j, err);
+    } else {
+        kve_prompt_say(w, j, KVW_OK, "");
+        j->last = j->first;
+        j->state = KVE_WORK_WRITING;
+        j->a.first_ns = kve_now_ns();
+        say_of(w, j, &j->first);
+    }
+}
+
+/* A piece of the prompt at hand. beside: of answers that wait for its end. */
+static bool compute(struct kve_worker *w)
+{
+    struct kve_work *j = NULL;
+    bool beside = false;
+
+    for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
+        struct kve_work *at = &w->decodes->jobs[i];
+
+        if (at->state == KVE_WORK_COMPUTING)
+            j = at;
+        beside |= at->state >= KVE_WORK_RECEIVING;
+    }
+    if (j == NULL)
+        return false;
+    kvw_err err = KVW_E_CANCELED;
+    if (kve_now_ns() >= j->until_ns)
+        snprintf(j->why, sizeof(j->why), "the request's time ran out");
+    else if (!j->canceled)
+        err = kve_prompt_piece(w, j, beside);
+    if (err != KVW_E_AGAIN)
+        end_compute(w, j, err);
+    return true;
+}
+
 bool kve_decodes_turn(struct kve_worker *w)
 {
     struct kve_decodes *d = w->decodes;
     struct turn t = {.w = w};
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i)
-        if (d->jobs[i].state == JOB_RECEIVING || d->jobs[i].state == JOB_AHEAD)
+        if (d->jobs[i].state == KVE_WORK_RECEIVING || d->jobs[i].state == KVE_WORK_AHEAD ||
+            d->jobs[i].state == KVE_WORK_SENDING)
             look_at_transfer(w, &d->jobs[i]);
     gather(&t);
     if (t.count > 0)
         write_tokens(&t);
-    return t.count > 0;
+    return compute(w) || t.count > 0;
+}
+
+static bool has_transfer(const struct kve_work *j)
+{
+    return j->state != KVE_WORK_WRITING && j->part != KVE_PART_BOTH;
 }
 
 void kve_decodes_end(struct kve_worker *w)
@@ -461,39 +478,15 @@ void kve_decodes_end(struct kve_worker *w)
     struct kve_decodes *d = w->decodes;
 
     for (uint32_t i = 0; i < KVE_SEQUENCES_MAX; ++i) {
-        struct job *j = &d->jobs[i];
+        struct kve_work *j = &d->jobs[i];
 
-        if (j->state == JOB_FREE)
+        if (j->state == KVE_WORK_FREE)
             continue;
         j->canceled = true;
-        if (j->state != JOB_WRITING && !j->aborted)
+        if (has_transfer(j) && !j->aborted)
             kve_link_abort(w->link, &j->x, "the router is gone");
-        while (j->state != JOB_WRITING && !kve_link_done(w->link, &j->x))
+        while (has_transfer(j) && !kve_link_done(w->link, &j->x))
             kve_link_wait(w->link, &j->x, kve_now_ns() + 100 * KVE_MS);
         end_job(w, j, KVW_E_CANCELED);
     }
-}
-
-/* ---- alone ---- */
-
-void kve_serve_local(struct kve_worker *w, const struct kve_request *r)
-{
-    struct kve_prefilled p = {0};
-    struct kve_seq seq = {0};
-    struct answer a = {0};
-    char why[KVE_WHY_BYTES] = "";
-    kvw_err err = kve_worker_seq_open(w, &seq, r, r->max_tokens, why);
-
-    if (err == KVW_OK) {
-        err = kve_prefill_run(w, r, &seq, NULL, &p);
-        if (err == KVW_OK) {
-            kve_prefill_say(w, r, &p, NULL, KVW_OK, "");
-            err = generate(w, r, &seq, &p.first, &a);
-        }
-        kve_worker_seq_close(w, &seq);
-    }
-    if (err != KVW_OK && why[0] == '\0')
-        snprintf(why, sizeof(why), "%s",
-                 w->canceled ? "the request was canceled" : kvw_strerror(err));
-    say_finished(w, &a, NULL, err, err == KVW_OK ? "" : why);
 }

@@ -503,6 +503,16 @@ static bool hand_out(struct kve_dispatch *d, struct kve_ticket *t, struct kve_sp
     return false;
 }
 
+/* What it does of the request, where that isn't what it was started for. */
+static enum kve_request_part part_of(const struct kve_spawned *w, enum kve_request_part part)
+{
+    const bool own = w->role == KVE_WORKER_LOCAL ||
+                     (w->role == KVE_WORKER_PREFILL && part == KVE_PART_PREFILL) ||
+                     (w->role == KVE_WORKER_DECODE && part == KVE_PART_DECODE);
+
+    return own ? KVE_PART_ROLE : part;
+}
+
 /* Of several each hears the other's name. */
 static void name_peer(const struct kve_dispatch *d, struct kve_request *q,
                       const struct kve_spawned *peer)
@@ -534,9 +544,12 @@ void kve_dispatch_begin_on(struct kve_dispatch *d, struct kve_ticket *t, struct 
     rep->sent_at_us = kve_now_ns() / 1000;
     /* Decode first: its offer is then there when the first layer is. */
     name_peer(d, q, t->prefill);
+    q->part = part_of(t->decode, t->prefill != NULL ? KVE_PART_DECODE : KVE_PART_BOTH);
     if (!hand_out(d, t, t->decode, q))
         return;
     name_peer(d, q, t->decode);
+    if (t->prefill != NULL)
+        q->part = part_of(t->prefill, KVE_PART_PREFILL);
     hand_out(d, t, t->prefill, q);
 }
 

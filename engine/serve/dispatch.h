@@ -45,7 +45,7 @@ struct kve_listener {
 struct kve_ticket {
     const struct kve_listener *listener;
     struct kve_report *report;
-    struct kve_spawned *prefill, *decode; /* who has it. LOCAL: no prefill */
+    struct kve_spawned *prefill, *decode; /* who has it. No prefill: decode does both */
     uint64_t id, until_ns;
     uint64_t end_by_ns;        /* called off: the workers' last words are awaited so long. 0: not */
     bool prefilled, finished;  /* what prefill and decode say last; or they are lost */
@@ -94,7 +94,7 @@ bool kve_dispatch_serve(struct kve_dispatch *d, struct kve_request *q, struct kv
  */
 void kve_dispatch_begin(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
                         struct kve_report *rep, const struct kve_listener *l);
-/* On which: t->prefill, t->decode. */
+/* On which: t->prefill (NULL: the other does both parts), t->decode. */
 void kve_dispatch_begin_on(struct kve_dispatch *d, struct kve_ticket *t, struct kve_request *q,
                            struct kve_report *rep, const struct kve_listener *l);
 /* Take it back from both workers: it fails with "canceled", and ends as any other. */

@@ -235,8 +235,7 @@ static struct kve_job *next(const struct kve_front *f, bool given,
     return best;
 }
 
-/* One prompt at a time on a prefill, so many answers on a decode. Alone, a worker does one request
- * at a time. */
+/* One prompt at a time on a worker, so many answers on one that decodes. */
 static bool has_room(const struct kve_front *f, const struct kve_job *j)
 {
     const struct kve_route_decision *d = &j->placed.d;
@@ -244,10 +243,10 @@ static bool has_room(const struct kve_front *f, const struct kve_job *j)
 
     for (const struct kve_job *r = f->running; r != NULL; r = r->next) {
         answers += r->placed.d.decode == d->decode;
-        if (r->placed.d.prefill == d->prefill && (d->prefill == d->decode || !r->ticket.prefilled))
+        if (r->placed.d.prefill == d->prefill && !r->ticket.prefilled)
             return false;
     }
-    return answers < f->slots;
+    return answers < f->slots && (d->prefill == d->decode || kve_place_room(&f->place, &j->placed));
 }
 
 static void start(struct kve_front *f, struct kve_job *j)
@@ -263,6 +262,7 @@ static void start(struct kve_front *f, struct kve_job *j)
     f->running = j;
     ++f->active;
     j->state = KVE_JOB_RUNNING;
+    kve_place_started(&f->place, &j->placed);
     j->hook = (struct kve_listener){
         .arg = j, .text = on_text, .progress = on_progress, .ended = on_ended};
     j->q.timeout_ns = j->until_ns > now + KVE_MS ? j->until_ns - now : KVE_MS;

@@ -7,10 +7,10 @@ static bool has(const struct kve_job *j, uint32_t worker)
     return j->placed.given && (j->placed.d.prefill == worker || j->placed.d.decode == worker);
 }
 
-/* A prefill that has done its part of it has it no more. */
+/* Who has done its part of it has it no more. */
 static bool works(const struct kve_job *j, const struct kve_spawned *w)
 {
-    return has(j, w->index) && (w->role != KVE_WORKER_PREFILL || !j->ticket.prefilled);
+    return has(j, w->index) && (j->placed.d.decode == w->index || !j->ticket.prefilled);
 }
 
 uint32_t kve_health_workers(const struct kve_front *f, struct kve_metrics_worker *to)
@@ -24,6 +24,7 @@ uint32_t kve_health_workers(const struct kve_front *f, struct kve_metrics_worker
             .name = w->name,
             .role = w->role == KVE_WORKER_PREFILL ? "prefill" : "decode",
             .up = kve_place_takes(&f->place, i),
+            .lent = f->place.nodes[i].lent,
             .kv_free = w->kv_free,
             .kv_blocks = w->kv_blocks,
             .lost = w->lost,
@@ -54,6 +55,7 @@ char *kve_health_say(const struct kve_front *f)
         cJSON_AddStringToObject(one, "name", w[i].name);
         cJSON_AddStringToObject(one, "role", w[i].role);
         cJSON_AddBoolToObject(one, "up", w[i].up);
+        cJSON_AddBoolToObject(one, "lent", w[i].lent);
         cJSON_AddNumberToObject(one, "running", w[i].running);
         cJSON_AddNumberToObject(one, "waiting", w[i].waiting);
         cJSON_AddNumberToObject(one, "kv_blocks", (double)w[i].kv_blocks);

@@ -3,6 +3,13 @@
 #include "help.h"
 
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../gguf/gguf.h"
+#include "clock.h"
+#include "output.h"
 
 const char *const kve_help[] = {
     "kvserve - prefill and decode in two processes, the KV cache streamed between them layer by "
@@ -68,6 +75,11 @@ const char *const kve_help[] = {
     "                        power-of-two, round-robin, random (engine/route/README.md)\n"
     "  --ttft SECONDS, --itl SECONDS   promises: until the first token, and between two. What\n"
     "                        would break one is 429 at once; without them only --queue refuses\n"
+    "  --local TOKENS        with finish: a prompt that lacks so few may be computed where its\n"
+    "                        answer is written, and so may any behind a slow link; 0: none.\n"
+    "                        512 with several workers, 0 with a pair\n"
+    "  --lend SECONDS        several, with finish: a worker of the idle side does the other\n"
+    "                        side's work, for so long at least (10); 0: none does\n"
     "  --sequences N         answers that each decode writes at once\n"
     "  --queue N             requests that may wait, 64 by default; one more gets 429\n"
     "  --max-body BYTES      of a request, 2 MiB by default\n"
@@ -132,3 +144,21 @@ const char *const kve_help[] = {
     "N.\n",
     NULL,
 };
+
+int kve_help_print(const char *const *texts)
+{
+    struct kve_output out;
+    char why[KVE_WHY_BYTES];
+    bool ok = true;
+
+    kve_output_open(&out, STDOUT_FILENO);
+    for (; *texts != NULL; ++texts)
+        ok = ok && kve_output_add(&out, *texts, strlen(*texts)) == KVW_OK;
+    ok = ok && kve_output_finish(&out, kve_now_ns() + 600 * KVE_S, NULL);
+    if (!ok) {
+        kve_output_why(&out, why);
+        fprintf(stderr, "kvserve: %s\n", why);
+    }
+    kve_output_close(&out);
+    return ok ? 0 : 1;
+}

@@ -4,5 +4,7 @@
 #define KVE_HELP_H
 
 extern const char *const kve_help[];
+/* Texts, ended by NULL, on standard output; the exit status. */
+int kve_help_print(const char *const *texts);
 
 #endif

@@ -58,6 +58,7 @@ static void get_metrics(struct kve_http *h, struct evhttp_request *req)
         .up = kve_dispatch_ready(f->d),
         .refused_late = f->refused,
         .restarted = f->restarted,
+        .turns = f->place.turns,
         .workers = workers,
         .count = kve_health_workers(f, workers),
         .prefills = f->d->spawn.prefills,

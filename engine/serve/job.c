@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * job.c - what the kinds of work ask of their worker: events to the router, the state of the link,
- * a look for a cancel, the wait for a transfer, blocks of the pool.
+ * job.c - what work asks of its worker: events to the router, the state of the link, its part of a
+ * request, blocks of the pool.
  */
 #include "job.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "clock.h"
 
 const char *kve_worker_name(const struct kve_worker *w)
 {
@@ -92,61 +89,25 @@ void kve_worker_tell_link(struct kve_worker *w)
     kve_worker_say(w, obj);
 }
 
-/* One request at a time. The other worker may have this one, too, and would wait for our part. */
-static void say_busy(struct kve_worker *w, const cJSON *obj)
+void kve_worker_busy(struct kve_worker *w, const cJSON *obj, bool decline)
 {
     static const char text[] = "busy with another request";
     uint64_t id = 0;
 
     kve_worker_say_error(w, obj, KVW_E_AGAIN, text);
-    if (w->link != NULL && strcmp(kve_json_str(obj, "op"), "generate") == 0 &&
-        kve_json_u64(obj, "id", 1, 1ull << 52, &id) && id != w->request_id)
+    if (decline && w->link != NULL && kve_json_u64(obj, "id", 1, 1ull << 52, &id))
         kve_link_decline(w->link, kve_json_str(obj, "with"), id, KVW_E_AGAIN, text);
 }
 
-bool kve_worker_canceled(struct kve_worker *w)
+enum kve_request_part kve_worker_part(const struct kve_worker *w, enum kve_request_part said)
 {
-    kvw_err err;
-    cJSON *obj;
+    static const enum kve_request_part by_role[] = {
+        [KVE_WORKER_PREFILL] = KVE_PART_PREFILL,
+        [KVE_WORKER_DECODE] = KVE_PART_DECODE,
+        [KVE_WORKER_LOCAL] = KVE_PART_BOTH,
+    };
 
-    while (!w->canceled && (obj = kve_channel_read(&w->channel, &err)) != NULL) {
-        uint64_t id = 0;
-
-        if (strcmp(kve_json_str(obj, "op"), "cancel") != 0)
-            say_busy(w, obj);
-        else if (kve_json_u64(obj, "id", 1, 1ull << 52, &id) && id == w->request_id)
-            w->canceled = true;
-        cJSON_Delete(obj);
-    }
-    if (!w->canceled && err != KVW_E_AGAIN) {
-        kve_worker_channel_ends(w, err);
-        w->canceled = true;
-    }
-    return w->canceled || *w->channel.stop;
-}
-
-void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t until_ns)
-{
-    bool aborted = false;
-
-    while (!kve_link_done(w->link, x)) {
-        const uint64_t now = kve_now_ns();
-
-        if (!aborted && (kve_worker_canceled(w) || now >= until_ns)) {
-            kve_link_abort(w->link, x,
-                           now >= until_ns ? "the request's time ran out"
-                                           : "the request was canceled");
-            aborted = true;
-        }
-        if (aborted) { /* the channel may be closed: it would only wake us for nothing */
-            kve_link_wait(w->link, x, now + 100 * KVE_MS);
-            continue;
-        }
-        struct pollfd p[2] = {{.fd = w->channel.fd, .events = POLLIN},
-                              {.fd = kve_link_notify_fd(w->link), .events = POLLIN}};
-        poll(p, 2, KVE_IDLE_POLL_MS);
-        kve_worker_tell_link(w);
-    }
+    return said != KVE_PART_ROLE ? said : by_role[w->cfg->role];
 }
 
 void kve_worker_decline(struct kve_worker *w, kvw_err err, const char *text)
@@ -199,7 +160,7 @@ static uint32_t from_disk(struct kve_worker *w, const struct kve_request *r, uin
 static uint32_t share(struct kve_worker *w, const struct kve_request *r, uint32_t *ids)
 {
     const uint32_t block_tokens = w->kv.pool.block_tokens, unit = kve_worker_unit_blocks(w);
-    const uint32_t least = w->cfg->role != KVE_WORKER_DECODE ? KVE_REST_MIN : 0;
+    const uint32_t least = kve_worker_part(w, r->part) != KVE_PART_DECODE ? KVE_REST_MIN : 0;
 
     if (!r->reuse || r->count < least)
         return 0;
@@ -253,8 +214,12 @@ void kve_worker_seq_close(struct kve_worker *w, struct kve_seq *seq)
 kvw_err kve_worker_link_ready(struct kve_worker *w, char *why)
 {
     char text[KVW_TEXT_BYTES_MAX + 1];
-    const kve_link_state state = kve_link_state_now(w->link, text);
 
+    if (w->link == NULL) {
+        snprintf(why, KVE_WHY_BYTES, "this worker has no link: it does both parts of a request");
+        return KVW_E_PEER_LOST;
+    }
+    const kve_link_state state = kve_link_state_now(w->link, text);
     if (state == KVE_LINK_UP)
         return KVW_OK;
     snprintf(why, KVE_WHY_BYTES, "no peer on the %s link%s%s", w->cfg->net,

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * job.h - a worker as its kinds of work see it: its state, and what all of them ask of it. For
+ * job.h - a worker as its work sees it: its state, and what both parts of a request ask of it. For
  * worker.c, prefill.c and decode.c.
  *
  * threads  the worker's own (the compute thread) only
  * memory   a struct kve_worker is worker.c's; a sequence's block table is malloc'ed
- * time     kve_worker_wait_xfer() waits; no other call does, but for a router that doesn't read
- *          (until channel.write_by_ns)
+ * time     no call waits, but kve_decodes_end(), and for a router that doesn't read (until
+ *          channel.write_by_ns)
  */
 #ifndef KVE_JOB_H
 #define KVE_JOB_H
@@ -43,25 +43,25 @@ struct kve_worker {
     uint32_t seen_peers, seen_turns;
     kvw_err seen_err;
     char seen_text[KVW_TEXT_BYTES_MAX + 1];
-    struct kve_decodes *decodes; /* decode.c's; NULL: this is no DECODE */
-    /* worker.c's, for decode.c: takes what the router says; a channel that ends sets canceled */
+    struct kve_decodes *decodes; /* decode.c's */
+    /* worker.c's, for a pass: takes what the router says; a channel that ends sets canceled */
     void (*listen)(struct kve_worker *w);
-    float *logits;              /* [vocab], of a decode worker [KVE_SEQUENCES_MAX][vocab] */
-    bool canceled;              /* the router took the current request back */
+    float *logits;              /* [KVE_SEQUENCES_MAX][vocab] */
+    bool canceled;              /* nobody is there to hear an answer */
     uint64_t request_id;        /* of the current one, 0: none */
     char with[KVE_WORKER_NAME]; /* the peer that takes part in it */
 };
 
 const char *kve_worker_name(const struct kve_worker *w);
 
-/* Look for a cancel or a hang-up without blocking; sets and returns w->canceled. Another request is
- * refused to the router, which hears that the worker is busy, and declined to the other worker. */
-bool kve_worker_canceled(struct kve_worker *w);
+/* What the worker does of a request that says so or doesn't. */
+enum kve_request_part kve_worker_part(const struct kve_worker *w, enum kve_request_part said);
+/* A request that can't be taken now: the router hears it, and so does the other worker, which has it,
+ * too, and would wait for our part. decline: there is none of that id under way here. */
+void kve_worker_busy(struct kve_worker *w, const cJSON *obj, bool decline);
 /* Tell the router, and the terminal, about the link if its state, its peers, its error or the
  * reason has changed since the last call. */
 void kve_worker_tell_link(struct kve_worker *w);
-/* Wait until x is done; a cancel, a hang-up or until_ns aborts it. Returns once x->done. */
-void kve_worker_wait_xfer(struct kve_worker *w, struct kve_xfer *x, uint64_t until_ns);
 /* Blocks for r's prompt and more tokens behind it: a malloc'ed table in *seq, whose tokens say how
  * many of the prompt's are there already, where r wants that. KVW_E_NOBLOCKS with a sentence,
  * KVW_E_NOMEM. */
@@ -89,38 +89,21 @@ void kve_worker_say_error(struct kve_worker *w, const cJSON *about, kvw_err err,
  * trusted either, and the channel is closed. */
 void kve_worker_channel_ends(struct kve_worker *w, kvw_err err);
 
-/* ---- prefill.c, decode.c ---- */
+/* ---- decode.c ---- */
 
-/* The kinds of work; each request ends by a "prefilled" or "finished", with err and text. */
-void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r);
-void kve_serve_local(struct kve_worker *w, const struct kve_request *r);
-
-/* A decode worker has many requests at once: w->decodes. KVW_E_NOMEM. */
+/* KVW_E_NOMEM. */
 KVW_NODISCARD kvw_err kve_decodes_open(struct kve_worker *w);
 void kve_decodes_close(struct kve_worker *w);
-/* Lend its blocks and return; *r is taken. False: there are too many, or one with its id: *r stays
- * the caller's. */
+/* Begin and return; *r is taken. It ends by a "prefilled", a "finished" or both, with err and text.
+ * False: there are too many, another prompt, or one with its id: *r stays the caller's. */
 bool kve_decodes_begin(struct kve_worker *w, struct kve_request *r);
+/* Is one of that id under way? */
+bool kve_decodes_has(const struct kve_worker *w, uint64_t id);
 void kve_decodes_cancel(struct kve_worker *w, uint64_t id);
-/* Look at the transfers, write the next token of every answer in one pass. False: there is none to
- * write now. */
+/* Look at the transfers, write the next token of every answer in one pass, compute a piece of the
+ * prompt. False: there is nothing to do now. */
 bool kve_decodes_turn(struct kve_worker *w);
 /* The router is gone: all requests end, all blocks come back. Waits for the transfers. */
 void kve_decodes_end(struct kve_worker *w);
-
-/* Of prefill.c, for kve_serve_local: run the prompt, fill computed_ns per layer, sample the first
- * token. x: NULL without a link. */
-struct kve_prefilled {
-    uint64_t start_ns, end_ns;
-    uint64_t computed_ns[KVW_LAYERS_MAX];
-    struct kve_first first;
-    uint32_t cached; /* tokens of the prompt that weren't computed */
-};
-kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
-                        struct kve_xfer *x, struct kve_prefilled *p);
-/* Says "prefilled". err, text: how it ended. */
-void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
-                     const struct kve_prefilled *p, const struct kve_xfer *x, kvw_err err,
-                     const char *text);
 
 #endif

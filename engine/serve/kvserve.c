@@ -16,7 +16,6 @@
 #include "compute.h"
 #include "help.h"
 #include "option_values.h"
-#include "output.h"
 #include "prompt.h"
 #include "run.h"
 #include "signals.h"
@@ -30,6 +29,10 @@
 #define SIDE_MAX (KVE_WORKERS_MAX / 2) /* prefills, and decodes */
 
 #define CACHE_GB 10 /* of a prefix cache on disk whose size isn't said */
+
+#define LOCAL_TOKENS 512 /* of a prompt, of several workers: engine/route's own */
+
+#define LEND_NS (10 * KVE_S) /* that a worker does the other side's work, at least */
 
 #define CHAT_TOKENS 1024 /* of an answer over HTTP that names no limit */
 
@@ -81,6 +84,8 @@ enum {
     OPT_POLICY,
     OPT_TTFT,
     OPT_ITL,
+    OPT_LOCAL,
+    OPT_LEND,
     OPT_NAME,
     OPT_SAVE,
     OPT_RESTORE,
@@ -143,6 +148,8 @@ static const struct option options[] = {
     {"policy", required_argument, NULL, OPT_POLICY},
     {"ttft", required_argument, NULL, OPT_TTFT},
     {"itl", required_argument, NULL, OPT_ITL},
+    {"local", required_argument, NULL, OPT_LOCAL},
+    {"lend", required_argument, NULL, OPT_LEND},
     {"name", required_argument, NULL, OPT_NAME},
     {"save", required_argument, NULL, OPT_SAVE},
     {"restore", required_argument, NULL, OPT_RESTORE},
@@ -225,6 +232,8 @@ static const struct {
     {OPT_POLICY, UP_PAIR},
     {OPT_TTFT, HTTP},
     {OPT_ITL, HTTP},
+    {OPT_LOCAL, UP_PAIR | ROUTER},
+    {OPT_LEND, UP_PAIR},
     {OPT_NAME, WORKER},
     {OPT_SAVE, RUN_PAIR | RUN_ALONE},
     {OPT_RESTORE, RUN_PAIR | RUN_ALONE},
@@ -275,6 +284,17 @@ static bool whole(const struct cli *c, const char *text, double min, double max,
     if (!number(c, text, min, max, &d) || !is_whole(c, text, d))
         return false;
     *v = (uint32_t)d;
+    return true;
+}
+
+/* From a millisecond to a day. */
+static bool seconds(const struct cli *c, const char *text, uint64_t *ns)
+{
+    double d;
+
+    if (!number(c, text, 0.001, 86400, &d))
+        return false;
+    *ns = (uint64_t)llround(d * KVE_S);
     return true;
 }
 
@@ -333,9 +353,7 @@ static bool request_option(struct cli *c, int opt, const char *text)
     case OPT_EXACT:
         return exact(c, text);
     case OPT_TIMEOUT:
-        ok = number(c, text, 0.001, 86400, &d);
-        r->timeout_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
-        return ok;
+        return seconds(c, text, &r->timeout_ns);
     default:
         return false;
     }
@@ -357,9 +375,6 @@ static bool policy(struct cli *c, const char *text)
 /* Of the service: how many, who is picked, what is promised. */
 static bool service_option(struct cli *c, int opt, const char *text)
 {
-    double d;
-    bool ok;
-
     switch (opt) {
     case OPT_PREFILL:
         return whole(c, text, 1, SIDE_MAX, &c->run.spawn.prefills);
@@ -368,13 +383,13 @@ static bool service_option(struct cli *c, int opt, const char *text)
     case OPT_POLICY:
         return policy(c, text);
     case OPT_TTFT:
-        ok = number(c, text, 0.001, 86400, &d);
-        c->up.place.ttft_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
-        return ok;
+        return seconds(c, text, &c->up.place.ttft_ns);
     case OPT_ITL:
-        ok = number(c, text, 0.001, 86400, &d);
-        c->up.place.itl_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
-        return ok;
+        return seconds(c, text, &c->up.place.itl_ns);
+    case OPT_LEND:
+        return strcmp(text, "0") == 0 || seconds(c, text, &c->up.place.lend_ns);
+    case OPT_LOCAL:
+        return whole(c, text, 0, 1 << 24, &c->up.place.local_tokens);
     default:
         return request_option(c, opt, text);
     }
@@ -390,9 +405,7 @@ static bool worker_option(struct cli *c, int opt, const char *text)
     case OPT_CONTROL:
         return control(w, c, text);
     case OPT_WAIT_PEER:
-        ok = number(c, text, 0.001, 86400, &d);
-        w->open_timeout_ns = ok ? (uint64_t)llround(d * KVE_S) : 0;
-        return ok;
+        return seconds(c, text, &w->open_timeout_ns);
     case OPT_LEASE:
         ok = number(c, text, 10, 600000, &d);
         w->lease_ns = ok ? (uint64_t)llround(d * KVE_MS) : 0;
@@ -598,13 +611,31 @@ static bool several(struct cli *c)
     return false;
 }
 
+/* What belongs to our policy alone, and its defaults: a pair is there for the hand-over. */
+static bool policy_fits(struct cli *c)
+{
+    const struct kve_route_policy *p = c->up.place.policy;
+    const bool local = c->said[OPT_LOCAL - OPT_MODEL], lend = c->said[OPT_LEND - OPT_MODEL];
+    const bool ours = p == NULL || p->whole, many = workers_of(c) > 2;
+    if (!local && many)
+        c->up.place.local_tokens = LOCAL_TOKENS;
+    if (!lend && many)
+        c->up.place.lend_ns = LEND_NS;
+    c->run.spawn.mesh = ours && many && c->up.place.lend_ns > 0;
+    if ((ours || !(local || lend)) && (many || !lend))
+        return true;
+    fprintf(stderr, "kvserve up: --%s means nothing with %s%s\n", lend ? "lend" : "local",
+            ours ? "a pair" : "--policy ", ours ? "" : p->name);
+    return false;
+}
+
 static bool complete(struct cli *c, const char *what)
 {
     struct kve_run_config *r = &c->run;
     struct kve_worker_config *w = &r->spawn.worker;
     const enum use use = use_of(c, what);
 
-    if (means_nothing(c, what) || !kve_compute_fits(w, what) || !several(c))
+    if (means_nothing(c, what) || !kve_compute_fits(w, what) || !several(c) || !policy_fits(c))
         return false;
 
     const int prompts = (r->prompt != NULL) + (c->prompt_file != NULL) + (r->batch_path != NULL);
@@ -654,25 +685,6 @@ static bool known_command(const char *what)
     return false;
 }
 
-/* Texts, ended by NULL, on standard output; the exit status. */
-static int print_texts(const char *const *texts)
-{
-    struct kve_output out;
-    char why[KVE_WHY_BYTES];
-    bool ok = true;
-
-    kve_output_open(&out, STDOUT_FILENO);
-    for (; *texts != NULL; ++texts)
-        ok = ok && kve_output_add(&out, *texts, strlen(*texts)) == KVW_OK;
-    ok = ok && kve_output_finish(&out, kve_now_ns() + 600 * KVE_S, NULL);
-    if (!ok) {
-        kve_output_why(&out, why);
-        fprintf(stderr, "kvserve: %s\n", why);
-    }
-    kve_output_close(&out);
-    return ok ? 0 : 1;
-}
-
 /* The options behind the command. False: *status says how it ends. */
 static bool take_options(struct cli *c, int argc, char **argv, int *status)
 {
@@ -682,7 +694,7 @@ static bool take_options(struct cli *c, int argc, char **argv, int *status)
     optind = 2;
     while ((opt = getopt_long(argc, argv, "h", options, &index)) != -1) {
         if (opt == OPT_HELP || opt == 'h') {
-            *status = print_texts(kve_help);
+            *status = kve_help_print(kve_help);
             return false;
         }
         if (opt == '?')
@@ -742,9 +754,9 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (strcmp(what, "--help") == 0 || strcmp(what, "-h") == 0 || strcmp(what, "help") == 0)
-        return print_texts(kve_help);
+        return kve_help_print(kve_help);
     if (strcmp(what, "--version") == 0)
-        return print_texts((const char *const[]){"kvserve " KVE_VERSION "\n", NULL});
+        return kve_help_print((const char *const[]){"kvserve " KVE_VERSION "\n", NULL});
     if (!known_command(what)) {
         fprintf(stderr, "kvserve: no command %s; see kvserve --help\n", what);
         return EXIT_USAGE;

@@ -32,6 +32,7 @@ struct kve_link {
     char *name, *net, *local, *peer, *fault, *trace, *model_name;
     cpu_set_t cpus;
     bool many;     /* peer is a list */
+    bool listens;  /* others dial this side */
     int notify_fd; /* an epoll of: opened_fd, then the node's and timer_fd */
     int opened_fd; /* the link's thread -> the worker */
     int timer_fd;  /* the time for the first peer is over */
@@ -117,7 +118,7 @@ static kvw_err open_node(struct kve_link *l)
     char chunks[4096], packets[4096];
     const struct kvw_node_config nc = {
         .size = sizeof(nc),
-        .listen = !l->cfg.sender,
+        .listen = l->listens,
         .name = role,
         .transport = l->net,
         .local = l->local,
@@ -143,7 +144,7 @@ static kvw_err open_node(struct kve_link *l)
         return err;
     l->node = node;
     err = add_pool(l);
-    if (err == KVW_OK && l->cfg.sender)
+    if (err == KVW_OK && (l->cfg.sender || l->many))
         err = dial(l);
     return err;
 }
@@ -631,6 +632,7 @@ kvw_err kve_link_open(struct kve_link **link, const struct kve_link_config *cfg)
     }
     const char *role = cfg->sender ? "prefill" : "decode";
     l->many = cfg->peer != NULL && strchr(cfg->peer, ',') != NULL && strcmp(cfg->net, "udp") == 0;
+    l->listens = !cfg->sender || (l->many && cfg->peer[strlen(cfg->peer) - 1] == ',');
     if (!copy(&l->name, cfg->name != NULL ? cfg->name : role) || !copy(&l->net, cfg->net) ||
         !copy(&l->local, cfg->local) || !copy(&l->peer, cfg->peer) ||
         !copy(&l->fault, cfg->fault) || !copy(&l->trace, cfg->trace) ||

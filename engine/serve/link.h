@@ -32,8 +32,9 @@ struct kve_link_config {
     const char *name; /* of this side, for its peers; NULL: the role's */
     const char *net;  /* see kvw_node_config.transport and local; strings are copied */
     const char *local;
-    const char *peer;  /* sender: whom to dial, several with commas between them (of "udp");
-                          NULL: the link's only peer */
+    const char *peer;  /* whom to dial, several with commas between them (of "udp"), and one behind
+                          them if this side listens, too. NULL: the link's only peer; who isn't the
+                          sender dials nobody then */
     const char *fault; /* may be NULL */
     const char *trace; /* NULL, or a folder: prefill.jsonl or decode.jsonl there is the node's
                                  kv_trace, and ROLE.packets.jsonl its trace */

@@ -134,6 +134,11 @@ static uint64_t up_of(const struct kve_metrics_worker *w)
     return w->up;
 }
 
+static uint64_t lent_of(const struct kve_metrics_worker *w)
+{
+    return w->lent;
+}
+
 static uint64_t running_of(const struct kve_metrics_worker *w)
 {
     return w->running;
@@ -147,6 +152,13 @@ static uint64_t waiting_of(const struct kve_metrics_worker *w)
 static uint64_t lost_of(const struct kve_metrics_worker *w)
 {
     return w->lost;
+}
+
+/* A prefill and a decode as they were started, and who was picked beside that. */
+static bool is_pair(const struct kve_metrics_now *now, uint32_t p, uint32_t d)
+{
+    return (p < now->prefills && d >= now->prefills) || now->prefills == 0 ||
+           now->pairs[p * now->pairs_each + d] > 0;
 }
 
 /* Each worker, and each pair. */
@@ -163,15 +175,18 @@ static void worker_gauges(FILE *f, const struct kve_metrics_now *now)
                 (unsigned long long)w->kv_free);
     }
     worker_gauge(f, "kvserve_worker_up", "1: it takes requests.", now, up_of);
+    worker_gauge(f, "kvserve_worker_lent", "1: it does the other side's work.", now, lent_of);
     worker_gauge(f, "kvserve_worker_running", "Requests on it.", now, running_of);
     worker_gauge(f, "kvserve_worker_waiting", "Requests that wait for it.", now, waiting_of);
     worker_gauge(f, "kvserve_worker_lost", "How often it was lost.", now, lost_of);
-    head(f, "kvserve_pair_requests_total", "counter", "Requests that a pair was picked for.");
-    for (uint32_t p = 0; p < (now->prefills > 0 ? now->prefills : now->count); ++p)
-        for (uint32_t d = now->prefills; d < now->count; ++d)
-            fprintf(f, "kvserve_pair_requests_total{prefill=\"%s\",decode=\"%s\"} %llu\n",
-                    now->workers[p].name, now->workers[d].name,
-                    (unsigned long long)now->pairs[p * now->pairs_each + d]);
+    head(f, "kvserve_pair_requests_total", "counter",
+         "Requests that a pair was picked for; one worker twice: it did both parts.");
+    for (uint32_t p = 0; p < now->count; ++p)
+        for (uint32_t d = 0; d < now->count; ++d)
+            if (is_pair(now, p, d))
+                fprintf(f, "kvserve_pair_requests_total{prefill=\"%s\",decode=\"%s\"} %llu\n",
+                        now->workers[p].name, now->workers[d].name,
+                        (unsigned long long)now->pairs[p * now->pairs_each + d]);
 }
 
 static void gauges(FILE *f, const struct kve_metrics_now *now, const char *model)
@@ -221,6 +236,8 @@ static void counters(FILE *f, const struct kve_metrics *m, const struct kve_metr
         (double)now->refused_late, model);
     one(f, "kvserve_requests_restarted_total", "counter", "Requests that a lost worker had.",
         (double)now->restarted, model);
+    one(f, "kvserve_worker_turns_total", "counter", "How often a worker changed sides.",
+        (double)now->turns, model);
     one(f, "kvserve_worker_restarts_total", "counter", "How often the workers were started again.",
         (double)m->restarts, model);
     head(f, "kvserve_http_replies_total", "counter", "Replies by status.");

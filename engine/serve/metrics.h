@@ -36,7 +36,8 @@ struct kve_metrics {
 
 struct kve_metrics_worker {
     const char *name, *role;
-    bool up; /* takes requests */
+    bool up;   /* takes requests */
+    bool lent; /* does the other side's work */
     uint32_t running, waiting;
     uint64_t kv_free, kv_blocks, lost;
 };
@@ -46,7 +47,7 @@ struct kve_metrics_now {
     const char *model;
     uint32_t running, waiting;
     bool up;
-    uint64_t refused_late, restarted;
+    uint64_t refused_late, restarted, turns;
     const struct kve_metrics_worker *workers; /* prefills, then decodes */
     uint32_t count, prefills;
     const uint64_t *pairs; /* requests begun, [prefill * pairs_each + decode] */

@@ -33,7 +33,11 @@ void kve_place_open(struct kve_place *p, struct kve_dispatch *d, const struct kv
     c->admit = cfg->ttft_ns > 0 || cfg->itl_ns > 0;
     c->ttft_ns = cfg->ttft_ns > 0 ? cfg->ttft_ns : c->admit ? LATE_NS : SCORE_TTF;
     c->itl_ns = cfg->itl_ns > 0 ? cfg->itl_ns : c->admit ? LATE_NS : SCORE_ITL;
-    c->local = c->lend = false; /* a worker does what it was started for */
+    c->local = c->local && cfg->local_tokens > 0;
+    c->local_tokens = cfg->local_tokens;
+    c->lend = c->lend && cfg->lend_ns > 0;
+    c->hold_ns = cfg->lend_ns;
+    c->piece = KVE_PIECE_TOKENS;
     c->queue_max = cfg->queue_max;
     c->link_mbps = GUESS_MBPS;
     c->cost = (struct kve_route_cost){.block_tokens = 1};
@@ -79,16 +83,23 @@ static bool there(const struct kve_spawned *w)
     return w->loaded && kve_dispatch_alive(w);
 }
 
-/* Is it linked with all of the other side that take part? */
+/* Must they be linked, so that any pair can be picked? */
+static bool meet(const struct kve_place *p, uint32_t a, uint32_t b)
+{
+    const struct kve_spawn *s = &p->d->spawn;
+
+    return a != b && (p->d->cfg->spawn.mesh || (a < s->prefills) != (b < s->prefills));
+}
+
+/* Is it linked with all that take part and that it must meet? */
 static bool fits(const struct kve_place *p, uint32_t node)
 {
     const struct kve_spawn *s = &p->d->spawn;
-    const bool prefill = node < s->prefills;
     bool ok = s->prefills > 0 || kve_dispatch_linked(p->d, node, node);
 
     for (uint32_t i = 0; i < s->count && ok; ++i)
-        if (p->nodes[i].up && prefill != (i < s->prefills))
-            ok = kve_dispatch_linked(p->d, prefill ? node : i, prefill ? i : node);
+        if (p->nodes[i].up && meet(p, node, i))
+            ok = kve_dispatch_linked(p->d, node, i);
     return ok;
 }
 
@@ -107,20 +118,23 @@ static void join(struct kve_place *p, uint32_t node)
     p->lives[node] = w->lost + 1;
 }
 
-/* Two that take part and have lost each other: one of them leaves, the last decode stays. */
+/* Two that take part and have lost each other: one of them leaves, not the last one of its side if
+ * that can be. */
 static void part(struct kve_place *p)
 {
     const struct kve_spawn *s = &p->d->spawn;
-    uint32_t decodes = 0;
+    uint32_t up[2] = {0, 0}; /* prefills, decodes */
 
-    for (uint32_t i = s->prefills; i < s->count; ++i)
-        decodes += p->nodes[i].up;
-    for (uint32_t i = 0; i < s->prefills; ++i)
-        for (uint32_t k = s->prefills; k < s->count; ++k) {
-            if (!p->nodes[i].up || !p->nodes[k].up || kve_dispatch_linked(p->d, i, k))
+    for (uint32_t i = 0; i < s->count; ++i)
+        up[i >= s->prefills] += p->nodes[i].up;
+    for (uint32_t i = 0; i < s->count; ++i)
+        for (uint32_t k = i + 1; k < s->count; ++k) {
+            if (!p->nodes[i].up || !p->nodes[k].up || !meet(p, i, k) ||
+                kve_dispatch_linked(p->d, i, k))
                 continue;
-            kve_route_leave(&p->route, decodes > 1 ? k : i);
-            decodes -= decodes > 1;
+            const uint32_t who = up[k >= s->prefills] > 1 ? k : i;
+            kve_route_leave(&p->route, who);
+            --up[who >= s->prefills];
         }
 }
 
@@ -142,6 +156,7 @@ static void turn(struct kve_place *p, uint64_t now_ns)
     p->lend_ns = now_ns;
     const struct kve_route_turn t = kve_route_lend(&p->route, now_ns);
     kve_route_turned(&p->route, &t, now_ns);
+    p->turns += t.node != KVE_ROUTE_NONE;
 }
 
 void kve_place_look(struct kve_place *p, uint64_t now_ns)
@@ -229,8 +244,29 @@ enum kve_route_verdict kve_place_decide(struct kve_place *p, struct kve_placed *
     at->lives[1] = p->lives[at->d.decode];
     at->tokens = at->d.cached;
     at->told_ns = 0;
+    at->prompt_blocks = 0;
     ++p->requests[at->d.prefill * KVE_WORKERS_MAX + at->d.decode];
     return KVE_ROUTE_GO;
+}
+
+static uint32_t prompt_blocks(const struct kve_place *p, const struct kve_placed *at)
+{
+    const uint32_t each = p->route.cfg.cost.block_tokens;
+
+    return at->d.prefill != at->d.decode ? (at->q.tokens + each - 1) / each : 0;
+}
+
+bool kve_place_room(const struct kve_place *p, const struct kve_placed *at)
+{
+    const struct kve_route_node *n = &p->nodes[at->d.prefill];
+
+    return n->blocks_used == 0 || (uint64_t)n->blocks_used + prompt_blocks(p, at) <= n->blocks;
+}
+
+void kve_place_started(struct kve_place *p, struct kve_placed *at)
+{
+    at->prompt_blocks = prompt_blocks(p, at);
+    p->nodes[at->d.prefill].blocks_used += at->prompt_blocks;
 }
 
 /* Whether the worker is the one that it was given to: one that came in its place has no counters of
@@ -255,13 +291,15 @@ void kve_place_progress(struct kve_place *p, struct kve_placed *at, uint32_t tok
     at->tokens = tokens;
 }
 
-/* The first prefill that says something about the cost says it for all. */
+/* The first prefill that says something about the cost says it for all; not one that was computed
+ * between the steps of answers. */
 static void measure(struct kve_place *p, const struct kve_placed *at,
                     const struct kve_route_done *done)
 {
     struct kve_route_cost *c = &p->route.cfg.cost;
 
-    if (p->measured || done->took_ns == 0 || done->cached + FEW > at->q.tokens)
+    if (p->measured || done->took_ns == 0 || done->cached + FEW > at->q.tokens ||
+        p->nodes[at->d.prefill].sequences > (at->d.prefill == at->d.decode))
         return;
     const double n = at->q.tokens - done->cached;
     const double guessed = n * (c->token_ns + c->pair_ns * (done->cached + n / 2));
@@ -291,6 +329,7 @@ void kve_place_prefilled(struct kve_place *p, struct kve_placed *at, const struc
     }
     if (!same(p, at, false))
         return;
+    p->nodes[at->d.prefill].blocks_used -= at->prompt_blocks;
     kve_route_prefilled(&p->route, &at->q, &at->d,
                         rep != NULL && p->route.cfg.cost.token_ns > 0 ? &done : NULL);
     kve_route_landed(&p->route, &at->d);

@@ -1,75 +1,122 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * prefill.c - run a prompt and hand each layer to the link the moment it is written, while the next
- * one is computed.
+ * prefill.c - run a prompt, piece by piece. Where another worker writes the answer each layer is
+ * handed to the link the moment it is written, while the next one is computed.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "../../compress/compress.h"
 #include "clock.h"
-#include "job.h"
+#include "work.h"
 
+#define PIECE_ALONE 512u /* tokens, where nobody waits for the end of a piece */
 #define OFFER_WAIT_NS                                                                              \
     (5 * KVE_S) /* both sides get the request at once: an offer is milliseconds away */
 
 struct hook {
     struct kve_worker *w;
-    const struct kve_request *r;
-    struct kve_xfer *x;
-    struct kve_prefilled *p;
+    struct kve_work *j;
 };
+
+static bool sends(const struct kve_work *j)
+{
+    return j->part == KVE_PART_PREFILL;
+}
+
+kvw_err kve_prompt_begin(struct kve_worker *w, struct kve_work *j)
+{
+    kvw_err err = sends(j) ? kve_worker_link_ready(w, j->why) : KVW_OK;
+
+    if (err == KVW_OK)
+        err = kve_worker_seq_open(w, &j->seq, &j->r, sends(j) ? 0 : j->r.max_tokens, j->why);
+    if (err != KVW_OK)
+        return err;
+    kve_sampler_prompt(j->sampler, j->r.tokens, j->r.count);
+    j->p.cached = j->seq.tokens;
+    if (!sends(j))
+        return KVW_OK;
+    const struct kve_blocks blocks = {
+        .ids = j->seq.blocks, .count = j->seq.block_count, .tokens = j->r.count};
+    err = kve_link_stream(w->link, &j->x, &blocks, j->start_ns + OFFER_WAIT_NS, j->until_ns);
+    if (err != KVW_OK)
+        snprintf(j->why, sizeof(j->why), "stream: %s", kvw_strerror(err));
+    return err;
+}
 
 static void on_layer(void *arg, uint32_t layer, uint32_t tokens)
 {
-    struct hook *h = arg;
+    const struct hook *h = arg;
+    struct kve_work *j = h->j;
 
-    if (tokens == h->r->count)
-        h->p->computed_ns[layer] = kve_now_ns();
-    if (h->x != NULL && !h->r->after_prefill)
-        kve_link_push(h->w->link, h->x, layer, tokens);
-    if (layer == h->w->mc->layers - 1) {
-        cJSON *obj = kve_worker_event(h->w, "progress");
-
-        cJSON_AddNumberToObject(obj, "tokens", tokens);
-        kve_worker_say(h->w, obj);
-    }
+    if (tokens == j->r.count)
+        j->p.computed_ns[layer] = kve_now_ns();
+    if (sends(j) && !j->r.after_prefill)
+        kve_link_push(h->w->link, &j->x, layer, tokens);
 }
 
+/* Between two layers: what the router says, also to others, is heard at once. A transfer that is
+ * over before its commit has failed: computing on would serve nobody. */
 static bool on_cancel(void *arg)
 {
-    struct hook *h = arg;
+    const struct hook *h = arg;
+    struct kve_worker *w = h->w;
 
-    /* A transfer that is over before its commit has failed: computing on would serve nobody. */
-    return kve_worker_canceled(h->w) || (h->x != NULL && kve_link_done(h->w->link, h->x));
+    w->listen(w);
+    return h->j->canceled || w->canceled || *w->channel.stop != 0 ||
+           (sends(h->j) && kve_link_done(w->link, &h->j->x));
 }
 
-kvw_err kve_prefill_run(struct kve_worker *w, const struct kve_request *r, struct kve_seq *seq,
-                        struct kve_xfer *x, struct kve_prefilled *p)
+/* Cut where not a bit of the whole prompt's changes: see kve_run_cut(). */
+static uint32_t piece_of(const struct kve_worker *w, uint32_t left, bool beside)
 {
-    struct hook h = {.w = w, .r = r, .x = x, .p = p};
-    const struct kve_hooks hooks = {.arg = &h, .layer_written = on_layer, .cancel = on_cancel};
-    struct kve_sampler *sampler;
-    kvw_err err = kve_sampler_open(&sampler, &r->sample, w->mc->vocab);
+    const uint32_t cut = kve_run_cut(w->run), given = w->cfg->prefill_tokens;
+    const uint32_t most = beside ? KVE_PIECE_TOKENS : given > PIECE_ALONE ? given : PIECE_ALONE;
+    const uint32_t n = most > cut ? most / cut * cut : cut;
 
+    if (left <= n)
+        return left;
+    if (left - n < KVE_REST_MIN)
+        return n > cut ? n - cut : left;
+    return n;
+}
+
+/* All of it is there. */
+static void end_prompt(struct kve_worker *w, struct kve_work *j)
+{
+    kve_worker_seq_keep(w, &j->seq, &j->r);
+    kve_work_draw(w, j, w->logits, j->r.count, &j->first);
+    j->p.end_ns = kve_now_ns();
+    if (!sends(j))
+        return;
+    uint8_t note[KVE_FIRST_BYTES_MAX];
+    for (uint32_t l = 0; j->r.after_prefill && l < w->mc->layers; ++l)
+        kve_link_push(w->link, &j->x, l, j->r.count);
+    kve_link_commit(w->link, &j->x, note, (uint32_t)kve_first_put(note, &j->first));
+}
+
+kvw_err kve_prompt_piece(struct kve_worker *w, struct kve_work *j, bool beside)
+{
+    struct hook h = {.w = w, .j = j};
+    const struct kve_hooks hooks = {.arg = &h, .layer_written = on_layer, .cancel = on_cancel};
+    const uint32_t n = piece_of(w, j->r.count - j->seq.tokens, beside);
+    const bool last = j->seq.tokens + n == j->r.count;
+
+    if (j->p.start_ns == 0)
+        j->p.start_ns = kve_now_ns();
+    const kvw_err err = kve_prefill(w->run, &w->kv, &j->seq, j->r.tokens + j->seq.tokens, n, &hooks,
+                                    last ? w->logits : NULL);
     if (err != KVW_OK)
         return err;
-    kve_sampler_prompt(sampler, r->tokens, r->count);
-    p->start_ns = kve_now_ns();
-    p->cached = seq->tokens;
-    err = kve_prefill(w->run, &w->kv, seq, r->tokens + p->cached, r->count - p->cached, &hooks,
-                      w->logits);
-    if (err == KVW_OK) {
-        kve_worker_seq_keep(w, seq, r);
-        p->first.token = kve_sample(sampler, w->logits, r->count);
-        p->first.count = r->logprobs;
-        if (r->logprobs > 0)
-            kve_logprobs(w->logits, w->mc->vocab, p->first.token, r->logprobs - 1,
-                         p->first.logprobs);
-        p->end_ns = kve_now_ns();
-    }
-    kve_sampler_close(sampler);
-    return err;
+    kve_work_speak(w, j);
+    cJSON *obj = kve_worker_event(w, "progress");
+    cJSON_AddNumberToObject(obj, "tokens", j->seq.tokens);
+    kve_worker_say(w, obj);
+    kve_work_speak(w, NULL);
+    if (!last)
+        return KVW_E_AGAIN;
+    end_prompt(w, j);
+    return KVW_OK;
 }
 
 /* Layer times in microseconds after start; -1 where it never came to that. */
@@ -93,90 +140,47 @@ static void add_codecs(cJSON *obj, const struct kve_xfer *x)
                                     x->codec_chunks[kvc_codecs[i]->id]);
 }
 
-void kve_prefill_say(struct kve_worker *w, const struct kve_request *r,
-                     const struct kve_prefilled *p, const struct kve_xfer *x, kvw_err err,
-                     const char *text)
+static void add_transfer(const struct kve_worker *w, cJSON *obj, const struct kve_xfer *x)
 {
-    cJSON *obj = kve_worker_event(w, "prefilled");
+    add_times(obj, "sent_us", x->layer_ns, w->mc->layers);
+    cJSON_AddNumberToObject(obj, "kv_bytes", (double)x->raw_bytes);
+    cJSON_AddNumberToObject(obj, "wire_bytes", (double)x->wire_bytes);
+    cJSON_AddNumberToObject(obj, "chunks", x->chunks);
+    cJSON_AddNumberToObject(obj, "mbps", kve_link_mbps(w->link, x));
+    add_codecs(obj, x);
+}
 
+void kve_prompt_say(struct kve_worker *w, const struct kve_work *j, kvw_err err, const char *text)
+{
+    kve_work_speak(w, j);
+    cJSON *obj = kve_worker_event(w, "prefilled");
     cJSON_AddNumberToObject(obj, "err", err);
     cJSON_AddStringToObject(obj, "text", text);
     cJSON_AddNumberToObject(obj, "kv_free", w->kv.free_count);
     if (err == KVW_OK) {
-        cJSON_AddNumberToObject(obj, "tokens", r->count);
-        cJSON_AddNumberToObject(obj, "cached", p->cached);
-        cJSON_AddNumberToObject(obj, "start_us", (double)(p->start_ns / 1000));
-        cJSON_AddNumberToObject(obj, "end_us", (double)(p->end_ns / 1000));
-        add_times(obj, "computed_us", p->computed_ns, w->mc->layers);
-        if (x != NULL) {
-            add_times(obj, "sent_us", x->layer_ns, w->mc->layers);
-            cJSON_AddNumberToObject(obj, "kv_bytes", (double)x->raw_bytes);
-            cJSON_AddNumberToObject(obj, "wire_bytes", (double)x->wire_bytes);
-            cJSON_AddNumberToObject(obj, "chunks", x->chunks);
-            cJSON_AddNumberToObject(obj, "mbps", kve_link_mbps(w->link, x));
-            add_codecs(obj, x);
-        }
+        cJSON_AddNumberToObject(obj, "tokens", j->r.count);
+        cJSON_AddNumberToObject(obj, "cached", j->p.cached);
+        cJSON_AddNumberToObject(obj, "start_us", (double)(j->p.start_ns / 1000));
+        cJSON_AddNumberToObject(obj, "end_us", (double)(j->p.end_ns / 1000));
+        add_times(obj, "computed_us", j->p.computed_ns, w->mc->layers);
+        if (sends(j))
+            add_transfer(w, obj, &j->x);
     }
     kve_worker_say(w, obj);
+    kve_work_speak(w, NULL);
 }
 
 /* The transfer's own end explains more than the forward pass that it stopped. */
-static kvw_err outcome(struct kve_worker *w, struct kve_xfer *x, kvw_err err, const char **text)
+kvw_err kve_prompt_outcome(const struct kve_worker *w, const struct kve_work *j, const char **text)
 {
-    if (err == KVW_E_CANCELED && w->canceled) {
+    if (j->failed == KVW_E_CANCELED && (j->canceled || w->canceled)) {
         *text = "the request was canceled";
-        return err;
+        return j->failed;
     }
-    if (x->err != KVW_OK && (err == KVW_OK || err == KVW_E_CANCELED)) {
-        *text = x->text;
-        return x->err;
+    if (j->x.err != KVW_OK && (j->failed == KVW_OK || j->failed == KVW_E_CANCELED)) {
+        *text = j->x.text;
+        return j->x.err;
     }
-    *text = kvw_strerror(err);
-    return err;
-}
-
-void kve_serve_prefill(struct kve_worker *w, const struct kve_request *r)
-{
-    const uint64_t start_ns = kve_now_ns();
-    struct kve_prefilled p = {0};
-    struct kve_seq seq = {0};
-    struct kve_xfer x = {.id = r->id};
-    memcpy(x.with, r->with, sizeof(x.with));
-    char why[KVE_WHY_BYTES] = "";
-    const char *text = why;
-    kvw_err err = kve_worker_link_ready(w, why);
-
-    if (err == KVW_OK)
-        err = kve_worker_seq_open(w, &seq, r, 0, why);
-    if (err == KVW_OK) {
-        const struct kve_blocks blocks = {
-            .ids = seq.blocks, .count = seq.block_count, .tokens = r->count};
-
-        err = kve_link_stream(w->link, &x, &blocks, start_ns + OFFER_WAIT_NS,
-                              start_ns + r->timeout_ns);
-        if (err != KVW_OK)
-            snprintf(why, sizeof(why), "stream: %s", kvw_strerror(err));
-    }
-    if (err != KVW_OK) {
-        if (seq.blocks != NULL)
-            kve_worker_seq_close(w, &seq);
-        kve_worker_decline(w, err, why);
-        kve_prefill_say(w, r, &p, NULL, err, why[0] != '\0' ? why : kvw_strerror(err));
-        return;
-    }
-
-    err = kve_prefill_run(w, r, &seq, &x, &p);
-    if (err == KVW_OK) {
-        uint8_t note[KVE_FIRST_BYTES_MAX];
-
-        for (uint32_t l = 0; r->after_prefill && l < w->mc->layers; ++l)
-            kve_link_push(w->link, &x, l, r->count);
-        kve_link_commit(w->link, &x, note, (uint32_t)kve_first_put(note, &p.first));
-    } else {
-        kve_link_abort(w->link, &x, "the prefill did not finish");
-    }
-    kve_worker_wait_xfer(w, &x, start_ns + r->timeout_ns);
-    kve_worker_seq_close(w, &seq); /* the stream is over: nobody reads the blocks any more */
-    err = outcome(w, &x, err, &text);
-    kve_prefill_say(w, r, &p, &x, err, err == KVW_OK ? "" : text);
+    *text = j->failed == KVW_OK ? "" : kvw_strerror(j->failed);
+    return j->failed;
 }

@@ -299,10 +299,22 @@ kvw_err kve_request_merge(struct kve_request *r, const cJSON *obj, const char *c
     return merge(r, obj, others, vocab, &seen, why);
 }
 
+static const char *const parts[] = {"", "prefill", "decode", "both"}; /* by enum kve_request_part */
+
+enum kve_request_part kve_request_part_of(const cJSON *obj)
+{
+    const char *text = kve_json_str(obj, "part");
+
+    for (uint32_t i = KVE_PART_PREFILL; i <= KVE_PART_BOTH; ++i)
+        if (strcmp(text, parts[i]) == 0)
+            return (enum kve_request_part)i;
+    return KVE_PART_ROLE;
+}
+
 kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t vocab, uint32_t context,
                           char *why)
 {
-    static const char *const others[] = {"op", "with", NULL};
+    static const char *const others[] = {"op", "with", "part", NULL};
     struct kve_request q = {0};
     uint64_t seen;
     kvw_err err = merge(&q, obj, others, vocab, &seen, why);
@@ -313,6 +325,11 @@ kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t voca
             err = KVW_E_INVALID;
         }
     snprintf(q.with, sizeof(q.with), "%.31s", kve_json_str(obj, "with"));
+    q.part = kve_request_part_of(obj);
+    if (err == KVW_OK && q.part == KVE_PART_ROLE && cJSON_HasObjectItem(obj, "part")) {
+        snprintf(why, KVE_WHY_BYTES, "part: it is prefill, decode or both");
+        err = KVW_E_INVALID;
+    }
     if (err == KVW_OK && (q.count >= context || q.max_tokens > context - q.count)) {
         snprintf(
             why, KVE_WHY_BYTES,
@@ -377,7 +394,9 @@ cJSON *kve_request_print(const struct kve_request *r)
         cJSON_AddBoolToObject(obj, "after_prefill", r->after_prefill) == NULL ||
         cJSON_AddBoolToObject(obj, "ignore_end", r->ignore_end) == NULL ||
         cJSON_AddBoolToObject(obj, "reuse", r->reuse) == NULL || !print_sampling(obj, r) ||
-        (r->with[0] != '\0' && cJSON_AddStringToObject(obj, "with", r->with) == NULL)) {
+        (r->with[0] != '\0' && cJSON_AddStringToObject(obj, "with", r->with) == NULL) ||
+        (r->part != KVE_PART_ROLE &&
+         cJSON_AddStringToObject(obj, "part", parts[r->part]) == NULL)) {
         cJSON_Delete(obj);
         return NULL;
     }

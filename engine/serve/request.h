@@ -17,8 +17,17 @@
 
 #define KVE_BIASES_MAX 1024u /* of a request */
 
+/* What a worker does of a request. */
+enum kve_request_part {
+    KVE_PART_ROLE = 0, /* what it was started for */
+    KVE_PART_PREFILL,  /* computes the prompt, sends its K and V to who writes the answer */
+    KVE_PART_DECODE,   /* receives them, writes the answer */
+    KVE_PART_BOTH,     /* no other worker takes part */
+};
+
 struct kve_request {
     uint64_t id;
+    enum kve_request_part part;
     uint32_t *tokens; /* the prompt, count ids */
     uint32_t count;
     uint32_t max_tokens; /* of the answer, the first included; >= 1 */
@@ -50,6 +59,8 @@ KVW_NODISCARD kvw_err kve_request_merge(struct kve_request *r, const cJSON *obj,
  */
 KVW_NODISCARD kvw_err kve_request_parse(struct kve_request *r, const cJSON *obj, uint32_t vocab,
                                         uint32_t context, char *why);
+/* Its field "part"; KVE_PART_ROLE where it is absent, or none. */
+enum kve_request_part kve_request_part_of(const cJSON *obj);
 /* The same object back; NULL when out of memory. */
 cJSON *kve_request_print(const struct kve_request *r);
 void kve_request_free(struct kve_request *r);

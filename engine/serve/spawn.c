@@ -282,14 +282,21 @@ static kvw_err start_pair(struct kve_spawn *s, const struct kve_spawn_config *cf
 
 /* ---- several ---- */
 
-/* Whom a prefill dials: all decodes. */
-static void list_peers(struct kve_spawn *s)
+/* Whom it dials. A list that ends with a comma: it also listens. */
+static const char *list_peers(struct kve_spawn *s, const struct kve_spawned *w)
 {
+    const bool prefill = w->role == KVE_WORKER_PREFILL;
     size_t at = 0;
 
-    for (uint32_t i = s->prefills; i < s->count && at < sizeof(s->peers); ++i)
-        at += (size_t)snprintf(s->peers + at, sizeof(s->peers) - at, "%s%s", at > 0 ? "," : "",
-                               s->at[i].local);
+    for (uint32_t i = 0; i < s->count && at < sizeof(s->peers); ++i) {
+        const bool same = prefill == (i < s->prefills);
+
+        if (same ? s->cfg->mesh && i < w->index : prefill)
+            at += (size_t)snprintf(s->peers + at, sizeof(s->peers) - at, "%s,", s->at[i].local);
+    }
+    if (at > 0 && !s->cfg->mesh)
+        s->peers[at - 1] = '\0';
+    return at > 0 ? s->peers : NULL;
 }
 
 static kvw_err start_of_several(struct kve_spawn *s, struct kve_spawned *w, char *why)
@@ -298,9 +305,8 @@ static kvw_err start_of_several(struct kve_spawn *s, struct kve_spawned *w, char
 
     wc.name = w->name;
     wc.local = w->local;
-    if (w->role == KVE_WORKER_PREFILL)
-        wc.peer = s->peers;
-    else if (s->cfg->decode_model != NULL)
+    wc.peer = list_peers(s, w);
+    if (w->role == KVE_WORKER_DECODE && s->cfg->decode_model != NULL)
         wc.model_path = s->cfg->decode_model;
     return start_one(w, &wc, true, why);
 }
@@ -311,11 +317,15 @@ static kvw_err start_several(struct kve_spawn *s, char *why)
     const uint32_t decodes = s->cfg->decodes > 0 ? s->cfg->decodes : 1;
     kvw_err err = KVW_OK;
 
-    for (uint32_t i = 0; i < prefills; ++i)
-        snprintf(add(s, KVE_WORKER_PREFILL, i, true)->local, sizeof(s->local), "127.0.0.1:0");
+    for (uint32_t i = 0; i < prefills && err == KVW_OK; ++i) {
+        struct kve_spawned *w = add(s, KVE_WORKER_PREFILL, i, true);
+
+        snprintf(w->local, sizeof(w->local), "127.0.0.1:0");
+        if (s->cfg->mesh)
+            err = pick_udp(w->local, why);
+    }
     for (uint32_t i = 0; i < decodes && err == KVW_OK; ++i)
         err = pick_udp(add(s, KVE_WORKER_DECODE, i, true)->local, why);
-    list_peers(s);
     for (uint32_t i = s->count; i-- > 0 && err == KVW_OK;) /* those who listen first */
         err = start_of_several(s, &s->at[i], why);
     return err;

@@ -2,7 +2,7 @@
 /*
  * spawn.h - the workers of a service: started as processes (dpdk, udp), as threads (loop, none), or
  * found running already. One of each kind, or several of each over udp: each prefill then dials
- * each decode.
+ * each decode, and in a mesh each worker those of its own side that come before it.
  *
  * threads  one; memory: everything goes back in kve_spawn_stop; time: stop waits 5 s, then kills
  */
@@ -44,7 +44,8 @@ struct kve_spawn_config {
     struct kve_worker_config worker; /* what all share; role and control are filled here */
     const char *decode_model;        /* NULL: the same */
     uint32_t prefills, decodes;      /* how many; 0: one */
-    const char *prefill_at;          /* control sockets of running workers; both or none */
+    bool mesh; /* of several: those of one side are linked, too, so that any can do any part */
+    const char *prefill_at; /* control sockets of running workers; both or none */
     const char *decode_at;
 };
 
@@ -55,7 +56,7 @@ struct kve_spawn {
     struct kve_tempdir dir;                 /* private, of the link's socket; path "": none */
     char local[128];                        /* the link's address */
     char lock[136];                         /* what dpdk's listener puts beside it */
-    char peers[KVE_WORKERS_MAX * 24];       /* of several: whom each prefill dials */
+    char peers[KVE_WORKERS_MAX * 24];       /* of several: whom the one dials that is started */
 };
 
 /* Remove what kve_spawn_start put into the file system; for a signal that ends the process without

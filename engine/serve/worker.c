@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker.c - a worker's life: it opens the model and the link, takes requests from its channel one
- * after the other, hands each to prefill.c or decode.c, and closes everything.
+ * worker.c - a worker's life: it opens the model and the link, takes requests from its channel,
+ * hands them to decode.c, turns that, and closes everything.
  */
 #include "worker.h"
 
@@ -41,26 +41,16 @@ static void fatal(struct kve_worker *w, const char *text)
     kve_worker_say(w, obj);
 }
 
-static void refuse(struct kve_worker *w, const char *text)
+static void refuse(struct kve_worker *w, enum kve_request_part said, const char *text)
 {
-    cJSON *obj = kve_worker_event(w, w->cfg->role == KVE_WORKER_PREFILL ? "prefilled" : "finished");
+    const bool prefill = kve_worker_part(w, said) == KVE_PART_PREFILL;
+    cJSON *obj = kve_worker_event(w, prefill ? "prefilled" : "finished");
 
     cJSON_AddNumberToObject(obj, "err", KVW_E_INVALID);
     cJSON_AddStringToObject(obj, "text", text);
     kve_worker_say(w, obj);
     if (w->request_id != 0)
         kve_worker_decline(w, KVW_E_INVALID, text);
-}
-
-/* One more answer to write. */
-static void serve_decode(struct kve_worker *w, const cJSON *obj, struct kve_request *r)
-{
-    static const char text[] = "busy with as many requests as it can have";
-
-    if (kve_decodes_begin(w, r))
-        return;
-    kve_worker_say_error(w, obj, KVW_E_AGAIN, text);
-    kve_worker_decline(w, KVW_E_AGAIN, text);
 }
 
 /* False: it is no op of a session. */
@@ -88,9 +78,9 @@ static void serve(struct kve_worker *w, const cJSON *obj)
     uint64_t id;
 
     if (strcmp(kve_json_str(obj, "op"), "cancel") == 0) {
-        if (w->decodes != NULL && kve_json_u64(obj, "id", 1, 1ull << 52, &id))
+        if (kve_json_u64(obj, "id", 1, 1ull << 52, &id))
             kve_decodes_cancel(w, id);
-        return; /* another worker's: late, it has ended */
+        return; /* one that isn't there has ended */
     }
     if (serve_session(w, obj))
         return;
@@ -104,19 +94,11 @@ static void serve(struct kve_worker *w, const cJSON *obj)
     snprintf(w->with, sizeof(w->with), "%.31s", kve_json_str(obj, "with"));
     const kvw_err err = kve_request_parse(&r, obj, w->mc->vocab, w->mc->context, why);
     if (err != KVW_OK) {
-        refuse(w, why[0] != '\0' ? why : kvw_strerror(err));
-    } else if (w->decodes != NULL) {
-        serve_decode(w, obj, &r);
-        kve_request_free(&r);
+        refuse(w, kve_request_part_of(obj), why[0] != '\0' ? why : kvw_strerror(err));
     } else {
-        w->channel.write_by_ns = kve_now_ns() + r.timeout_ns;
-        if (w->cfg->role == KVE_WORKER_PREFILL)
-            kve_serve_prefill(w, &r);
-        else
-            kve_serve_local(w, &r);
-        kve_session_store(w, &r);
+        if (!kve_decodes_begin(w, &r))
+            kve_worker_busy(w, obj, !kve_decodes_has(w, r.id));
         kve_request_free(&r);
-        w->channel.write_by_ns = 0;
     }
     w->request_id = speaks_of;
 }
@@ -191,7 +173,7 @@ static void serve_messages(struct kve_worker *w)
         kve_worker_tell_link(w);
         if (link_failed(w))
             return;
-        if (w->decodes != NULL && kve_decodes_turn(w))
+        if (kve_decodes_turn(w))
             continue;
         struct pollfd p[2] = {
             {.fd = w->channel.fd, .events = POLLIN},
@@ -203,8 +185,7 @@ static void serve_messages(struct kve_worker *w)
 static void serve_channel(struct kve_worker *w)
 {
     serve_messages(w);
-    if (w->decodes != NULL)
-        kve_decodes_end(w);
+    kve_decodes_end(w);
 }
 
 static int serve_listener(struct kve_worker *w)
@@ -333,10 +314,10 @@ static kvw_err open_all(struct kve_worker *w, char *why)
         .blocks = (kv_tokens + block_tokens - 1) / block_tokens,
     };
     err = open_run(w, &shape, why);
-    const size_t rows = cfg->role == KVE_WORKER_DECODE ? KVE_SEQUENCES_MAX : 1;
-    if (err == KVW_OK && (w->logits = malloc(rows * w->mc->vocab * sizeof(*w->logits))) == NULL)
+    const size_t values = (size_t)KVE_SEQUENCES_MAX * w->mc->vocab; /* untouched: no memory */
+    if (err == KVW_OK && (w->logits = malloc(values * sizeof(*w->logits))) == NULL)
         err = KVW_E_NOMEM;
-    if (err == KVW_OK && cfg->role == KVE_WORKER_DECODE)
+    if (err == KVW_OK)
         err = kve_decodes_open(w);
     w->listen = listen_meanwhile;
     if (err == KVW_OK)

@@ -26,6 +26,8 @@ typedef enum kve_worker_role {
 #define KVE_ENCODERS_MAX  16u
 #define KVE_SEQUENCES_MAX 64u /* answers that a decode worker writes at once */
 
+#define KVE_PIECE_TOKENS 128u /* of a prompt, at most, while answers are written beside it */
+
 #define KVE_WORKER_NAME 32u /* of a worker's name, the NUL included */
 
 struct kve_worker_config {

@@ -48,7 +48,7 @@ def said(s, body, stream):
 
 
 def rest(sock, got=b""):
-    """What is left of a reply in chunks, to its last one; the connection would stay."""
+    """What is left of a reply in chunks, to its last one."""
     while not got.endswith(b"\r\n0\r\n\r\n"):
         more = sock.recv(65536)
         if not more:
@@ -112,6 +112,30 @@ def pairs():
     check(s.proc.wait(60) == 0, "TERM: the exit status is 0")
 
 
+def both_parts(s):
+    """(requests that one worker did both parts of, all)."""
+    used = {k: v for k, v in s.metrics().items() if k.startswith("kvserve_pair_requests_total")}
+    return sum(v for k, v in used.items() if k.count("decode-") == 2), sum(used.values())
+
+
+def at_home():
+    """Short prompts one after the other: the first one's decode computes it itself, and so may those of the others, as they are
+    estimated; long ones are sent."""
+    asked, local = cases(16, random.Random(3), most=250), 48
+    short = [a for a in asked if len(a[0]["prompt"]) <= local]
+    s = begin("--local", str(local))
+    bad = [(got, want) for body, want in short for got in [said(s, body, False)] if got != want]
+    check(len(short) > 1 and not bad, "%d short prompts, one after the other: as one process" % len(short), str(bad[:2]))
+    home, every = both_parts(s)
+    check(1 <= home and every == len(short), "some were computed where their answers were written", str((home, every)))
+    bad = wrong(s, asked)
+    home, every = both_parts(s)
+    check(not bad, "%d of all lengths, eight at once: as one process" % len(asked), str(bad[:2]))
+    check(1 <= home <= 2 * len(short) and every == len(short) + len(asked), "what is longer was sent", str((home, every)))
+    check(s.idle() == {}, "and every block is free", str(s.idle()))
+    s.proc.kill()
+
+
 def killed_decode(s, asked):
     """Two answers or more are being written on each decode when both are stopped, and one of them is killed."""
     bodies = [{"prompt": [4 + (i * 37 + k * 11) % 480 for k in range(20)], "max_tokens": CONTEXT - 30, "temperature": 0,
@@ -160,7 +184,7 @@ def restarted(s):
 
 def killed():
     asked = cases(24, random.Random(2))
-    s = begin()
+    s = begin("--local", "0")
     killed_decode(s, asked)
     back = wait_for(lambda: health(s)["decode-1"]["up"])
     check(back and health(s)["decode-1"]["lost"] == 1, "it comes back", str(health(s)["decode-1"]))
@@ -168,6 +192,7 @@ def killed():
     check(wait_for(lambda: health(s)["prefill-0"]["up"]), "that one comes back, too", str(health(s)["prefill-0"]))
     check(not wrong(s, asked), "all of them answer as one process")
     check(s.idle() == {}, "and no block stays away", str(s.idle()))
+    check(both_parts(s)[0] == 0, "control: without --local nothing is computed where it is decoded", str(both_parts(s)))
     s.proc.send_signal(signal.SIGTERM)
     check(s.proc.wait(60) == 0, "TERM: the exit status is 0")
 
@@ -192,6 +217,7 @@ def names():
 def main():
     names()
     pairs()
+    at_home()
     killed()
     promised()
     finish()

@@ -51,10 +51,10 @@ class Server:
         return status, json.loads(out)
 
     def stream(self, path, body):
-        """A socket on which a stream comes."""
+        """A socket on which a stream comes; its end is the connection's."""
         s = socket.create_connection(self.addr, timeout=120)
         text = json.dumps(dict(body, stream=True))
-        s.sendall(("POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
+        s.sendall(("POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
                    % (path, KEY, len(text), text)).encode())
         return s
 

@@ -75,6 +75,31 @@ Test(policy, round_robin_takes_turns)
     }
 }
 
+/* As many of each: in step they would meet in pairs that never change. */
+Test(policy, round_robin_uses_every_pair_as_often)
+{
+    static const uint32_t sides[][2] = {{2, 2}, {4, 4}, {2, 4}, {3, 2}, {1, 3}};
+    const struct kve_route_request q = prompt_of(1);
+
+    for (size_t s = 0; s < sizeof(sides) / sizeof(sides[0]); ++s) {
+        const uint32_t p = sides[s][0], d = sides[s][1];
+        uint32_t used[NODES][NODES] = {{0}};
+
+        cluster_of("round-robin", p, d);
+        for (uint32_t i = 0; i < 3 * p * d; ++i) {
+            const struct kve_route_decision at = give(&q, 0);
+
+            cr_assert_eq(at.verdict, KVE_ROUTE_GO);
+            ++used[at.prefill][at.decode];
+        }
+        for (uint32_t i = 0; i < p; ++i)
+            for (uint32_t k = p; k < p + d; ++k)
+                cr_expect_eq(used[i][k], 3, "%u and %u: %u with %u: %u times", p, d, i, k,
+                             used[i][k]);
+        drop_prompts();
+    }
+}
+
 Test(policy, least_loaded_takes_who_has_fewest_requests)
 {
     const struct kve_route_request q = prompt_of(1);

@@ -155,44 +155,55 @@ Test(job, the_next_router_hears_what_the_last_one_was_told)
     told(KVW_OK, fake.text);
 }
 
-static void say(const char *op, uint64_t id)
+static cJSON *request(uint64_t id)
 {
     cJSON *obj = cJSON_CreateObject();
 
-    cJSON_AddStringToObject(obj, "op", op);
+    cJSON_AddStringToObject(obj, "op", "generate");
     if (id != 0)
         cJSON_AddNumberToObject(obj, "id", (double)id);
-    cr_assert_eq(kve_channel_write(&router, obj), KVW_OK);
+    return obj;
+}
+
+static void busy(uint64_t id, bool decline)
+{
+    cJSON *obj = request(id);
+
+    kve_worker_busy(&worker, obj, decline);
+    cJSON_Delete(obj);
+    obj = event();
+    cr_expect_str_eq(kve_json_str(obj, "ev"), "error");
+    cr_expect_str_eq(kve_json_str(obj, "text"), "busy with another request");
+    cJSON_Delete(obj);
 }
 
 /* Both workers get a request: the other one would wait for this one's part until its patience
  * ends. */
 Test(job, a_request_that_finds_the_worker_busy_is_declined_to_the_peer)
 {
-    worker.request_id = 11;
-    say("generate", 22);
-    cr_expect_not(kve_worker_canceled(&worker));
+    busy(22, true);
     cr_expect_eq(fake.declines, 1);
     cr_expect_eq(fake.declined, 22);
     cr_expect_str_eq(fake.reason, "busy with another request");
-    cJSON *obj = event();
-    cr_expect_str_eq(kve_json_str(obj, "ev"), "error");
-    cJSON_Delete(obj);
 }
 
-/* An op that is no request, one without an id, and the request under way itself have no transfer
- * that could be declined. */
+/* One without an id, and the request under way itself have no transfer that could be declined. */
 Test(job, nothing_else_is_declined)
 {
-    worker.request_id = 11;
-    say("pause", 22);
-    say("generate", 0);
-    say("generate", 11);
-    cr_expect_not(kve_worker_canceled(&worker));
+    busy(0, true);
+    busy(11, false);
     cr_expect_eq(fake.declines, 0);
-    say("cancel", 22);
-    cr_expect_not(kve_worker_canceled(&worker));
-    say("cancel", 11);
-    cr_expect(kve_worker_canceled(&worker));
-    cr_expect_eq(fake.declines, 0);
+}
+
+Test(job, a_part_is_what_the_request_says_or_the_role)
+{
+    struct kve_worker_config cfg = {.role = KVE_WORKER_DECODE};
+
+    worker.cfg = &cfg;
+    cr_expect_eq(kve_worker_part(&worker, KVE_PART_ROLE), KVE_PART_DECODE);
+    cr_expect_eq(kve_worker_part(&worker, KVE_PART_PREFILL), KVE_PART_PREFILL);
+    cfg.role = KVE_WORKER_PREFILL;
+    cr_expect_eq(kve_worker_part(&worker, KVE_PART_ROLE), KVE_PART_PREFILL);
+    cfg.role = KVE_WORKER_LOCAL;
+    cr_expect_eq(kve_worker_part(&worker, KVE_PART_ROLE), KVE_PART_BOTH);
 }

@@ -57,17 +57,24 @@ static void put(uint32_t i)
     w->token_bytes = 1000000;
 }
 
+static uint32_t local_tokens;
+static uint64_t lend_ns;
+
 static void begin(const char *policy, uint64_t ttft_ns)
 {
     const struct kve_front_config fc = {
         .d = &dispatch,
         .slots = 4,
         .queue_max = JOBS,
-        .place = {.policy = kve_route_policy_of(policy), .ttft_ns = ttft_ns},
+        .place = {.policy = kve_route_policy_of(policy),
+                  .ttft_ns = ttft_ns,
+                  .local_tokens = local_tokens,
+                  .lend_ns = lend_ns},
     };
 
     signal(SIGPIPE, SIG_IGN);
     dispatch = (struct kve_dispatch){.cfg = &config};
+    config.spawn.mesh = lend_ns > 0;
     dispatch.spawn.count = COUNT;
     dispatch.spawn.prefills = PREFILLS;
     for (uint32_t i = 0; i < COUNT; ++i)
@@ -110,6 +117,16 @@ static void ask(uint32_t count)
     for (uint32_t i = 0; i < count; ++i)
         cr_assert_eq(submit(i, why), KVW_OK, "%s", why);
     kve_front_step(&front);
+}
+
+/* What the router told the worker to do of the next request: its "part"; "-": no request. */
+static void heard_part(uint32_t worker, char part[32])
+{
+    kvw_err err;
+    cJSON *obj = kve_channel_read(&far[worker], &err);
+
+    snprintf(part, 32, "%.31s", obj != NULL ? kve_json_str(obj, "part") : "-");
+    cJSON_Delete(obj);
 }
 
 /* What the router told the worker next; its "op" and "with". */
@@ -195,11 +212,11 @@ Test(many, a_prefill_has_one_prompt_at_a_time)
     cr_expect_eq(front.active, 2);
     cr_expect(jobs[2].placed.given);
     const uint32_t for_whom = jobs[2].placed.d.prefill;
-    cr_assert_neq(jobs[1].ticket.prefill->index, for_whom);
-    say(jobs[1].ticket.prefill->index, "prefilled", jobs[1].ticket.id, 0);
+    const uint32_t other = jobs[0].ticket.prefill->index == for_whom;
+    say(jobs[other].ticket.prefill->index, "prefilled", jobs[other].ticket.id, 0);
     kve_front_step(&front);
     cr_expect_eq(jobs[2].state, KVE_JOB_QUEUED, "it waits for another one");
-    say(jobs[0].ticket.prefill->index, "prefilled", jobs[0].ticket.id, 0);
+    say(for_whom, "prefilled", jobs[1 - other].ticket.id, 0);
     kve_front_step(&front);
     cr_expect_eq(jobs[2].state, KVE_JOB_RUNNING);
     kve_front_fail_all(&front, "the end");
@@ -351,4 +368,133 @@ Test(many, a_prompt_goes_where_it_is_held)
     cr_assert_eq(submit(2, why), KVW_OK);
     cr_expect_eq(jobs[2].placed.d.cached, 0, "control: another prompt isn't held");
     kve_front_cancel(&front, &jobs[2]);
+}
+
+/* 100 tokens may be computed at home; no decode has anything else. One worker hears of it, and says
+ * both last words. */
+Test(many, a_short_prompt_is_computed_where_it_is_decoded)
+{
+    char part[32];
+
+    local_tokens = 100;
+    begin("finish", 0);
+    ask(1);
+    const uint32_t home = jobs[0].placed.d.decode;
+    cr_expect_eq(jobs[0].placed.d.prefill, home);
+    cr_assert_eq(jobs[0].state, KVE_JOB_RUNNING);
+    cr_expect_null(jobs[0].ticket.prefill);
+    for (uint32_t i = 0; i < COUNT; ++i) {
+        heard_part(i, part);
+        cr_expect_str_eq(part, i == home ? "both" : "-", "worker %u", i);
+    }
+    say(home, "prefilled", jobs[0].ticket.id, 0);
+    kve_front_step(&front);
+    cr_expect(jobs[0].placed.prefilled && ended == 0);
+    say(home, "finished", jobs[0].ticket.id, 0);
+    kve_front_step(&front);
+    cr_expect(ended == 1 && !jobs[0].failed, "%s", jobs[0].ticket.why);
+    is_idle();
+    cr_expect_eq(front.place.requests[home * KVE_WORKERS_MAX + home], 1);
+    tear_down();
+    local_tokens = 99; /* the control */
+    begin("finish", 0);
+    ask(1);
+    cr_expect_neq(jobs[0].placed.d.prefill, jobs[0].placed.d.decode);
+    heard_part(jobs[0].placed.d.decode, part);
+    cr_expect_str_eq(part, "", "what it was started for");
+    kve_front_fail_all(&front, "the end");
+}
+
+/* Who did both parts is lost: the request begins again on another worker. */
+Test(many, what_was_computed_at_home_begins_again_elsewhere)
+{
+    local_tokens = 100;
+    begin("finish", 0);
+    ask(1);
+    const uint32_t home = jobs[0].placed.d.decode;
+
+    cr_assert_eq(jobs[0].placed.d.prefill, home);
+    kill_worker(home);
+    kve_front_step(&front);
+    cr_expect_eq(ended, 0, "%s", jobs[0].ticket.why);
+    cr_expect(jobs[0].state == KVE_JOB_RUNNING && jobs[0].ticket.decode->index != home);
+    kve_front_fail_all(&front, "the end");
+    kve_channel_init(&far[home], -1);
+}
+
+static uint32_t lent(void)
+{
+    uint32_t at = COUNT;
+
+    for (uint32_t i = 0; i < COUNT; ++i)
+        if (front.place.nodes[i].lent) {
+            cr_expect_eq(at, COUNT, "one at a time");
+            at = i;
+        }
+    return at;
+}
+
+/* Route is asked once a second: now. */
+static void ask_who_lends(void)
+{
+    front.place.lend_ns = 0;
+    kve_front_step(&front);
+}
+
+/* Each prefill has two prompts, four seconds' work; the decodes have nothing: one of them takes the
+ * next prompt, for the other one, and goes home when all is done. */
+Test(many, an_idle_decode_lends_itself_to_prefill)
+{
+    char part[32], why[KVE_WHY_BYTES];
+
+    lend_ns = KVE_S;
+    begin("finish", 0);
+    for (uint32_t i = 0; i < 4; ++i, ++prompt[0])
+        cr_assert_eq(submit(i, why), KVW_OK);
+    kve_front_step(&front);
+    ask_who_lends();
+    const uint32_t guest = lent();
+    cr_assert(guest >= PREFILLS && guest < COUNT && front.place.turns == 1);
+    cr_assert_eq(submit(4, why), KVW_OK);
+    kve_front_step(&front);
+    cr_expect_eq(jobs[4].placed.d.prefill, guest);
+    cr_assert_eq(jobs[4].state, KVE_JOB_RUNNING);
+    cr_expect_eq(front.place.nodes[guest].blocks_used,
+                 7 * (jobs[0].placed.d.decode == guest) + 7 * (jobs[1].placed.d.decode == guest) +
+                     7 * (jobs[2].placed.d.decode == guest) +
+                     7 * (jobs[3].placed.d.decode == guest) + 7,
+                 "the prompt's blocks are counted");
+    const uint32_t other = jobs[4].placed.d.decode;
+    cr_expect(other != guest && other >= PREFILLS);
+    do
+        heard_part(guest, part);
+    while (strcmp(part, "") == 0); /* its own role's, before it */
+    cr_expect_str_eq(part, "prefill");
+    for (uint32_t i = 0; i < 5; ++i) {
+        serve(&jobs[i], 0);
+        kve_front_step(&front);
+        kve_front_step(&front);
+    }
+    cr_expect_eq(front.active + front.queued, 0);
+    is_idle();
+    front.place.nodes[guest].turned_ns = 1; /* long ago */
+    ask_who_lends();
+    cr_expect(lent() == COUNT && front.place.turns == 2, "it goes home");
+}
+
+/* Only a mesh can lend: who isn't linked with its own side takes no part in one. */
+Test(many, in_a_mesh_all_are_linked_with_all)
+{
+    lend_ns = KVE_S;
+    begin("finish", 0);
+    cr_expect(kve_place_takes(&front.place, 2) && kve_place_takes(&front.place, 3));
+    dispatch.spawn.at[3].linked = 3; /* decode-1 has lost decode-0 */
+    kve_front_step(&front);
+    cr_expect(kve_place_takes(&front.place, 2) && !kve_place_takes(&front.place, 3));
+    tear_down();
+    lend_ns = 0; /* the control */
+    begin("finish", 0);
+    dispatch.spawn.at[3].linked = 3;
+    kve_front_step(&front);
+    cr_expect(kve_place_takes(&front.place, 2) && kve_place_takes(&front.place, 3));
 }

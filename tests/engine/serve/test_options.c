@@ -127,11 +127,13 @@ static const struct {
     {"policy", "random", HTTP},
     {"ttft", "2", HTTP},
     {"itl", "0.1", HTTP},
+    {"local", "64", HTTP},
     {"max-tokens", "9", HTTP},
     {"timeout", "3", HTTP},
     {"budget", "e8", HTTP},
     {"exact", "5,129", HTTP},
     /* what takes more than itself */
+    {"lend", NULL, OTHER},
     {"prompt", NULL, OTHER},
     {"prompt-file", NULL, OTHER},
     {"batch", NULL, OTHER},

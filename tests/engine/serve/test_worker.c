@@ -117,11 +117,12 @@ static void wait_up(struct kve_channel *c)
     }
 }
 
-static void generate(struct kve_channel *c, uint64_t id, uint32_t tokens, uint32_t max_tokens,
-                     uint64_t timeout_ms)
+static void generate_part(struct kve_channel *c, uint64_t id, enum kve_request_part part,
+                          uint32_t tokens, uint32_t max_tokens, uint64_t timeout_ms)
 {
     uint32_t ids[TINY_CONTEXT];
     const struct kve_request r = {.id = id,
+                                  .part = part,
                                   .tokens = ids,
                                   .count = tokens,
                                   .max_tokens = max_tokens,
@@ -132,6 +133,12 @@ static void generate(struct kve_channel *c, uint64_t id, uint32_t tokens, uint32
     for (uint32_t i = 0; i < tokens; ++i)
         ids[i] = 4 + i % 256;
     cr_assert_eq(kve_channel_write(c, kve_request_print(&r)), KVW_OK);
+}
+
+static void generate(struct kve_channel *c, uint64_t id, uint32_t tokens, uint32_t max_tokens,
+                     uint64_t timeout_ms)
+{
+    generate_part(c, id, KVE_PART_ROLE, tokens, max_tokens, timeout_ms);
 }
 
 /* tokens of which the first `common` are the same in every call. */
@@ -565,4 +572,89 @@ Test(worker, its_name_is_seen_from_outside)
     cr_assert_eq(pthread_create(&thread, NULL, named, name), 0);
     pthread_join(thread, NULL);
     cr_expect_str_eq(name, "kvserve-prefill");
+}
+
+static uint64_t number_of(const cJSON *obj, const char *key)
+{
+    uint64_t v = 0;
+
+    return kve_json_u64(obj, key, 0, 1ull << 52, &v) ? v : 0;
+}
+
+/* A decode worker that does both parts of two requests: while it computes the second one's prompt,
+ * piece by piece, the first one's answer gets a token between any two pieces. */
+Test(worker, a_prompt_is_computed_between_the_tokens_of_an_answer)
+{
+    enum { FIRST = 1, LONG = 2, TOKENS = 3 * KVE_PIECE_TOKENS - 20 };
+    uint32_t pieces = 0, since = 0, least = UINT32_MAX, most = 0;
+    struct kve_channel *c = &channels[0];
+    char text[200] = "";
+
+    start(KVE_WORKER_DECODE, POOL_TOKENS);
+    generate_part(c, FIRST, KVE_PART_BOTH, 20, 160, 60000);
+    cr_expect_eq(ended(c, "prefilled", FIRST, text), 0, "%s", text);
+    cJSON_Delete(event(c, "token"));
+    generate_part(c, LONG, KVE_PART_BOTH, TOKENS, 4, 60000);
+    while (most < TOKENS) {
+        cJSON *obj = event(c, NULL);
+        const bool progress = strcmp(kve_json_str(obj, "ev"), "progress") == 0;
+
+        since += id_of(obj) == FIRST && strcmp(kve_json_str(obj, "ev"), "token") == 0;
+        if (progress && id_of(obj) == LONG) {
+            const uint32_t tokens = (uint32_t)number_of(obj, "tokens");
+
+            cr_expect_leq(tokens - most, KVE_PIECE_TOKENS);
+            least = pieces > 0 && since < least ? since : least;
+            most = tokens;
+            since = 0;
+            ++pieces;
+        }
+        cJSON_Delete(obj);
+    }
+    cr_expect_geq(pieces, 3);
+    cr_expect(least >= 1 && least < UINT32_MAX, "%u tokens between two pieces", least);
+    cr_expect_eq(ended(c, "finished", LONG, text), 0, "%s", text);
+    cr_expect_eq(ended(c, "finished", FIRST, text), 0, "%s", text);
+}
+
+/* One prompt at a time: another one is refused by its id, also while nothing but the first is there.
+ * Who takes the first one back gets its blocks back, and the answer beside it goes on. */
+Test(worker, a_decode_worker_computes_one_prompt_at_a_time)
+{
+    struct kve_channel *c = &channels[0];
+    char text[200] = "";
+
+    start(KVE_WORKER_DECODE, POOL_TOKENS);
+    generate_part(c, 1, KVE_PART_BOTH, 20, 160, 60000);
+    cJSON_Delete(event(c, "token"));
+    generate_part(c, 2, KVE_PART_BOTH, 300, 8, 60000);
+    generate_part(c, 3, KVE_PART_BOTH, 300, 8, 60000);
+    cJSON *busy = event(c, "error");
+    cr_expect(id_of(busy) == 3 && err_of(busy) == KVW_E_AGAIN);
+    cJSON_Delete(busy);
+    op(c, "cancel", 2);
+    cr_expect_eq(ended(c, "finished", 2, text), KVW_E_CANCELED);
+    cr_expect_str_eq(text, "the request was canceled");
+    cr_expect_eq(ended(c, "finished", 1, text), 0, "%s", text);
+    generate_part(c, 99, KVE_PART_BOTH, POOL_TOKENS - 8, 8, 60000);
+    cr_expect_eq(ended(c, "finished", 99, text), 0, "%s", text);
+}
+
+/* The two ends of a pair change sides: what was started to decode sends, and the other way round. */
+Test(worker, a_pair_serves_a_request_the_other_way_round)
+{
+    char text[200] = "";
+
+    start_pair(POOL_TOKENS, POOL_TOKENS);
+    for (uint64_t id = 1; id <= 2; ++id) {
+        generate_part(&channels[1], id, KVE_PART_DECODE, 200, 8, 60000);
+        generate_part(&channels[0], id, KVE_PART_PREFILL, 200, 8, 60000);
+        cr_expect_eq(ended(&channels[1], "finished", id, text), 0, "%s", text);
+        cr_expect_eq(ended(&channels[0], "prefilled", id, text), 0, "%s", text);
+        generate(&channels[0], id + 10, 200, 8, 60000);
+        generate(&channels[1], id + 10, 200, 8, 60000);
+        cr_expect_eq(ended(&channels[0], "finished", id + 10, text), 0, "%s", text);
+        cr_expect_eq(ended(&channels[1], "prefilled", id + 10, text), 0, "%s", text);
+    }
+    whole_pool_is_free();
 }
