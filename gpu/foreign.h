@@ -2,7 +2,8 @@
 /*
  * foreign.h - pools in VRAM that somebody else has allocated: cudaMalloc's and torch's in this
  * process, and an engine's in another by a CUDA IPC handle. The driver is asked what the range is;
- * what can't be a pool is refused by name. A foreign pool takes its rung on the ladder as any other.
+ * what can't be a pool is refused by name. A foreign pool takes its rung on the ladder as any
+ * other.
  *
  * threads  as mem.h
  * memory   the range stays its owner's, and outlives the pool; kvg_pool_close() gives back what was

@@ -56,8 +56,8 @@ const char *kve_worker_name(const struct kve_worker *w);
 
 /* What the worker does of a request that says so or doesn't. */
 enum kve_request_part kve_worker_part(const struct kve_worker *w, enum kve_request_part said);
-/* A request that can't be taken now: the router hears it, and so does the other worker, which has it,
- * too, and would wait for our part. decline: there is none of that id under way here. */
+/* A request that can't be taken now: the router hears it, and so does the other worker, which has
+ * it, too, and would wait for our part. decline: there is none of that id under way here. */
 void kve_worker_busy(struct kve_worker *w, const cJSON *obj, bool decline);
 /* Tell the router, and the terminal, about the link if its state, its peers, its error or the
  * reason has changed since the last call. */

@@ -2,10 +2,10 @@
 /*
  * place.h - which workers a request goes to: the judgement of engine/route, with what it needs to
  * know of this service's workers. A worker takes part (joins) while it is linked with all of the
- * other side (in a mesh: all) that do, so that any pair can be picked. What work costs is first guessed from the
- * model's size and then taken from what the first prefill took; each worker's pace, a decode step
- * and each link's rate are measured as requests end. One worker may be picked for both parts of a
- * request: its prompt is then computed where the answer is written.
+ * other side (in a mesh: all) that do, so that any pair can be picked. What work costs is first
+ * guessed from the model's size and then taken from what the first prefill took; each worker's
+ * pace, a decode step and each link's rate are measured as requests end. One worker may be picked
+ * for both parts of a request: its prompt is then computed where the answer is written.
  *
  * threads  one
  * memory   plain data, but for the prompts that route believes to be held: kve_place_close()

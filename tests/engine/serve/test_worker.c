@@ -617,7 +617,7 @@ Test(worker, a_prompt_is_computed_between_the_tokens_of_an_answer)
     cr_expect_eq(ended(c, "finished", FIRST, text), 0, "%s", text);
 }
 
-/* One prompt at a time: another one is refused by its id, also while nothing but the first is there.
+/* One prompt at a time: another one is refused by its id, also while only the first is there.
  * Who takes the first one back gets its blocks back, and the answer beside it goes on. */
 Test(worker, a_decode_worker_computes_one_prompt_at_a_time)
 {
@@ -640,7 +640,7 @@ Test(worker, a_decode_worker_computes_one_prompt_at_a_time)
     cr_expect_eq(ended(c, "finished", 99, text), 0, "%s", text);
 }
 
-/* The two ends of a pair change sides: what was started to decode sends, and the other way round. */
+/* The two ends of a pair change sides: what was started to decode sends, and vice versa. */
 Test(worker, a_pair_serves_a_request_the_other_way_round)
 {
     char text[200] = "";
