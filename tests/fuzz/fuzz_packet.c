@@ -211,7 +211,7 @@ static void shake_hands(struct run *r)
     const struct kvn_frame hello = {.version = KVN_WIRE_VERSION,
                                     .type = KVN_PACKET_HELLO,
                                     .versions = KVN_VERSIONS,
-                                    .hello = {77, 1200, 4, KVN_STREAM_BYTES, 1 << 20, 512}};
+                                    .hello = {77, 1200, 4, KVN_STREAM_BYTES, 1 << 20, 512, 0}};
 
     memset(r->wire.in, 0, sizeof(r->wire.in));
     (void)kvn_frame_encode(r->wire.in, &hello);

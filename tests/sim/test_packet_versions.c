@@ -239,7 +239,7 @@ Test(versions, a_downgrade_is_noticed)
     struct kvn_frame f, ack = {.version = 1,
                                .type = KVN_PACKET_HELLO_ACK,
                                .versions = V(1) | V(2),
-                               .hello = {99, 1200, 1, KVN_STREAM_BYTES, 1 << 20, 512}};
+                               .hello = {99, 1200, 1, KVN_STREAM_BYTES, 1 << 20, 512, 0}};
     struct kvw_transport_event ev;
 
     dial(V(1) | V(2));
