@@ -60,8 +60,13 @@ static bool add(struct list *l, const char *name, const struct stat *st)
         l->at = at;
         l->room = room;
     }
-    struct entry *e = &l->at[l->count++];
-    snprintf(e->name, sizeof(e->name), "%s", name);
+    const size_t bytes = strlen(name) + 1;
+    struct entry *e = &l->at[l->count];
+
+    if (bytes > sizeof(e->name))
+        return true; /* no piece's name is so long */
+    ++l->count;
+    memcpy(e->name, name, bytes);
     e->bytes = (uint64_t)st->st_size;
     e->used = st->st_mtim;
     return true;
