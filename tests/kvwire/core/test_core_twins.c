@@ -151,7 +151,7 @@ static void forget(struct toy_queue *t, const struct kvw_job *j)
 
 static bool done(struct kvw_jobs *q, struct kvw_job *j)
 {
-    static uint8_t scratch[1 << 20];
+    static _Alignas(64) uint8_t scratch[1 << 20]; /* as codec.h asks */
     static const struct kvw_clock none = {NULL, NULL};
 
     if (kvw_job_done(j))
